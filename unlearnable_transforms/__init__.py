@@ -1,0 +1,55 @@
+"""Unlearnable examples as data-set transforms: protect pictures from being trained on without consent.
+
+Names are imported when they are first used, so that ``import unlearnable_transforms`` costs little.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "Key": "keys",
+    "SampleError": "samples",
+    "Poison": "poisons.base",
+    "NotFittedError": "poisons.base",
+    "UnchangedWarning": "poisons.base",
+    "CUDAPoison": "poisons.cuda",
+    "list_poisons": "poisons",
+    "get_poison": "poisons",
+    "ProtectedDataset": "adapters.torchvision",
+    "protect": "protection.protect",
+    "list_victims": "victims",
+}
+_MODULES = {"albumentations": "adapters.albumentations"}
+
+if TYPE_CHECKING:
+    from .adapters import albumentations as albumentations
+    from .adapters.torchvision import ProtectedDataset as ProtectedDataset
+    from .keys import Key as Key
+    from .poisons import get_poison as get_poison
+    from .poisons import list_poisons as list_poisons
+    from .poisons.base import NotFittedError as NotFittedError
+    from .poisons.base import Poison as Poison
+    from .poisons.base import UnchangedWarning as UnchangedWarning
+    from .poisons.cuda import CUDAPoison as CUDAPoison
+    from .protection.protect import protect as protect
+    from .samples import SampleError as SampleError
+    from .victims import list_victims as list_victims
+
+__all__ = ["__version__", *_EXPORTS, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        value = getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
+    elif name in _MODULES:
+        value = import_module(f".{_MODULES[name]}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,202 @@
+"""The private key: the only source of randomness in the library.
+
+Every random choice is read from a stream of words addressed by *labels* (method, class token, sample id, ...).
+A keyed hash of the labels seeds NumPy's Philox generator, whose raw words are the same on every machine and in every
+NumPy version; uniforms, integers and permutations are made from those words here, because NumPy does not promise its
+own derived distributions across versions.
+"""
+
+import binascii
+import hashlib
+import os
+import secrets
+import stat
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+_HEADER = "unlearnable-key-1"
+_KEY_BYTES = 32
+
+
+class Key:
+    """A 256-bit private key. Whoever has it can find, imitate and partly undo the protection: never publish it.
+
+    Make one with :meth:`Key.generate`, keep it with :meth:`save`, use one :meth:`derive`-d key a release.
+
+    Args:
+        secret: 32 bytes. Passphrases are refused: they can be guessed offline from one protected picture.
+
+    Raises:
+        TypeError: ``secret`` is not bytes.
+        ValueError: ``secret`` is not 32 bytes long.
+    """
+
+    __slots__ = ("_secret", "name")
+
+    def __init__(self, secret: bytes) -> None:
+        if isinstance(secret, str):
+            raise TypeError(
+                "a key is 32 random bytes, not text: a passphrase can be guessed from one protected picture. "
+                "Use Key.generate(), or Key.load(path) for a key file."
+            )
+        if not isinstance(secret, bytes | bytearray):
+            raise TypeError(f"a key is 32 bytes, not {type(secret).__name__}; use Key.generate()")
+        if len(secret) != _KEY_BYTES:
+            raise ValueError(f"a key is {_KEY_BYTES} bytes, got {len(secret)}; use Key.generate()")
+        self._secret = bytes(secret)
+        self.name: str | None = None
+
+    @classmethod
+    def generate(cls) -> "Key":
+        """A new key from the operating system's random source."""
+        return cls(secrets.token_bytes(_KEY_BYTES))
+
+    @classmethod
+    def public(cls, name: str) -> "Key":
+        """A key that everybody can make again from ``name``: for measurements and examples, protects nothing.
+
+        Its ``repr`` shows the name, so that a table can say which keys it used.
+        """
+        key = cls(hashlib.sha256(b"unlearnable-transforms public key\0" + name.encode()).digest())
+        key.name = f"public:{name}"
+        return key
+
+    @property
+    def is_public(self) -> bool:
+        """Whether the key came from :meth:`public` and is therefore known to everybody."""
+        return self.name is not None
+
+    def derive(self, name: str) -> "Key":
+        """The key of one release, e.g. ``key.derive("user/dataset")``. One release's key tells nothing of another's."""
+        if not isinstance(name, str) or not name:
+            raise ValueError("derive needs the release's name, e.g. key.derive('user/dataset')")
+        key = Key(self._digest(b"derive", (name,), _KEY_BYTES))
+        if self.name is not None:
+            key.name = f"{self.name}/{name}"
+        return key
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that name the key without revealing it; may be published."""
+        return self._digest(b"fingerprint", (), 8).hex()
+
+    def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
+        """Write the key file, readable by its owner only (mode 0600), whole or not at all.
+
+        Raises:
+            FileExistsError: a file is there and ``overwrite`` is False: a lost key cannot be made again.
+        """
+        path = Path(path)
+        text = f"{_HEADER} {self._secret.hex()} {self._checksum()}\n"
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp: mode 0600
+        try:
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            if overwrite:
+                os.replace(temporary, path)
+            else:
+                os.link(temporary, path)  # fails if path exists, without a moment between test and write
+                os.unlink(temporary)
+        except FileExistsError:
+            os.unlink(temporary)
+            raise FileExistsError(f"{path} exists; a lost key cannot be made again, so it is not replaced") from None
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Key":
+        """Read a key file.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a key file, or a damaged one.
+        """
+        path = Path(path)
+        text = path.read_text(encoding="ascii", errors="replace")
+        if not text.strip():
+            raise ValueError(f"{path} is empty, not a key file; make one with `unlearnable keygen {path}`")
+        fields = text.split()
+        if len(fields) != 3 or fields[0] != _HEADER:
+            raise ValueError(f"{path} is not a key file; make one with `unlearnable keygen`")
+        try:
+            key = cls(binascii.unhexlify(fields[1]))
+        except (binascii.Error, ValueError):
+            raise ValueError(f"{path} is damaged: the key is not 32 bytes in hexadecimal") from None
+        if fields[2] != key._checksum():
+            raise ValueError(f"{path} is damaged: its checksum does not fit")
+        if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+            warnings.warn(f"{path} can be read by other users; run `chmod 600 {path}`", stacklevel=2)
+        return key
+
+    def stream(self, *labels: str | bytes | int) -> "Stream":
+        """The random words that belong to these labels; equal labels give equal words, always and everywhere."""
+        return Stream(self._digest(b"stream", labels, 16))
+
+    def _digest(self, purpose: bytes, labels: tuple[str | bytes | int, ...], size: int) -> bytes:
+        digest = hashlib.blake2b(key=self._secret, person=b"ut1:" + purpose, digest_size=size)
+        for label in labels:  # each label is tagged with its type and length, so that no two lists read the same
+            kind, data = _encode_label(label)
+            digest.update(kind + len(data).to_bytes(8, "little") + data)
+        return digest.digest()
+
+    def _checksum(self) -> str:
+        return self._digest(b"checksum", (), 4).hex()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and secrets.compare_digest(self._secret, other._secret)
+
+    def __hash__(self) -> int:
+        return hash((Key, self.fingerprint))
+
+    def __repr__(self) -> str:
+        return f"Key({self.name or 'fingerprint ' + self.fingerprint})"
+
+    def __reduce__(self) -> tuple:  # workers need the key; nothing of ours is pickled to disk
+        return _restore, (self._secret, self.name)
+
+
+def _restore(secret: bytes, name: str | None) -> Key:
+    key = Key(secret)
+    key.name = name
+    return key
+
+
+def _encode_label(label: str | bytes | int) -> tuple[bytes, bytes]:
+    if isinstance(label, str):
+        return b"s", label.encode()
+    if isinstance(label, bytes):
+        return b"b", label
+    return b"i", str(int(label)).encode()
+
+
+class Stream:
+    """Random words of one address. Draws follow each other; make a new stream to start over."""
+
+    def __init__(self, seed: bytes) -> None:
+        low, high = (int.from_bytes(seed[i : i + 8], "little") for i in (0, 8))
+        self._philox = np.random.Philox(key=np.array([low, high], dtype=np.uint64))
+
+    def words(self, n: int) -> np.ndarray:
+        """``n`` raw words, uint64."""
+        return self._philox.random_raw(n)
+
+    def uniform(self, *shape: int) -> np.ndarray:
+        """Float64 in [0, 1), multiples of 2**-53."""
+        return ((self.words(int(np.prod(shape))) >> np.uint64(11)) * 2.0**-53).reshape(shape)
+
+    def integers(self, n: int, below: int) -> np.ndarray:
+        """``n`` int64 in [0, below). ``below`` is at most 2**31, which keeps the bias under 2**-32."""
+        if not 0 < below <= 2**31:
+            raise ValueError("below must be in 1..2**31")
+        return ((self.words(n) >> np.uint64(32)) * np.uint64(below) >> np.uint64(32)).astype(np.int64)
+
+    def permutation(self, n: int) -> np.ndarray:
+        """A random order of 0..n-1, int64."""
+        return np.argsort(self.words(n), kind="stable")

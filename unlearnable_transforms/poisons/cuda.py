@@ -1,0 +1,324 @@
+"""CUDA: Convolution-based Unlearnable DAtasets (Sadasivan, Soltanolkotabi and Feizi, CVPR 2023, section 3.3).
+
+Every class y has one k x k filter s_y: entries U(0, p_b), one random entry set to 1. A picture x of the class becomes
+
+    x * s_y / max(x * s_y)
+
+with the same filter on every colour channel and the maximum over the whole picture. No model, no norm bound: the filter
+blurs, shifts and re-lights the picture, and a network that trains on it learns to tell filters instead of things.
+
+Where the paper is silent: the convolution is a correlation (no flip) with zero padding of k // 2; results are rounded
+to nearest; an all-black picture, whose maximum is 0, stays black.
+
+Telling the filters of one key apart. Independent draws put the 1 of four in ten classes at the same place, and some
+pairs of filters come out nearly equal, which leaves a victim nothing to learn but the things. Here class number i
+takes, out of 64 draws of the paper's distribution, the one that is farthest from the filters of classes 0..i-1
+(Mitchell's best candidate). That needs no knowledge of how many classes follow. Far means: the largest cosine between
+the filter and any earlier one, both shifted so that their 1 lies at the origin, also with one of them mirrored, because
+a victim that crops and flips does not see shifts and mirrors.
+
+Exactness. Filters are rounded to multiples of 2**-12 and pixels are 0..255, so every product and partial sum is a
+multiple of 2**-12 below 2**12 and float32 holds it exactly: the sum is the same in any order, on any backend.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..keys import Key, Stream
+from ..samples import SampleError, class_token, class_tokens
+from .base import Poison, register
+
+GRID = 2**12  # filters are multiples of 1 / GRID
+MAX_SUM = 16.0  # largest sum of absolute weights for which float32 sums of pixels are exact
+CANDIDATES = 64
+BLOCK = 1024  # classes told apart from each other; class i and class i + BLOCK are drawn independently
+FOLD_LIMIT = 11  # side of the largest filter that is faster as a direct sum than by Fourier transform
+
+Backend = Literal["auto", "folded", "single", "fft"]
+
+
+@register("cuda")
+class CUDAPoison(Poison):
+    """Class-wise convolutions from a private key.
+
+    Args:
+        key: the private key.
+        kernels: explicit filters instead of keyed ones, a mapping label -> (k, k) array, k odd: to reproduce a
+            published data set. They are rounded to multiples of 2**-12. They are as secret as a key.
+        kernel_size: k, odd. Default from the shorter side of the picture: 3 up to 32 px, 9 from 224 px (the paper's
+            settings), 5 and 7 in between.
+        blur: the blur parameter p_b in (0, 1]. Default: 0.3 up to 32 px, 0.06 from 224 px (the paper's), in between
+            such that the mass beside the 1, (k*k - 1) * p_b / 2, grows with the logarithm of the side.
+        image_key, label_key, classes: see :class:`~unlearnable_transforms.poisons.base.Poison`. Text labels without
+            ``classes`` get independent draws, which may come out close to each other: pass ``classes``.
+
+    Raises:
+        TypeError: neither key nor kernels, or both.
+        ValueError: a filter that is not square and odd, not finite, zero, or heavier than a sum of 16.
+    """
+
+    version = 1
+
+    def __init__(
+        self,
+        key: Key | None = None,
+        *,
+        kernels: Mapping[Any, Any] | None = None,
+        kernel_size: int | None = None,
+        blur: float | None = None,
+        image_key: str | None = None,
+        label_key: str | None = None,
+        classes: Sequence[str] | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(key, image_key=image_key, label_key=label_key, classes=classes)
+        if (key is None) == (kernels is None):
+            raise TypeError(
+                "CUDAPoison takes a key (key=Key.generate() or Key.load(path)) or explicit kernels, not both"
+            )
+        if kernels is not None and (kernel_size is not None or blur is not None):
+            raise TypeError("explicit kernels have their size and blur in them: leave out kernel_size and blur")
+        if kernel_size is not None and (isinstance(kernel_size, bool) or kernel_size % 2 == 0 or kernel_size < 3):
+            raise ValueError(f"kernel_size is odd and at least 3, got {kernel_size}")
+        if blur is not None and not 0 < blur <= 1:
+            raise ValueError(f"blur (p_b) lies in (0, 1], got {blur}")
+        if kernel_size is not None and blur is not None and 1 + (kernel_size**2 - 1) * blur > MAX_SUM:
+            raise ValueError(f"kernel_size={kernel_size} with blur={blur} is heavier than {MAX_SUM}: lower the blur")
+        self.kernel_size = kernel_size
+        self.blur = blur
+        self._explicit = None if kernels is None else _explicit_filters(kernels, classes)
+
+    def arguments(self) -> dict[str, Any]:
+        explicit = None if self._explicit is None else {t: f.tolist() for t, f in sorted(self._explicit.items())}
+        return {"kernel_size": self.kernel_size, "blur": self.blur, "kernels": explicit, **super().arguments()}
+
+    def public_arguments(self) -> dict[str, Any]:
+        hidden = None if self._explicit is None else f"{len(self._explicit)} secret filters"
+        return {**self.arguments(), "kernels": hidden}
+
+    def kernels(self, labels: Sequence, image_size: int | tuple[int, int] | None = None) -> np.ndarray:
+        """The filters of some classes, float32 (n, k, k). They are secret: whoever has them can undo much.
+
+        Args:
+            labels: class labels.
+            image_size: side or (height, width) in pixels; needed where size or blur are chosen from it.
+        """
+        if image_size is None:
+            if self._explicit is None and (self.kernel_size is None or self.blur is None):
+                raise ValueError("kernel_size and blur are chosen from the image size here: pass image_size=")
+            image_size = 32
+        side = image_size if isinstance(image_size, int) else min(image_size)
+        return np.stack([self._filter(class_token(label, self.classes), side) for label in labels])
+
+    def _protect(
+        self,
+        images: torch.Tensor,
+        tokens: Sequence[str],
+        ids: Sequence[bytes] | None,
+        backend: Backend = "auto",
+    ) -> torch.Tensor:
+        side = min(images.shape[2:])
+        number = {token: n for n, token in enumerate(dict.fromkeys(tokens))}
+        filters = [self._filter(token, side) for token in number]
+        if len({f.shape for f in filters}) > 1:  # explicit filters of several sizes
+            size = max(f.shape[0] for f in filters)
+            filters = [np.pad(f, (size - f.shape[0]) // 2) for f in filters]
+        table = torch.from_numpy(np.stack(filters))
+        weights = table[[number[token] for token in tokens]]
+        # Autocast would turn exact float32 sums into bfloat16 ones.
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            blurred = convolve(images, weights, backend)
+            if bool((table < 0).any()):
+                blurred.clamp_(min=0)
+            flat = blurred.view(len(images), -1)
+            peak = flat.amax(1, keepdim=True)
+            black = peak <= 0
+            flat.mul_(torch.where(black, 0.0, 255.0 / peak)).round_()
+            result = flat.to(torch.uint8).view(images.shape)
+        if bool(black.any()):
+            keep = black.flatten()
+            result[keep] = images[keep]
+        return result
+
+    def unlock_note(self, clean: np.ndarray, protected: np.ndarray, token: str) -> float | None:
+        """The maximum that the picture was divided by, in pixel levels. None for a black picture."""
+        if not protected.any():
+            return None
+        # The maximum lies where the protected picture is brightest, so few places need to be looked at.
+        weights = self._filter(token, min(clean.shape[:2]))
+        bright = np.argwhere(protected == protected.max())
+        pad = weights.shape[0] // 2
+        if len(bright) * weights.size > clean.size:
+            image = torch.from_numpy(np.ascontiguousarray(clean)).permute(2, 0, 1)[None]
+            return float(convolve(image, torch.from_numpy(weights)[None]).max())
+        padded = np.pad(clean, ((pad, pad), (pad, pad), (0, 0))).astype(np.float32)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, weights.shape, axis=(0, 1))
+        return float((windows[tuple(bright.T)] * weights).sum((1, 2)).max())
+
+    def _filter(self, token: str, side: int) -> np.ndarray:
+        if self._explicit is not None:
+            if token not in self._explicit:
+                raise SampleError(
+                    f"class {token[2:]!r} has no filter in kernels=; it has {len(self._explicit)} classes"
+                )
+            return self._explicit[token]
+        assert self.key is not None
+        size = self.kernel_size or paper_kernel_size(side)
+        blur = self.blur if self.blur is not None else paper_blur(side, size)
+        draws, peak = self._draw(token, size)
+        weights = np.rint(draws * (blur * GRID)) / GRID
+        weights.flat[peak] = 1.0
+        return weights.astype(np.float32)
+
+    def _draw(self, token: str, size: int) -> tuple[np.ndarray, int]:
+        """The class's uniform draws (k, k) in [0, 1) and the flat place of its 1."""
+        assert self.key is not None
+        if self.classes is not None:
+            place = sorted(class_tokens(self.classes)).index(token)
+        elif token.startswith("i:"):
+            place = int(token[2:])
+        else:
+            draws, peaks = _draw_filters(self.key.stream("cuda", token, size), 1, size)
+            return draws[0], int(peaks[0])
+        # Walk in steps of powers of two: the filters of an open class list are found again in the cache.
+        count = 1 << max(4, (place % BLOCK).bit_length())
+        draws, peaks = spread_filters(self.key, size, place // BLOCK, count)
+        return draws[place % BLOCK], int(peaks[place % BLOCK])
+
+
+# ---- filters ---------------------------------------------------------------------------------------------------------
+
+
+def paper_kernel_size(side: int) -> int:
+    """k for a picture with this shorter side: 3 up to 32 px, 9 from 224 px (paper, section 5.1), odd in between."""
+    return 3 + 2 * round(3 * _between(side))
+
+
+def paper_blur(side: int, size: int) -> float:
+    """p_b: the mass beside the 1 is 1.2 up to 32 px and 2.4 from 224 px (paper, section 5.1)."""
+    return round(2 * 1.2 * 2 ** _between(side) / (size**2 - 1), 4)
+
+
+def _between(side: int) -> float:
+    """0 at 32 px and below, 1 at 224 px and above, logarithmic in between."""
+    return float(np.clip(np.log(side / 32) / np.log(7), 0, 1))
+
+
+@lru_cache(maxsize=64)
+def spread_filters(key: Key, size: int, block: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws for classes 0..count-1 of a block, each far from those before it: (count, k, k) in [0, 1), peaks (count,).
+
+    Integer arithmetic below 2**53 in float64, so the choice is the same on every machine.
+    """
+    blur = paper_blur(32, size)  # a fixed one: the choice must not depend on the picture's size
+    chosen = np.empty((count, size, size))
+    peaks = np.empty(count, np.int64)
+    seen = np.empty((2 * count, (2 * size - 1) ** 2))  # centred filters and their mirrors
+    power = np.empty(2 * count)
+    for i in range(count):
+        draws, places = _draw_filters(key.stream("cuda", "spread", size, block, i), CANDIDATES, size)
+        centred = _centre(np.rint(draws * (blur * GRID)), places)
+        flat = centred.reshape(CANDIDATES, -1)
+        squares = (flat**2).sum(1)
+        best = 0
+        if i:
+            overlap = (flat @ seen[: 2 * i].T) ** 2 / (squares[:, None] * power[: 2 * i])
+            best = int(overlap.max(1).argmin())
+        chosen[i], peaks[i] = draws[best], places[best]
+        seen[2 * i], seen[2 * i + 1] = flat[best], centred[best][:, ::-1].ravel()
+        power[2 * i : 2 * i + 2] = squares[best]
+    return chosen, peaks
+
+
+def _draw_filters(stream: Stream, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The paper's draw, n times: uniforms (n, k, k) and the flat place of the 1 (n,)."""
+    return stream.uniform(n, size, size), stream.integers(n, size * size)
+
+
+def _centre(weights: np.ndarray, peaks: np.ndarray) -> np.ndarray:
+    """Whole-number filters (n, k, k), 1 set, shifted so that it lies in the middle of (n, 2k-1, 2k-1)."""
+    n, size, _ = weights.shape
+    weights = weights.copy()
+    weights.reshape(n, -1)[np.arange(n), peaks] = GRID
+    centred = np.zeros((n, 2 * size - 1, 2 * size - 1))
+    for filter_, peak, window in zip(weights, peaks, centred, strict=True):
+        row, column = divmod(int(peak), size)
+        window[size - 1 - row : 2 * size - 1 - row, size - 1 - column : 2 * size - 1 - column] = filter_
+    return centred
+
+
+def _explicit_filters(kernels: Mapping[Any, Any], classes: Sequence | None) -> dict[str, np.ndarray]:
+    filters = {}
+    for label, values in kernels.items():
+        known = isinstance(label, str) and label[:2] in ("i:", "s:")  # a token, as in our own canonical state
+        token = label if known else class_token(label, classes)
+        weights = np.array(values, np.float64)
+        if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or weights.shape[0] % 2 == 0:
+            raise ValueError(f"the filter of class {label!r} has shape {weights.shape}, not (k, k) with odd k")
+        if not np.isfinite(weights).all() or not weights.any():
+            raise ValueError(f"the filter of class {label!r} is zero or not finite")
+        if np.abs(weights).sum() > MAX_SUM:
+            raise ValueError(
+                f"the filter of class {label!r} has absolute sum {np.abs(weights).sum():.1f}, above {MAX_SUM}: scale it "
+                "down, its gain cancels since each picture is divided by its maximum"
+            )
+        filters[token] = (np.rint(weights * GRID) / GRID).astype(np.float32)
+    if not filters:
+        raise ValueError("kernels is empty: give a filter for every class")
+    return filters
+
+
+# ---- convolution -----------------------------------------------------------------------------------------------------
+
+
+def convolve(images: torch.Tensor, weights: torch.Tensor, backend: Backend = "auto") -> torch.Tensor:
+    """Correlate each picture with its own filter, zero-padded, exactly.
+
+    Args:
+        images: uint8 (B, C, H, W).
+        weights: float32 (B, k, k), multiples of 1 / GRID with absolute sums up to MAX_SUM.
+        backend: ``folded`` makes every channel of every picture a group of one convolution, ``single`` goes picture
+            by picture, ``fft`` (float64, rounded back to the grid) pays for large filters. All give the same bits.
+
+    Returns:
+        float32 (B, C, H, W).
+    """
+    if backend == "auto":
+        backend = "folded" if weights.shape[-1] <= FOLD_LIMIT else "fft"
+    return {"folded": _folded, "single": _single, "fft": _fft}[backend](images, weights)
+
+
+def _folded(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    count, channels, height, width = images.shape
+    groups = count * channels
+    blurred = F.conv2d(
+        images.float().view(1, groups, height, width),
+        weights.repeat_interleave(channels, 0)[:, None],
+        padding=weights.shape[-1] // 2,
+        groups=groups,
+    )
+    return blurred.view(images.shape)
+
+
+def _single(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    padding = weights.shape[-1] // 2
+    return torch.stack(
+        [
+            F.conv2d(image.float()[:, None], weight[None, None], padding=padding)[:, 0]
+            for image, weight in zip(images, weights, strict=True)
+        ]
+    )
+
+
+def _fft(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    height, width = images.shape[2:]
+    pad = weights.shape[-1] // 2
+    size = [-(-(side + 2 * pad) // 16) * 16 for side in (height, width)]  # multiples of 16 transform fast
+    spectrum = torch.fft.rfft2(images.double(), s=size)
+    spectrum *= torch.fft.rfft2(weights.double().flip(1, 2), s=size)[:, None]
+    blurred = torch.fft.irfft2(spectrum, s=size)[..., pad : pad + height, pad : pad + width]
+    return (blurred * GRID).round_().div_(GRID).float().contiguous()

@@ -1,0 +1,1 @@
+"""Whole data sets in, the same protected out."""

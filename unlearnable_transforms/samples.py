@@ -1,0 +1,163 @@
+"""Who a sample is: the class token of its label and the id of its pixels."""
+
+import numbers
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+
+MAX_NAMED_ROWS = 5
+
+
+class SampleError(ValueError):
+    """Samples that cannot be protected.
+
+    Attributes:
+        rows: positions of the samples, counted in the batch (or the data set) the message speaks of.
+    """
+
+    def __init__(self, message: str, rows: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
+
+
+def name_rows(rows: Sequence[int]) -> str:
+    """``row 3`` or ``rows 3, 5, 8 ... (12 in all)``."""
+    if len(rows) == 1:
+        return f"row {rows[0]}"
+    shown = ", ".join(str(row) for row in rows[:MAX_NAMED_ROWS])
+    return f"rows {shown}" + (f" ... ({len(rows)} in all)" if len(rows) > MAX_NAMED_ROWS else "")
+
+
+def class_token(label: Any, classes: Sequence | None = None) -> str:
+    """The canonical name of a class: ``i:3`` for integers, ``s:cat`` (Unicode NFC) for text.
+
+    Args:
+        label: an int, NumPy integer, 0-d integer tensor or array, or a string.
+        classes: the class list. Then an integer means ``classes[label]`` where the list holds names, and a label
+            that is not in the list is refused.
+
+    Raises:
+        TypeError: bool, float, soft (a vector) or missing label.
+        ValueError: negative integer (-1 means unlabelled), empty text, or a label outside ``classes``.
+    """
+    if isinstance(label, np.ndarray | torch.Tensor) and label.ndim == 0:
+        label = label.item()
+    if isinstance(label, np.generic):
+        label = label.item()
+    if label is None:
+        raise ValueError("the label is missing; label the sample or leave it out")
+    if isinstance(label, bool):
+        raise TypeError("the label is a bool; class labels are integers or text: cast with int()")
+    if isinstance(label, numbers.Integral):
+        return _int_token(int(label), classes)
+    if isinstance(label, str):
+        token = "s:" + unicodedata.normalize("NFC", label)
+        if token == "s:":
+            raise ValueError("the label is empty text; label the sample or leave it out")
+        if classes is not None and token not in class_tokens(classes):
+            raise ValueError(f"the label {label!r} is not in classes={list(classes)!r}")
+        return token
+    if isinstance(label, float):
+        raise TypeError(f"the label {label!r} is a float; class labels are integers or text: cast with int()")
+    if isinstance(label, np.ndarray | torch.Tensor | list | tuple):
+        raise TypeError(
+            "the label is soft, one-hot or multi-hot (a vector a sample); put the poison before MixUp and CutMix, "
+            "and pass one class a sample"
+        )
+    raise TypeError(f"class labels are integers or text, not {type(label).__name__}")
+
+
+def _int_token(label: int, classes: Sequence | None) -> str:
+    if label < 0:
+        raise ValueError(f"the label is {label}, which means unlabelled; label the sample or leave it out")
+    if classes is None:
+        return f"i:{label}"
+    if all(isinstance(name, str) for name in classes):
+        if label >= len(classes):
+            raise ValueError(f"the label is {label}, but there are {len(classes)} classes")
+        return class_tokens(classes)[label]
+    if f"i:{label}" not in class_tokens(classes):
+        raise ValueError(f"the label {label} is not in classes={list(classes)!r}")
+    return f"i:{label}"
+
+
+def class_tokens(classes: Sequence) -> list[str]:
+    """The tokens of a class list, in its order.
+
+    Raises:
+        ValueError: the list is empty, names a class twice, or mixes integers and text.
+    """
+    if isinstance(classes, str) or not len(classes):
+        raise ValueError("classes is a list of class names or integers with at least one entry")
+    tokens = [class_token(name) for name in classes]
+    if len(set(tokens)) != len(tokens):
+        raise ValueError(f"classes names a class twice: {list(classes)!r}")
+    if len({token[0] for token in tokens}) > 1:
+        raise ValueError(f"classes mixes integers and text: {list(classes)!r}")
+    return tokens
+
+
+def batch_tokens(labels: Any, count: int, classes: Sequence | None = None) -> list[str]:
+    """Class tokens of a batch of ``count`` images.
+
+    Raises:
+        TypeError: a label of a kind that is refused (see :func:`class_token`), rows named.
+        SampleError: as many labels as images are needed; or labels that say "unlabelled", rows named.
+    """
+    labels = _as_list(labels)
+    if len(labels) != count:
+        raise SampleError(f"{count} images came with {len(labels)} labels; pass one label an image")
+    known: dict[Any, str] = {}  # a class is looked at once, not once a row
+    tokens, wrong, reason = [], [], None
+    for row, label in enumerate(labels):
+        plain = type(label) in (int, str)
+        token = known.get(label) if plain else None
+        if token is None:
+            try:
+                token = class_token(label, classes)
+            except TypeError as error:
+                raise TypeError(f"row {row}: {error}") from None
+            except ValueError as error:
+                wrong.append(row)
+                reason = reason or str(error)
+                continue
+            if plain:
+                known[label] = token
+        tokens.append(token)
+    if wrong:
+        raise SampleError(f"{name_rows(wrong)}: {reason}", wrong)
+    return tokens
+
+
+def _as_list(labels: Any) -> list:
+    if isinstance(labels, torch.Tensor | np.ndarray):
+        if labels.ndim > 1:
+            raise TypeError(
+                f"labels have shape {tuple(labels.shape)}: soft, one-hot or multi-hot labels are refused; put the "
+                "poison before MixUp and CutMix, and pass one class an image"
+            )
+        if labels.dtype in (torch.bool, np.bool_):
+            raise TypeError("labels are bool; class labels are integers or text: cast them to int64")
+        return labels.tolist()
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise TypeError(f"a batch of images needs a batch of labels, not {type(labels).__name__}")
+    return list(labels)
+
+
+def sample_id(pixels: np.ndarray, token: str) -> bytes:
+    """16 bytes that name a sample by its pixels, shape and class, never by its position.
+
+    Args:
+        pixels: uint8 (H, W, C), C = 1 or 3; grey counts as RGB with equal channels.
+        token: from :func:`class_token`.
+    """
+    if pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
+    digest = xxhash.xxh3_128()
+    digest.update(np.ascontiguousarray(pixels).data)
+    digest.update(f"|{pixels.shape[0]}x{pixels.shape[1]}|{token}".encode())
+    return digest.digest()

@@ -1,0 +1,88 @@
+"""Where the picture and its label are in a row or a data set."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from PIL import Image
+
+IMAGE_KEYS = ("image", "img")
+LABEL_KEYS = ("label", "labels", "fine_label")
+
+
+def find_columns(names: Iterable[str], image_key: str | None = None, label_key: str | None = None) -> tuple[str, str]:
+    """The image and the label column among ``names``: the given ones, else the common names.
+
+    Raises:
+        KeyError: a column is missing or ambiguous; the message lists the choices.
+    """
+    names = list(names)
+    return _find(names, image_key, IMAGE_KEYS, "image"), _find(names, label_key, LABEL_KEYS, "label")
+
+
+def _find(names: list[str], given: str | None, common: tuple[str, ...], kind: str) -> str:
+    if given is not None:
+        if given not in names:
+            raise KeyError(f"there is no column {given!r}; the columns are {names}")
+        return given
+    found = [name for name in common if name in names]
+    if len(found) == 1:
+        return found[0]
+    problem = f"{found} could all be" if found else "none of the columns is known to be"
+    raise KeyError(f"{problem} the {kind} column; say which with {kind}_key=. The columns are {names}")
+
+
+def image_columns(features: Mapping[str, Any]) -> list[str]:
+    """Names of the columns of a ``datasets.Features`` that hold pictures, also inside lists and structs."""
+    return [name for name, feature in features.items() if _holds_images(feature)]
+
+
+def _holds_images(feature: Any) -> bool:
+    if type(feature).__name__ == "Image":
+        return True
+    if isinstance(feature, Mapping):
+        return any(map(_holds_images, feature.values()))
+    if isinstance(feature, list | tuple):
+        return any(map(_holds_images, feature))
+    inner = getattr(feature, "feature", None)
+    return inner is not None and _holds_images(inner)
+
+
+def image_values(row: Mapping[str, Any]) -> list[str]:
+    """Names of the entries of a plain row or batch that hold PIL pictures."""
+
+    def is_picture(value: Any) -> bool:
+        if isinstance(value, list | tuple) and value:
+            value = value[0]
+        return isinstance(value, Image.Image)
+
+    return [name for name, value in row.items() if is_picture(value)]
+
+
+def refuse_second_image(image_key: str, holding_images: Iterable[str]) -> None:
+    """Refuse rows with another picture beside the one that gets protected: often it is the same one.
+
+    Raises:
+        ValueError: names the other columns and the remedy.
+    """
+    others = [name for name in holding_images if name != image_key]
+    if others:
+        raise ValueError(
+            f"columns {others} hold pictures too and would stay unprotected beside {image_key!r}; remove them "
+            f"(remove_columns), or pass image_key={image_key!r} to the poison to say that they may stay as they are"
+        )
+
+
+def is_train_split(split: str) -> bool:
+    """Whether the rows of a split are training data, by its name.
+
+    Raises:
+        ValueError: the name tells neither, so that protection would be a guess.
+    """
+    name = str(split).lower()
+    if name.startswith("train"):
+        return True
+    if name.startswith(("test", "val", "dev", "eval", "holdout")):
+        return False
+    raise ValueError(
+        f"is the split {split!r} training data? Name it train... or test..., or protect the one data set you mean"
+    )

@@ -1,0 +1,1 @@
+"""Training: one loop for victims and surrogates alike, and its differentiable augmentations."""

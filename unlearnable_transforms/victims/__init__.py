@@ -1,0 +1,1 @@
+"""Victim networks: what an unauthorised party would train on the published data."""
