@@ -8,7 +8,9 @@ Anything else is refused, because a picture that is passed through unread is a p
 """
 
 import io
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,10 +79,7 @@ def open_chunks(images: Sequence, reader: Callable[[Any], Opened]) -> Iterator[t
         try:
             picture = reader(image)
         except (TypeError, ValueError) as error:
-            place = f"row {row}: " if len(images) > 1 else ""
-            if isinstance(error, TypeError):
-                raise TypeError(f"{place}{error}") from None
-            raise SampleError(f"{place}{error}", [row]) from None
+            raise SampleError.at([row] if len(images) > 1 else [], error) from None
         if opened and values + picture.colour.size > CHUNK_VALUES:
             yield start, opened
             opened, start, values = [], row, 0
@@ -97,16 +96,22 @@ def open_encoded(data: bytes | None, path: str | None) -> Opened:
     """
     if data is None and path is None:
         raise ValueError("the picture is missing: it has neither bytes nor path")
+    with readable(), Image.open(io.BytesIO(data) if data is not None else path) as image:
+        opened = _open_pil(image)
+    return Opened(opened.colour, lambda colour: encode_png(opened.close(colour)))
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Turns whatever a decoder raises on a missing or damaged file into a ValueError that says so."""
     try:
-        with Image.open(io.BytesIO(data) if data is not None else path) as image:
-            opened = _open_pil(image)
-    except FileNotFoundError:
-        raise ValueError(f"the picture's file {path} does not exist") from None
+        yield
     except UnidentifiedImageError:
         raise ValueError("the bytes are not a picture that can be read; replace or remove the row") from None
-    except Image.DecompressionBombError as error:
+    except FileNotFoundError as error:
+        raise ValueError(f"the picture's file {error.filename} does not exist; restore or remove the row") from None
+    except (OSError, SyntaxError, EOFError, LookupError, struct.error, Image.DecompressionBombError) as error:
         raise ValueError(f"the picture is damaged ({error}); replace or remove the row") from None
-    return Opened(opened.colour, lambda colour: encode_png(opened.close(colour)))
 
 
 def encode_png(image: Image.Image) -> dict[str, Any]:
@@ -117,8 +122,15 @@ def encode_png(image: Image.Image) -> dict[str, Any]:
 
 
 def _open_pil(image: Image.Image) -> Opened:
-    if getattr(image, "n_frames", 1) > 1:
+    with readable():
+        return _decode_pil(image)
+
+
+def _decode_pil(image: Image.Image) -> Opened:
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a camera's JPEG with previews after the picture
         raise ValueError(f"the picture is animated ({image.n_frames} frames); save one frame as a picture of its own")
+    if any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):  # Pillow would cut it to 8 bits, unasked
+        raise TypeError("the picture has 16 bits a channel; scale and convert it to 8-bit RGB or L first")
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode in ("P", "PA"):
@@ -129,10 +141,7 @@ def _open_pil(image: Image.Image) -> Opened:
     if mode is None:
         kind = _REFUSED.get(image.mode.split(";")[0], "not RGB or grey")
         raise TypeError(f"the picture is {kind} (mode {image.mode}); scale and convert it to 8-bit RGB or L first")
-    try:
-        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"the picture is damaged ({error}); replace or remove the row") from None
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     profile = image.info.get("icc_profile")
 
     def give_back(changed: np.ndarray) -> Image.Image:

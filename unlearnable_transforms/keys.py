@@ -6,16 +6,17 @@ NumPy version; uniforms, integers and permutations are made from those words her
 own derived distributions across versions.
 """
 
-import binascii
 import hashlib
 import os
+import re
 import secrets
 import stat
-import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
+
+from .files import replacing
 
 _HEADER = "unlearnable-key-1"
 _KEY_BYTES = 32
@@ -90,24 +91,11 @@ class Key:
             FileExistsError: a file is there and ``overwrite`` is False: a lost key cannot be made again.
         """
         path = Path(path)
-        text = f"{_HEADER} {self._secret.hex()} {self._checksum()}\n"
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp: mode 0600
         try:
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            if overwrite:
-                os.replace(temporary, path)
-            else:
-                os.link(temporary, path)  # fails if path exists, without a moment between test and write
-                os.unlink(temporary)
+            with replacing(path, overwrite=overwrite) as temporary:
+                temporary.write_text(f"{_HEADER} {self._secret.hex()} {self._checksum()}\n", encoding="ascii")
         except FileExistsError:
-            os.unlink(temporary)
             raise FileExistsError(f"{path} exists; a lost key cannot be made again, so it is not replaced") from None
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
         return path
 
     @classmethod
@@ -119,18 +107,9 @@ class Key:
             ValueError: not a key file, or a damaged one.
         """
         path = Path(path)
-        text = path.read_text(encoding="ascii", errors="replace")
-        if not text.strip():
-            raise ValueError(f"{path} is empty, not a key file; make one with `unlearnable keygen {path}`")
-        fields = text.split()
-        if len(fields) != 3 or fields[0] != _HEADER:
-            raise ValueError(f"{path} is not a key file; make one with `unlearnable keygen`")
-        try:
-            key = cls(binascii.unhexlify(fields[1]))
-        except (binascii.Error, ValueError):
-            raise ValueError(f"{path} is damaged: the key is not 32 bytes in hexadecimal") from None
-        if fields[2] != key._checksum():
-            raise ValueError(f"{path} is damaged: its checksum does not fit")
+        key = _parse(path.read_text(encoding="ascii", errors="replace"))
+        if isinstance(key, str):  # raised here, where no local variable holds the file's text
+            raise ValueError(f"{path} {key}")
         if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
             warnings.warn(f"{path} can be read by other users; run `chmod 600 {path}`", stacklevel=2)
         return key
@@ -160,6 +139,19 @@ class Key:
 
     def __reduce__(self) -> tuple:  # workers need the key; nothing of ours is pickled to disk
         return _restore, (self._secret, self.name)
+
+
+def _parse(text: str) -> Key | str:
+    """The key in a key file, or what is wrong with the file. Does not raise: a traceback can show local variables."""
+    fields = text.split()
+    if not fields:
+        return "is empty, not a key file; make one with `unlearnable keygen`"
+    if len(fields) != 3 or fields[0] != _HEADER:
+        return "is not a key file; make one with `unlearnable keygen`"
+    if not re.fullmatch(f"[0-9a-f]{{{2 * _KEY_BYTES}}}", fields[1]):
+        return f"is damaged: the key is not {_KEY_BYTES} bytes in hexadecimal; restore it from a copy"
+    key = Key(bytes.fromhex(fields[1]))
+    return key if fields[2] == key._checksum() else "is damaged: its checksum does not fit; restore it from a copy"
 
 
 def _restore(secret: bytes, name: str | None) -> Key:

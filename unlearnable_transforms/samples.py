@@ -2,7 +2,8 @@
 
 import numbers
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,30 @@ MAX_NAMED_ROWS = 5
 
 
 class SampleError(ValueError):
-    """Samples that cannot be protected.
+    """Samples that cannot be protected, and what to do about it.
 
-    Attributes:
-        rows: positions of the samples, counted in the batch (or the data set) the message speaks of.
+    Args:
+        reason: what is wrong, and the remedy.
+        rows: positions of the samples, counted in the batch or data set that was passed.
     """
 
-    def __init__(self, message: str, rows: Iterable[int] = ()) -> None:
-        super().__init__(message)
+    def __init__(self, reason: str, rows: Iterable[int] = ()) -> None:
+        self.reason = reason
         self.rows = tuple(rows)
+        super().__init__(reason, self.rows)  # these arguments make it again in another process
+
+    def __str__(self) -> str:
+        return f"{name_rows(self.rows)}: {self.reason}" if self.rows else self.reason
+
+    @classmethod
+    def at(cls, rows: Sequence[int], error: Exception) -> "SampleError":
+        """``error`` with its rows named, also as a TypeError if it is one."""
+        kind = SampleTypeError if isinstance(error, TypeError) else SampleError
+        return kind(error.reason if isinstance(error, SampleError) else str(error), rows)
+
+
+class SampleTypeError(SampleError, TypeError):
+    """Samples of a kind that is refused."""
 
 
 def name_rows(rows: Sequence[int]) -> str:
@@ -91,14 +107,20 @@ def class_tokens(classes: Sequence) -> list[str]:
     Raises:
         ValueError: the list is empty, names a class twice, or mixes integers and text.
     """
-    if isinstance(classes, str) or not len(classes):
-        raise ValueError("classes is a list of class names or integers with at least one entry")
+    if isinstance(classes, str | AbstractSet | Mapping) or not len(classes):
+        # the order of a set changes from process to process
+        raise ValueError("classes is a list of class names or integers with at least one entry, in a fixed order")
     tokens = [class_token(name) for name in classes]
     if len(set(tokens)) != len(tokens):
         raise ValueError(f"classes names a class twice: {list(classes)!r}")
     if len({token[0] for token in tokens}) > 1:
         raise ValueError(f"classes mixes integers and text: {list(classes)!r}")
     return tokens
+
+
+def class_value(token: str) -> int | str:
+    """The class that a token names."""
+    return int(token[2:]) if token.startswith("i:") else token[2:]
 
 
 def batch_tokens(labels: Any, count: int, classes: Sequence | None = None) -> list[str]:
@@ -111,30 +133,33 @@ def batch_tokens(labels: Any, count: int, classes: Sequence | None = None) -> li
     labels = _as_list(labels)
     if len(labels) != count:
         raise SampleError(f"{count} images came with {len(labels)} labels; pass one label an image")
-    known: dict[Any, str] = {}  # a class is looked at once, not once a row
-    tokens, wrong, reason = [], [], None
+    try:
+        distinct = set(labels)
+        plain = {type(label) for label in distinct} <= {int, str}  # True == 1, so a bool could hide behind an int
+    except TypeError:  # unhashable: soft labels, for one
+        plain = False
+    if plain and bool not in set(map(type, labels)):
+        try:
+            tokens = {label: class_token(label, classes) for label in distinct}
+            return [tokens[label] for label in labels]
+        except ValueError:
+            pass  # some label is bad: find its rows
+    result, wrong, reason = [], [], ""
     for row, label in enumerate(labels):
-        plain = type(label) in (int, str)
-        token = known.get(label) if plain else None
-        if token is None:
-            try:
-                token = class_token(label, classes)
-            except TypeError as error:
-                raise TypeError(f"row {row}: {error}") from None
-            except ValueError as error:
-                wrong.append(row)
-                reason = reason or str(error)
-                continue
-            if plain:
-                known[label] = token
-        tokens.append(token)
+        try:
+            result.append(class_token(label, classes))
+        except TypeError as error:
+            raise SampleError.at([row], error) from None
+        except ValueError as error:
+            wrong.append(row)
+            reason = reason or str(error)
     if wrong:
-        raise SampleError(f"{name_rows(wrong)}: {reason}", wrong)
-    return tokens
+        raise SampleError(reason, wrong)
+    return result
 
 
 def _as_list(labels: Any) -> list:
-    if isinstance(labels, torch.Tensor | np.ndarray):
+    if isinstance(labels, torch.Tensor | np.ndarray) and labels.ndim:
         if labels.ndim > 1:
             raise TypeError(
                 f"labels have shape {tuple(labels.shape)}: soft, one-hot or multi-hot labels are refused; put the "
@@ -143,7 +168,7 @@ def _as_list(labels: Any) -> list:
         if labels.dtype in (torch.bool, np.bool_):
             raise TypeError("labels are bool; class labels are integers or text: cast them to int64")
         return labels.tolist()
-    if isinstance(labels, str) or not isinstance(labels, Iterable):
+    if isinstance(labels, str) or not isinstance(labels, Iterable) or getattr(labels, "ndim", 1) == 0:
         raise TypeError(f"a batch of images needs a batch of labels, not {type(labels).__name__}")
     return list(labels)
 

@@ -1,9 +1,12 @@
-"""Where the picture and its label are in a row or a data set."""
+"""Where the picture and its label are in a row or a data set, and how stored pictures are read."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
+
+from .containers import Opened, encode_png, open_encoded, open_image, readable
+from .samples import SampleError
 
 IMAGE_KEYS = ("image", "img")
 LABEL_KEYS = ("label", "labels", "fine_label")
@@ -48,12 +51,12 @@ def _holds_images(feature: Any) -> bool:
 
 
 def image_values(row: Mapping[str, Any]) -> list[str]:
-    """Names of the entries of a plain row or batch that hold PIL pictures."""
+    """Names of the entries of a plain row or batch that hold PIL or encoded pictures."""
 
     def is_picture(value: Any) -> bool:
         if isinstance(value, list | tuple) and value:
             value = value[0]
-        return isinstance(value, Image.Image)
+        return isinstance(value, Image.Image) or (isinstance(value, Mapping) and set(value) == {"bytes", "path"})
 
     return [name for name, value in row.items() if is_picture(value)]
 
@@ -86,3 +89,31 @@ def is_train_split(split: str) -> bool:
     raise ValueError(
         f"is the split {split!r} training data? Name it train... or test..., or protect the one data set you mean"
     )
+
+
+def stored_images(row: Any, image_key: str) -> tuple[Sequence, Callable[[Any], Opened]]:
+    """The still encoded pictures of a LazyRow or LazyBatch, and how to read one.
+
+    Read from the table and not through the row, which would decode a whole batch of photographs at once.
+    """
+    from datasets import Image as ImageFeature
+
+    feature = row.formatter.features.get(image_key)
+    if not isinstance(feature, ImageFeature):
+        raise SampleError(
+            f"column {image_key!r} is {feature}, not Image: cast it first, ds.cast_column({image_key!r}, datasets.Image())"
+        )
+    decode = ImageFeature(mode=feature.mode).decode_example
+    tokens = row.formatter.token_per_repo_id
+
+    def reader(stored: dict[str, Any] | None) -> Opened:
+        if stored is None:
+            raise ValueError("the picture is missing")
+        if stored["bytes"] is None or feature.mode is not None:  # a path, perhaps a remote one, or a mode asked for
+            with readable():
+                picture = decode(stored, token_per_repo_id=tokens)
+            opened = open_image(picture)
+            return Opened(opened.colour, lambda colour: encode_png(opened.close(colour)))
+        return open_encoded(stored["bytes"], None)
+
+    return row.pa_table.column(image_key).to_pylist(), reader

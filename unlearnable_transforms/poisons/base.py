@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from ..containers import Opened, check_batch, encode_png, is_batch, open_chunks, open_encoded, open_image
+from ..containers import Opened, check_batch, is_batch, open_chunks, open_image
 from ..keys import Key
 from ..pixels import chunk_length, unchanged_rows
-from ..samples import SampleError, batch_tokens, class_token, class_tokens, name_rows, sample_id
-from ..sources import find_columns, image_columns, image_values, is_train_split, refuse_second_image
+from ..samples import SampleError, batch_tokens, class_token, class_tokens, class_value, name_rows, sample_id
+from ..sources import find_columns, image_columns, image_values, is_train_split, refuse_second_image, stored_images
 
 REGISTRY: dict[str, type["Poison"]] = {}
 _P = TypeVar("_P", bound=type["Poison"])
@@ -75,12 +75,10 @@ class Poison:
     ) -> None:
         if key is not None and not isinstance(key, Key):
             raise TypeError(f"key is a {type(key).__name__}, not a Key: use Key.load(path) or Key.generate()")
-        if classes is not None:
-            class_tokens(classes)  # refuses a bad list
         self.key = key
         self.image_key = image_key
         self.label_key = label_key
-        self.classes = None if classes is None else list(classes)
+        self.classes = None if classes is None else [class_value(token) for token in class_tokens(classes)]
 
     # ---- what a method writes -------------------------------------------------------------------------------------
 
@@ -94,6 +92,9 @@ class Poison:
 
         Returns:
             uint8 (B, C, H, W).
+
+        Raises:
+            SampleError: pictures that cannot be protected, with their rows in this batch.
         """
         raise TypeError(f"{type(self).__name__} does not say how it protects: it has no _protect")
 
@@ -175,14 +176,15 @@ class Poison:
                 "the label is missing: call poison(image, label). Inside a transform that sees the picture alone, use "
                 "ut.ProtectedDataset(dataset, poison)"
             )
-        if is_batch(image) or (_is_label_batch(label) and getattr(image, "ndim", 0) == 3):
+        if is_batch(image) or (_is_label_batch(label) and _is_grey_batch(image)):
             return self.apply(image, label), label
         self._ready()
         try:
             token = class_token(label, self.classes)  # refuses a soft label, which is a vector for one picture
         except ValueError as error:
             raise SampleError(str(error)) from None
-        return next(self._protect_each([image], open_image, [token])), label
+        (changed,) = self._protect_each([image], open_image, [token])
+        return changed, label
 
     def _call_mapping(self, row: Mapping[str, Any], split: Any) -> Mapping[str, Any]:
         lazy = type(row).__module__.startswith("datasets.")
@@ -199,12 +201,10 @@ class Poison:
         if self.image_key is None:
             refuse_second_image(image_key, image_columns(row.formatter.features) if lazy else image_values(row))
         labels = row[label_key]
-        batched = _is_label_batch(labels)
         if not lazy:
-            images = row[image_key]
-            changed = self.apply(images, labels) if batched else self(images, labels)[0]
-            return {**row, image_key: changed}
-        stored, reader = _stored_images(row, image_key)
+            return {**row, image_key: self(row[image_key], labels)[0]}
+        batched = type(row).__name__ == "LazyBatch"
+        stored, reader = stored_images(row, image_key)
         tokens = batch_tokens(labels if batched else [labels], len(stored), self.classes)
         changed = list(self._protect_each(stored, reader, tokens))
         return {image_key: changed if batched else changed[0]}  # other columns stay as they are stored
@@ -215,9 +215,8 @@ class Poison:
         check_batch(images, dims=4)
         tokens = batch_tokens(labels, len(images), self.classes)
         source = images.detach().as_subclass(torch.Tensor).cpu()
-        colours = source.shape[1] - (source.shape[1] in (2, 4))
-        result = source.clone() if colours != source.shape[1] else torch.empty_like(source)
-        self._protect_batch(source[:, :colours], tokens, result[:, :colours])
+        result = torch.empty(source.shape, dtype=torch.uint8)
+        self._protect_batch(source, tokens, result)
         result = result.to(images.device)
         return tv_tensors.wrap(result, like=images) if isinstance(images, tv_tensors.TVTensor) else result
 
@@ -226,22 +225,26 @@ class Poison:
             return self._apply_array(images[..., None], labels)[..., 0]
         check_batch(images, dims=4)
         tokens = batch_tokens(labels, len(images), self.classes)
-        colours = images.shape[3] - (images.shape[3] in (2, 4))
-        result = np.array(images, order="C")
-        view = torch.from_numpy(result).permute(0, 3, 1, 2)[:, :colours]
-        self._protect_batch(view, tokens, view)
+        if not images.flags.writeable or any(stride < 0 for stride in images.strides):
+            images = images.copy()  # torch cannot look at such memory
+        result = np.empty(images.shape, np.uint8)
+        source, target = (torch.from_numpy(array).permute(0, 3, 1, 2) for array in (images, result))
+        self._protect_batch(source, tokens, target)
         return result
 
     def _protect_batch(self, images: torch.Tensor, tokens: list[str], result: torch.Tensor) -> None:
-        """Protect uint8 (B, C, H, W) chunk by chunk into ``result``, which may be the same memory."""
+        """Protect uint8 (B, C, H, W) chunk by chunk into ``result``; an alpha channel (C = 2, 4) is copied."""
+        colours = images.shape[1] - (images.shape[1] in (2, 4))
+        if colours != images.shape[1]:
+            result[:, colours:] = images[:, colours:]
+        images, result = images[:, :colours], result[:, :colours]
         step = chunk_length(images[0].numel()) if len(images) else 1
         unchanged: list[int] = []
         for start in range(0, len(images), step):
             rows = slice(start, start + step)
             chunk = images[rows].contiguous()
-            changed = self._protect(chunk, tokens[rows], self._ids(chunk, tokens[rows]))
-            unchanged += [start + row for row in unchanged_rows(chunk, changed)]
-            result[rows] = changed
+            result[rows] = self._protect_rows(chunk, tokens[rows], range(start, start + len(chunk)))
+            unchanged += [start + row for row in unchanged_rows(chunk, result[rows])]
         _warn_unchanged(unchanged)
 
     def _protect_each(self, images: Sequence, reader: Callable[[Any], Opened], tokens: list[str]) -> Iterator[Any]:
@@ -249,7 +252,10 @@ class Poison:
         unchanged: list[int] = []
         for start, opened in open_chunks(images, reader):
             colours = [picture.colour for picture in opened]
-            changed = self.protect_arrays(colours, tokens[start : start + len(opened)])
+            try:
+                changed = self.protect_arrays(colours, tokens[start : start + len(opened)])
+            except SampleError as error:
+                raise SampleError.at([start + row for row in error.rows] if len(images) > 1 else [], error) from None
             for row, (picture, colour) in enumerate(zip(opened, changed, strict=True), start):
                 if np.array_equal(picture.colour, colour):
                     unchanged.append(row)
@@ -266,17 +272,21 @@ class Poison:
         for rows in groups.values():
             batch = torch.from_numpy(np.stack([images[row] for row in rows])).permute(0, 3, 1, 2).contiguous()
             names = [tokens[row] for row in rows]
-            changed = self._protect(batch, names, self._ids(batch, names)).permute(0, 2, 3, 1).numpy()
-            for row, colour in zip(rows, changed, strict=True):
+            changed = self._protect_rows(batch, names, rows).to(torch.uint8)
+            for row, colour in zip(rows, changed.permute(0, 2, 3, 1).numpy(), strict=True):
                 result[row] = colour
         return result
 
-    def _ids(self, images: torch.Tensor, tokens: Sequence[str]) -> list[bytes] | None:
-        if not self.needs_ids:
-            return None
-        return [
-            sample_id(image, token) for image, token in zip(images.permute(0, 2, 3, 1).numpy(), tokens, strict=True)
-        ]
+    def _protect_rows(self, images: torch.Tensor, tokens: Sequence[str], rows: Sequence[int]) -> torch.Tensor:
+        """Protect a batch whose pictures stand at ``rows`` of what the caller passed: errors name those."""
+        ids = None
+        if self.needs_ids:
+            pixels = images.permute(0, 2, 3, 1).numpy()
+            ids = [sample_id(image, token) for image, token in zip(pixels, tokens, strict=True)]
+        try:
+            return self._protect(images, tokens, ids)
+        except SampleError as error:
+            raise SampleError.at([rows[row] for row in error.rows], error) from None
 
     def _ready(self) -> None:
         if not self.fitted:
@@ -327,30 +337,9 @@ def _is_label_batch(labels: Any) -> bool:
     return isinstance(labels, list | tuple) or getattr(labels, "ndim", 0) >= 1
 
 
-def _stored_images(row: Any, image_key: str) -> tuple[Sequence, Callable[[Any], Opened]]:
-    """The still encoded pictures of a LazyRow or LazyBatch, and how to read one.
-
-    Read from the table and not through the row, which would decode a whole batch of photographs at once.
-    """
-    from datasets import Image
-
-    feature = row.formatter.features.get(image_key)
-    if not isinstance(feature, Image):
-        raise SampleError(
-            f"column {image_key!r} is {feature}, not Image: cast it first, ds.cast_column({image_key!r}, datasets.Image())"
-        )
-    decode = Image(mode=feature.mode).decode_example
-    tokens = row.formatter.token_per_repo_id
-
-    def reader(stored: dict[str, Any] | None) -> Opened:
-        if stored is None:
-            raise ValueError("the picture is missing")
-        if stored["bytes"] is None or feature.mode is not None:  # a path, perhaps a remote one, or a mode asked for
-            opened = open_image(decode(stored, token_per_repo_id=tokens))
-            return Opened(opened.colour, lambda colour: encode_png(opened.close(colour)))
-        return open_encoded(stored["bytes"], None)
-
-    return row.pa_table.column(image_key).to_pylist(), reader
+def _is_grey_batch(images: Any) -> bool:
+    """Whether a 3-d array is (B, H, W) and not (H, W, C)."""
+    return isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] > 4
 
 
 def _warn_unchanged(rows: list[int]) -> None:

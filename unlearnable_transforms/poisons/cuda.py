@@ -21,8 +21,10 @@ Exactness. Filters are rounded to multiples of 2**-12 and pixels are 0..255, so 
 multiple of 2**-12 below 2**12 and float32 holds it exactly: the sum is the same in any order, on any backend.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +32,8 @@ import torch
 import torch.nn.functional as F
 
 from ..keys import Key, Stream
-from ..samples import SampleError, class_token, class_tokens
+from ..pixels import keep_heap
+from ..samples import SampleError, class_token, class_tokens, class_value
 from .base import Poison, register
 
 GRID = 2**12  # filters are multiples of 1 / GRID
@@ -48,7 +51,7 @@ class CUDAPoison(Poison):
 
     Args:
         key: the private key.
-        kernels: explicit filters instead of keyed ones, a mapping label -> (k, k) array, k odd: to reproduce a
+        kernels: explicit filters instead of keyed ones, a mapping label -> (k, k) array, k odd, or its pairs: to reproduce a
             published data set. They are rounded to multiples of 2**-12. They are as secret as a key.
         kernel_size: k, odd. Default from the shorter side of the picture: 3 up to 32 px, 9 from 224 px (the paper's
             settings), 5 and 7 in between.
@@ -68,7 +71,7 @@ class CUDAPoison(Poison):
         self,
         key: Key | None = None,
         *,
-        kernels: Mapping[Any, Any] | None = None,
+        kernels: Mapping[Any, Any] | Sequence[tuple[Any, Any]] | None = None,
         kernel_size: int | None = None,
         blur: float | None = None,
         image_key: str | None = None,
@@ -82,18 +85,21 @@ class CUDAPoison(Poison):
             )
         if kernels is not None and (kernel_size is not None or blur is not None):
             raise TypeError("explicit kernels have their size and blur in them: leave out kernel_size and blur")
-        if kernel_size is not None and (isinstance(kernel_size, bool) or kernel_size % 2 == 0 or kernel_size < 3):
-            raise ValueError(f"kernel_size is odd and at least 3, got {kernel_size}")
+        if kernel_size is not None and (not _is_whole(kernel_size) or kernel_size % 2 == 0 or kernel_size < 3):
+            raise ValueError(f"kernel_size is an odd integer and at least 3, got {kernel_size!r}")
         if blur is not None and not 0 < blur <= 1:
             raise ValueError(f"blur (p_b) lies in (0, 1], got {blur}")
-        if kernel_size is not None and blur is not None and 1 + (kernel_size**2 - 1) * blur > MAX_SUM:
-            raise ValueError(f"kernel_size={kernel_size} with blur={blur} is heavier than {MAX_SUM}: lower the blur")
-        self.kernel_size = kernel_size
-        self.blur = blur
+        if kernel_size is not None and blur is not None:
+            _check_weight(kernel_size, blur)
+        self.kernel_size = None if kernel_size is None else int(kernel_size)
+        self.blur = None if blur is None else float(blur)
         self._explicit = None if kernels is None else _explicit_filters(kernels, classes)
+        self._made: dict[tuple[str, int], np.ndarray] = {}  # filled as filters are needed, not part of the state
 
     def arguments(self) -> dict[str, Any]:
-        explicit = None if self._explicit is None else {t: f.tolist() for t, f in sorted(self._explicit.items())}
+        explicit = None
+        if self._explicit is not None:
+            explicit = [[class_value(token), weights.tolist()] for token, weights in sorted(self._explicit.items())]
         return {"kernel_size": self.kernel_size, "blur": self.blur, "kernels": explicit, **super().arguments()}
 
     def public_arguments(self) -> dict[str, Any]:
@@ -122,27 +128,28 @@ class CUDAPoison(Poison):
         backend: Backend = "auto",
     ) -> torch.Tensor:
         side = min(images.shape[2:])
+        if self._explicit is not None:
+            without = [row for row, token in enumerate(tokens) if token not in self._explicit]
+            if without:
+                raise SampleError(self._no_filter(tokens[without[0]]), without)
         number = {token: n for n, token in enumerate(dict.fromkeys(tokens))}
         filters = [self._filter(token, side) for token in number]
         if len({f.shape for f in filters}) > 1:  # explicit filters of several sizes
             size = max(f.shape[0] for f in filters)
             filters = [np.pad(f, (size - f.shape[0]) // 2) for f in filters]
-        table = torch.from_numpy(np.stack(filters))
-        weights = table[[number[token] for token in tokens]]
-        # Autocast would turn exact float32 sums into bfloat16 ones.
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        table = np.stack(filters)
+        weights = torch.from_numpy(table[[number[token] for token in tokens]])
+        with torch.no_grad():
             blurred = convolve(images, weights, backend)
-            if bool((table < 0).any()):
+            if (table < 0).any():
                 blurred.clamp_(min=0)
             flat = blurred.view(len(images), -1)
             peak = flat.amax(1, keepdim=True)
             black = peak <= 0
             flat.mul_(torch.where(black, 0.0, 255.0 / peak)).round_()
-            result = flat.to(torch.uint8).view(images.shape)
-        if bool(black.any()):
-            keep = black.flatten()
-            result[keep] = images[keep]
-        return result
+        for row in black.flatten().nonzero().flatten().tolist():
+            blurred[row] = images[row]
+        return blurred
 
     def unlock_note(self, clean: np.ndarray, protected: np.ndarray, token: str) -> float | None:
         """The maximum that the picture was divided by, in pixel levels. None for a black picture."""
@@ -153,7 +160,7 @@ class CUDAPoison(Poison):
         bright = np.argwhere(protected == protected.max())
         pad = weights.shape[0] // 2
         if len(bright) * weights.size > clean.size:
-            image = torch.from_numpy(np.ascontiguousarray(clean)).permute(2, 0, 1)[None]
+            image = torch.from_numpy(clean.copy()).permute(2, 0, 1)[None]
             return float(convolve(image, torch.from_numpy(weights)[None]).max())
         padded = np.pad(clean, ((pad, pad), (pad, pad), (0, 0))).astype(np.float32)
         windows = np.lib.stride_tricks.sliding_window_view(padded, weights.shape, axis=(0, 1))
@@ -162,17 +169,24 @@ class CUDAPoison(Poison):
     def _filter(self, token: str, side: int) -> np.ndarray:
         if self._explicit is not None:
             if token not in self._explicit:
-                raise SampleError(
-                    f"class {token[2:]!r} has no filter in kernels=; it has {len(self._explicit)} classes"
-                )
+                raise SampleError(self._no_filter(token))
             return self._explicit[token]
-        assert self.key is not None
-        size = self.kernel_size or paper_kernel_size(side)
-        blur = self.blur if self.blur is not None else paper_blur(side, size)
-        draws, peak = self._draw(token, size)
-        weights = np.rint(draws * (blur * GRID)) / GRID
-        weights.flat[peak] = 1.0
-        return weights.astype(np.float32)
+        if (token, side) not in self._made:
+            size = self.kernel_size or paper_kernel_size(side)
+            blur = self.blur if self.blur is not None else paper_blur(side, size)
+            _check_weight(size, blur)
+            draws, peak = self._draw(token, size)
+            weights = np.rint(draws * (blur * GRID)) / GRID
+            weights.flat[peak] = 1.0
+            self._made[token, side] = weights.astype(np.float32)
+        return self._made[token, side]
+
+    def _no_filter(self, token: str) -> str:
+        assert self._explicit is not None
+        known = [class_value(known) for known in sorted(self._explicit)]
+        return (
+            f"class {class_value(token)!r} has no filter in kernels=, which has {known}: add it, or leave the row out"
+        )
 
     def _draw(self, token: str, size: int) -> tuple[np.ndarray, int]:
         """The class's uniform draws (k, k) in [0, 1) and the flat place of its 1."""
@@ -251,22 +265,34 @@ def _centre(weights: np.ndarray, peaks: np.ndarray) -> np.ndarray:
     return centred
 
 
-def _explicit_filters(kernels: Mapping[Any, Any], classes: Sequence | None) -> dict[str, np.ndarray]:
-    filters = {}
-    for label, values in kernels.items():
-        known = isinstance(label, str) and label[:2] in ("i:", "s:")  # a token, as in our own canonical state
-        token = label if known else class_token(label, classes)
-        weights = np.array(values, np.float64)
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _check_weight(size: int, blur: float) -> None:
+    if 1 + (size**2 - 1) * blur > MAX_SUM:
+        raise ValueError(f"kernel_size={size} with blur={blur} is heavier than {MAX_SUM}: lower the blur")
+
+
+def _explicit_filters(kernels: Mapping[Any, Any] | Sequence, classes: Sequence | None) -> dict[str, np.ndarray]:
+    filters: dict[str, np.ndarray] = {}
+    for label, values in kernels.items() if isinstance(kernels, Mapping) else kernels:
+        token = class_token(label, classes)
+        if token in filters:
+            raise ValueError(f"kernels names class {label!r} twice")
+        weights = np.rint(np.array(values, np.float64) * GRID) / GRID
         if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or weights.shape[0] % 2 == 0:
             raise ValueError(f"the filter of class {label!r} has shape {weights.shape}, not (k, k) with odd k")
         if not np.isfinite(weights).all() or not weights.any():
-            raise ValueError(f"the filter of class {label!r} is zero or not finite")
+            raise ValueError(
+                f"the filter of class {label!r} is not finite, or zero in multiples of 1/{GRID}: scale it up"
+            )
         if np.abs(weights).sum() > MAX_SUM:
             raise ValueError(
                 f"the filter of class {label!r} has absolute sum {np.abs(weights).sum():.1f}, above {MAX_SUM}: scale it "
                 "down, its gain cancels since each picture is divided by its maximum"
             )
-        filters[token] = (np.rint(weights * GRID) / GRID).astype(np.float32)
+        filters[token] = weights.astype(np.float32)
     if not filters:
         raise ValueError("kernels is empty: give a filter for every class")
     return filters
@@ -289,10 +315,28 @@ def convolve(images: torch.Tensor, weights: torch.Tensor, backend: Backend = "au
     """
     if backend == "auto":
         backend = "folded" if weights.shape[-1] <= FOLD_LIMIT else "fft"
-    return {"folded": _folded, "single": _single, "fft": _fft}[backend](images, weights)
+    with _exact_float32():
+        return {"folded": _folded, "single": _single, "fft": _fft}[backend](images, weights)
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """Float32 that is float32: autocast and torch's ``fp32_precision`` would make the sums bfloat16 ones."""
+    with torch.autocast("cpu", enabled=False):
+        conv = getattr(torch.backends.mkldnn, "conv", None)  # since torch 2.9
+        if getattr(conv, "fp32_precision", "none") in ("ieee", "none"):
+            yield
+            return
+        before = torch.backends.mkldnn.enabled  # the precision itself cannot be put back: reading it resolves defaults
+        torch.backends.mkldnn.enabled = False
+        try:
+            yield
+        finally:
+            torch.backends.mkldnn.enabled = before
 
 
 def _folded(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    keep_heap()
     count, channels, height, width = images.shape
     groups = count * channels
     blurred = F.conv2d(

@@ -1,0 +1,44 @@
+"""Writing files whole or not at all, and where private ones live."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CACHE_VARIABLE = "UNLEARNABLE_TRANSFORMS_CACHE"
+
+
+@contextmanager
+def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """A temporary file beside ``path``, mode 0600, that takes its place when the block ends without an error.
+
+    Raises:
+        FileExistsError: ``path`` exists and ``overwrite`` is False.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            os.link(temporary, path)  # fails if path exists, without a moment between test and write
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def private_directory(*parts: str) -> Path:
+    """A folder of the library's cache, made with mode 0700: what lies there is as secret as the key."""
+    root = os.environ.get(CACHE_VARIABLE)
+    if root is None:
+        from platformdirs import user_cache_dir
+
+        root = user_cache_dir("unlearnable-transforms")
+    directory = Path(root).expanduser().joinpath(*parts)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    directory.chmod(0o700)  # mkdir's mode is subject to the umask
+    return directory

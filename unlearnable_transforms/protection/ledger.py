@@ -1,0 +1,54 @@
+"""The ledger: the private record of what was protected, written beside every protected data set.
+
+It maps each clean picture to its protected one by their ids, so that publishing can prove that nothing clean goes out,
+an interrupted run can go on, and unlocking finds what it needs. It is as secret as the key.
+"""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from ..files import private_directory, replacing
+
+# status: "protected", "left" (not chosen under fraction < 1) or "unchanged" (the method is the identity on it).
+SCHEMA = pa.schema(
+    [
+        ("split", pa.string()),
+        ("row", pa.int64()),
+        ("clean_id", pa.binary(16)),
+        ("protected_id", pa.binary(16)),
+        ("class_token", pa.string()),
+        ("status", pa.string()),
+        ("unlock_note", pa.float64()),
+    ]
+)
+
+
+def ledger_path(key_fingerprint: str | None, protected_ids: list[bytes]) -> Path:
+    """Where the ledger of these protected pictures lies by default: found again from the pictures, in any order."""
+    digest = xxhash.xxh3_128(b"".join(sorted(protected_ids))).hexdigest()
+    return private_directory("ledgers") / f"{key_fingerprint or 'explicit'}-{digest}.parquet"
+
+
+def write_ledger(table: pa.Table, path: str | os.PathLike | None, key_fingerprint: str | None) -> Path:
+    """Write a table of ``SCHEMA`` with mode 0600, whole or not at all, to ``path`` or the default place."""
+    table = table.cast(SCHEMA)
+    target = Path(path) if path is not None else ledger_path(key_fingerprint, table["protected_id"].to_pylist())
+    with replacing(target) as temporary:
+        pq.write_table(table, temporary)
+    return target
+
+
+def read_ledger(path: str | os.PathLike) -> pa.Table:
+    """Read a ledger.
+
+    Raises:
+        ValueError: the file is not a ledger.
+    """
+    table = pq.read_table(path)
+    if table.schema.names != SCHEMA.names:
+        raise ValueError(f"{path} is not a ledger: its columns are {table.schema.names}")
+    return table

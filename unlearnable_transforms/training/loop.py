@@ -1,0 +1,341 @@
+"""The training loop: uint8 images in, a trained network and its history out.
+
+One batch goes   rows -> augment -> pixels in [0, 1] -> perturb -> loss(model) -> SGD step.
+A defense replaces `augment`, `perturb` or `loss`; everything else stays, so that columns of a table differ only there.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlearnable_transforms.training.transforms import crop_flip
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""augment(images, generator): uint8 (B, C, H, W) -> uint8 in 0-255 or float in [0, 1]."""
+Perturb = Callable[["PixelModel", Tensor, Tensor, torch.Generator], Tensor]
+"""perturb(model, pixels, labels, generator): float pixels in [0, 1] -> perturbed pixels; may call the model."""
+Loss = Callable[["PixelModel", Tensor, Tensor], tuple[Tensor, Tensor]]
+"""loss(model, pixels, labels) -> (scalar loss, logits for the training accuracy)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: SGD with Nesterov momentum under a one-cycle learning rate (linear up, linear down to zero).
+
+    `augment` crops with zero padding of size // 8 pixels (at least 1). `warmup` is the part of all steps spent
+    going up. `bf16`: mixed precision; None uses it where the hardware multiplies bfloat16 natively.
+    Raises ValueError for values out of range.
+    """
+
+    epochs: int
+    batch_size: int
+    max_lr: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.25
+    label_smoothing: float = 0.0
+    augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
+    bf16: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2:
+            raise ValueError("a recipe needs epochs >= 1 and batch_size >= 2 (BatchNorm cannot train on one image)")
+        if not (self.max_lr > 0 and 0 < self.warmup < 1 and 0 <= self.label_smoothing < 1):
+            raise ValueError("a recipe needs max_lr > 0, 0 < warmup < 1 and 0 <= label_smoothing < 1")
+        if not (0 <= self.momentum < 1 and self.weight_decay >= 0):
+            raise ValueError("a recipe needs 0 <= momentum < 1 and weight_decay >= 0")
+        if self.augment not in ("crop-flip", "crop", "none"):
+            raise ValueError(f'augment must be "crop-flip", "crop" or "none", got {self.augment!r}')
+
+    def learning_rate(self, progress: float) -> float:
+        """Learning rate at `progress` in [0, 1] of the run."""
+        return self.max_lr * min(progress / self.warmup, (1 - progress) / (1 - self.warmup))
+
+
+SCREEN = Recipe(epochs=10, batch_size=128, max_lr=0.1)
+"""For "resnet9-screen" on 10,000 rows of CIFAR-10."""
+DIGITS = Recipe(epochs=15, batch_size=64, max_lr=0.1, augment="crop", bf16=False)
+"""For "smallcnn" on scikit-learn's 8x8 digits, which must not be mirrored."""
+
+
+@dataclass
+class History:
+    """What happened, one list entry an epoch. Accuracies are in [0, 1]; `train_accuracy` is on augmented batches.
+
+    `forward_images` and `backward_images` count images through the network during training (attacks included,
+    evaluation not); `batches` counts SGD steps; `seconds` is wall time, evaluation included.
+    """
+
+    test_accuracy: list[float] = field(default_factory=list)
+    train_accuracy: list[float] = field(default_factory=list)
+    train_loss: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    batches: int = 0
+    forward_images: int = 0
+    backward_images: int = 0
+
+    @property
+    def passes(self) -> int:
+        """Forward plus backward image passes: the cost of the training."""
+        return self.forward_images + self.backward_images
+
+    @property
+    def last(self) -> float:
+        """Test accuracy after the last epoch (NaN without a test set)."""
+        return self.test_accuracy[-1] if self.test_accuracy else math.nan
+
+    @property
+    def last5(self) -> float:
+        """Mean test accuracy of the last five epochs, or of all where fewer (NaN without a test set)."""
+        tail = self.test_accuracy[-5:]
+        return sum(tail) / len(tail) if tail else math.nan
+
+    @property
+    def best(self) -> float:
+        """Highest test accuracy of any epoch: an oracle, since it chooses by looking at the test set."""
+        return max(self.test_accuracy, default=math.nan)
+
+
+class PixelModel:
+    """A network as a function of pixels: float (B, 3, H, W) in [0, 1] -> float32 logits (B, classes).
+
+    Normalises with the network's own `pixel_mean` and `pixel_std`, runs in bfloat16 where asked, and counts the
+    images that go forward and backward.
+    """
+
+    def __init__(self, net: nn.Module, *, bf16: bool) -> None:
+        self.net, self.bf16 = net, bf16
+        self.forward_images = self.backward_images = 0
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        mean, std = (b.view(1, 3, 1, 1) for b in (self.net.get_buffer("pixel_mean"), self.net.get_buffer("pixel_std")))
+        x = ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.net(x)
+        self.forward_images += len(pixels)
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)
+        return logits.float()
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.backward_images += len(gradient)
+
+
+def train(
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    recipe: Recipe,
+    seed: int,
+    test: tuple[Tensor, Tensor] | None = None,
+    device: torch.device | str = "cpu",
+    augment: Augment | None = None,
+    perturb: Perturb | None = None,
+    loss: Loss | None = None,
+    on_batch: Callable[[int, Tensor, Tensor], None] | None = None,
+    progress: bool | Callable[[int, History], None] = False,
+) -> History:
+    """Train `net` in place, from the weights it has, and test it after every epoch.
+
+    Args:
+        net: takes normalised float (B, 3, H, W), returns logits. It is moved to `device` and stays there; the mean
+            and standard deviation of the training pixels are stored in it as buffers of shape (3,).
+        images: uint8 (N, C, H, W), C = 1 or 3, N >= 2, H and W >= 8. One channel is repeated three times.
+        labels: int64 (N,), from 0 to the number of logits - 1.
+        recipe: for instance SCREEN.
+        seed: of the order of the rows, the augmentation and the perturbation; the global random state is not touched.
+        test: uint8 images and labels, in the same form.
+        augment, perturb, loss: replace the recipe's augmentation, no perturbation, cross-entropy; see the types.
+        on_batch: called after each step with (epoch, rows of this batch, detached loss).
+        progress: True prints a line an epoch; a callable gets (epoch, history).
+
+    Raises ValueError for a wrong dtype, shape, length or label, and FloatingPointError, which names the epoch, when
+    the loss is no longer finite.
+    """
+    started = time.perf_counter()
+    net.to(device=device, memory_format=torch.channels_last)
+    images, labels = (tensor.to(device) for tensor in _checked(images, labels))
+    if len(images) < 2:
+        raise ValueError("training needs at least 2 images: BatchNorm cannot train on one")
+    _store_statistics(net, images)
+    bf16 = _bf16(recipe.bf16, device)
+    model = PixelModel(net, bf16=bf16)
+    classes = predict(net, images[:1], bf16=bf16).shape[1]
+    for name, some in (("training", labels), ("test", _checked(*test)[1] if test else labels)):
+        if some.max() >= classes:
+            raise ValueError(f"{name} labels go up to {int(some.max())}, but the network has {classes} logits")
+
+    order, augmenting, perturbing = (_generator(seed, use) for use in ("order", "augment", "perturb"))
+    augment = augment or _recipe_augment(recipe)
+    loss = loss or _cross_entropy(recipe.label_smoothing)
+    optimizer = torch.optim.SGD(
+        net.parameters(), lr=recipe.max_lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0, fused=True,
+    )  # fmt: skip
+    history = History()
+    for epoch in range(1, recipe.epochs + 1):
+        net.train()
+        total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
+        batches = _batches(torch.randperm(len(images), generator=order).to(device), recipe.batch_size)
+        for rows in batches:
+            rate = recipe.learning_rate((history.batches + 0.5) / (recipe.epochs * len(batches)))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            target = labels[rows]
+            pixels = to_pixels(augment(images.index_select(0, rows), augmenting))
+            if perturb is not None:
+                pixels = perturb(model, pixels, target, perturbing).detach()
+            optimizer.zero_grad(set_to_none=True)  # after the perturbation, whose attack may leave gradients
+            value, logits = loss(model, pixels, target)
+            value.backward()
+            optimizer.step()
+            total += value.detach() * len(rows)  # stays on the device: no waiting inside the epoch
+            correct += (logits.detach().argmax(1) == target).sum()
+            history.batches += 1
+            if on_batch is not None:
+                on_batch(epoch, rows, value.detach())
+        if not math.isfinite(total):
+            raise FloatingPointError(f"the training loss became {float(total)} in epoch {epoch}; lower max_lr")
+        history.forward_images, history.backward_images = model.forward_images, model.backward_images
+        history.train_loss.append(float(total) / len(images))
+        history.train_accuracy.append(float(correct) / len(images))
+        if test is not None:
+            history.test_accuracy.append(accuracy(net, *test, device=device, bf16=bf16))
+        history.seconds = time.perf_counter() - started
+        if callable(progress):
+            progress(epoch, history)
+        elif progress:
+            print(
+                f"epoch {epoch:3d}  loss {history.train_loss[-1]:.4f}  train {history.train_accuracy[-1]:.4f}  "
+                f"test {history.last:.4f}  {history.seconds:.1f} s",
+                flush=True,
+            )
+    net.eval()
+    return history
+
+
+def predict(
+    net: nn.Module,
+    images: Tensor,
+    *,
+    batch_size: int = 500,
+    device: torch.device | str | None = None,
+    bf16: bool | None = None,
+) -> Tensor:
+    """Logits, float32 (N, classes) on `device`, of uint8 images (N, 1 or 3, H, W), in evaluation mode.
+
+    `device` None: where the network is. `bf16` None: where the hardware multiplies bfloat16 natively. Raises
+    ValueError for a wrong dtype or shape, and for a network that does not carry the statistics of training pixels.
+    """
+    if not hasattr(net, "pixel_mean"):
+        raise ValueError("the network does not carry pixel_mean and pixel_std: train it with train() first")
+    device = net.get_buffer("pixel_mean").device if device is None else torch.device(device)
+    net.to(device)
+    images = _checked_images(images)
+    model = PixelModel(net, bf16=_bf16(bf16, device))
+    was_training = net.training
+    net.eval()
+    try:
+        with torch.inference_mode():
+            return torch.cat([model(to_pixels(part.to(device))) for part in images.split(batch_size)])
+    finally:
+        net.train(was_training)
+
+
+def accuracy(
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    batch_size: int = 500,
+    device: torch.device | str | None = None,
+    bf16: bool | None = None,
+) -> float:
+    """Part of the images, in [0, 1], whose largest logit is at their label. Arguments and errors as `predict`."""
+    images, labels = _checked(images, labels)
+    logits = predict(net, images, batch_size=batch_size, device=device, bf16=bf16)
+    return float((logits.argmax(1) == labels.to(logits.device)).double().mean())
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Float images in [0, 1], from uint8 in 0-255 or from float, which is passed on."""
+    return images if images.is_floating_point() else images.float().div_(255)
+
+
+def _checked_images(images: Tensor) -> Tensor:
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        raise ValueError(f"images must be a uint8 tensor, got {getattr(images, 'dtype', type(images).__name__)}")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or min(images.shape[2:]) < 8:
+        raise ValueError(f"images must be (N, 1 or 3, H >= 8, W >= 8), got {tuple(images.shape)}")
+    if len(images) == 0:
+        raise ValueError("there are no images")
+    return images.expand(-1, 3, -1, -1)  # one channel: repeated, as a view
+
+
+def _checked(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    images = _checked_images(images)
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels must be an int64 tensor of shape ({len(images)},), got {got}")
+    if labels.min() < 0:
+        raise ValueError(f"labels must not be negative, got {int(labels.min())}")
+    return images, labels
+
+
+def _store_statistics(net: nn.Module, images: Tensor) -> None:
+    """Put the mean and standard deviation of each channel, on the scale 0-1, into the network's buffers."""
+    counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(3)])
+    weights = counts.double() / counts.sum(1, keepdim=True)  # exact, without a float copy of all images
+    values = torch.arange(256, device=images.device, dtype=torch.float64) / 255
+    mean = weights @ values
+    variance = (weights * (values - mean[:, None]) ** 2).sum(1)
+    net.register_buffer("pixel_mean", mean.float())
+    net.register_buffer("pixel_std", variance.sqrt().clamp_min(1 / 255).float())  # a constant channel: no division by 0
+
+
+def _bf16(wish: bool | None, device: torch.device | str) -> bool:
+    if wish is not None:
+        return wish
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # newer PyTorch only; older: float32
+    return bool(capabilities.get("amx_bf16", False))  # without AMX, bfloat16 is not known to be faster
+
+
+def _generator(seed: int, use: str) -> torch.Generator:
+    """A CPU generator of its own for each use, so that more draws in one leave the others as they are."""
+    digest = hashlib.blake2b(f"{use}:{seed}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
+
+
+def _batches(rows: Tensor, size: int) -> list[Tensor]:
+    """Split `rows`; a last batch of one row joins the one before, since BatchNorm cannot train on one image."""
+    parts = list(rows.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def _recipe_augment(recipe: Recipe) -> Augment:
+    if recipe.augment == "none":
+        return lambda images, generator: images
+    flip = recipe.augment == "crop-flip"
+    return lambda images, generator: crop_flip(
+        images, generator, padding=max(1, min(images.shape[2:]) // 8), flip=flip
+    )
+
+
+def _cross_entropy(smoothing: float) -> Loss:
+    def loss(model: PixelModel, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model(pixels)
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing), logits
+
+    return loss
