@@ -1,4 +1,4 @@
-"""Protect a Hugging Face data set with ``ds.map``. Runs offline on handwritten digits: python examples/datasets_map.py"""
+"""Protect a Hugging Face data set with ``ds.map``, offline on handwritten digits: python examples/datasets_map.py"""
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image

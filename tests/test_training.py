@@ -53,7 +53,8 @@ def test_crop_flip_equals_one_image_at_a_time(dtype, flip):
     for i, image in enumerate(images):
         crop = F.pad(image, (2, 2, 2, 2))[:, top[i] : top[i] + 9, left[i] : left[i] + 12]
         assert out[i].equal(crop.flip(-1) if mirrored[i] else crop)
-    assert out.dtype == dtype and out.shape == images.shape
+    assert out.dtype == dtype
+    assert out.shape == images.shape
 
 
 def test_crop_and_flip_are_uniform():
@@ -81,7 +82,8 @@ def test_crop_flip_gradient_counts_the_pixels_kept():
     images = torch.rand(6, 2, 8, 8, requires_grad=True)
     out = crop_flip(images, _seeded(1), padding=3)
     out.backward(torch.full_like(out, 2.0))
-    assert images.grad is not None and set(images.grad.unique().tolist()) == {0.0, 2.0}  # lost, or moved once
+    assert images.grad is not None
+    assert set(images.grad.unique().tolist()) == {0.0, 2.0}
     assert images.grad.eq(2).sum() == out.ne(0).sum()
 
 
@@ -104,7 +106,8 @@ def test_digits_are_learned_and_accuracy_is_the_manual_one(digits):
     assert len(history.test_accuracy) == len(history.train_loss) == len(history.train_accuracy) == 15
     assert history.train_loss[-1] < 0.1 * history.train_loss[0]
     assert (history.batches, history.forward_images, history.backward_images) == (15 * 21, 15 * 1300, 15 * 1300)
-    assert history.passes == 15 * 2600 and history.seconds > 0
+    assert history.passes == 15 * 2600
+    assert history.seconds > 0
 
     x = test[0].expand(-1, 3, -1, -1).float() / 255
     pixels = images[:1300].double() / 255
@@ -145,20 +148,23 @@ def test_last_batch_of_one_image_is_trained_on(name):
     history = train(net, *_random_set(17), recipe=recipe, seed=0, on_batch=lambda epoch, rows, loss: seen.append(rows))
     assert [len(rows) for rows in seen] == [8, 9]
     assert torch.cat(seen).sort().values.equal(torch.arange(17))
-    assert history.batches == 2 and history.forward_images == 17
+    assert history.batches == 2
+    assert history.forward_images == 17
 
 
 def test_each_epoch_has_its_own_order():
     seen = []
     train(_small(), *_random_set(64), recipe=SHORT, seed=0, on_batch=lambda epoch, rows, loss: seen.append(rows))
-    assert not seen[0].equal(seen[1]) and seen[0].sort().values.equal(seen[1].sort().values)
+    assert not seen[0].equal(seen[1])
+    assert seen[0].sort().values.equal(seen[1].sort().values)
 
 
 def test_bf16_agrees_with_float32():
     net, (images, labels) = _small(), _random_set(64)
     train(net, images, labels, recipe=SHORT, seed=0)
     full, half = predict(net, images, bf16=False), predict(net, images, bf16=True)
-    assert half.dtype == torch.float32 and not half.equal(full)
+    assert half.dtype == torch.float32
+    assert not half.equal(full)
     assert (half - full).abs().max() < 0.05 * full.abs().max()
 
 
@@ -195,7 +201,8 @@ def test_progress_gets_every_epoch(capsys):
     seen = []
     test = _random_set(10)
     train(_small(), *_random_set(20), recipe=SHORT, seed=0, test=test, progress=lambda e, h: seen.append((e, h.last)))
-    assert [epoch for epoch, _ in seen] == [1, 2] and all(0 <= last <= 1 for _, last in seen)
+    assert [epoch for epoch, _ in seen] == [1, 2]
+    assert all(0 <= last <= 1 for _, last in seen)
     train(_small(), *_random_set(20), recipe=SHORT, seed=0, progress=True)
     assert capsys.readouterr().out.count("epoch") == 2
 
@@ -256,4 +263,6 @@ def test_one_cycle_rises_and_falls():
 def test_history_summaries():
     history = History(test_accuracy=[0.9, 0.1, 0.2, 0.3, 0.4, 0.5])
     assert (history.last, history.best, history.last5) == pytest.approx((0.5, 0.9, 0.3))
-    assert math.isnan(History().last) and math.isnan(History().best) and math.isnan(History().last5)
+    assert math.isnan(History().last)
+    assert math.isnan(History().best)
+    assert math.isnan(History().last5)

@@ -44,7 +44,8 @@ def test_weights_come_from_the_generator_alone():
     torch.manual_seed(123)  # another global state must change nothing
     under_other_state = build_victim("smallcnn", 10, 8, _seeded(1)).state_dict()
     for name, value in first.items():
-        assert value.equal(again[name]) and value.equal(under_other_state[name])
+        assert value.equal(again[name])
+        assert value.equal(under_other_state[name])
     assert not first["classifier.weight"].equal(other["classifier.weight"])
 
 
@@ -65,7 +66,9 @@ def test_initial_distributions_are_those_of_pytorch():
             assert values.abs().max() <= bound
         assert layer.weight.abs().max() > 0.99 * bound
         assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)  # uniform
-    assert net[1].weight.eq(1).all() and net[1].bias.eq(0).all() and net[1].running_mean.eq(0).all()
+    assert net[1].weight.eq(1).all()
+    assert net[1].bias.eq(0).all()
+    assert net[1].running_mean.eq(0).all()
 
 
 def test_layers_without_a_rule_are_refused_unless_they_bring_one():

@@ -1,8 +1,9 @@
 """Any container of pictures <-> uint8 pixels.
 
 Single pictures: PIL images, uint8 tensors and tv_tensors (C, H, W), uint8 arrays (H, W, C) or (H, W), and the
-``{"bytes", "path"}`` mappings in which ``datasets`` stores encoded pictures. Batches: one uint8 tensor (B, C, H, W), one
-array (B, H, W, C) or (B, H, W), or a list of single pictures. C = 1, 3, or 2, 4 with alpha last; alpha is kept as it is.
+``{"bytes", "path"}`` mappings in which ``datasets`` stores encoded pictures. Batches: one uint8 tensor (B, C, H, W),
+one array (B, H, W, C) or (B, H, W), or a list of single pictures. C = 1, 3, or 2, 4 with alpha last; alpha is kept as
+it is.
 
 Anything else is refused, because a picture that is passed through unread is a picture left unprotected.
 """
@@ -63,7 +64,8 @@ def open_image(image: Any) -> Opened:
     if isinstance(image, bytes | bytearray):
         raise TypeError('encoded bytes are passed as {"bytes": data, "path": None}, as `datasets` stores them')
     raise TypeError(
-        f"cannot protect a {type(image).__name__}: pass a PIL image, a uint8 tensor (C, H, W) or a uint8 array (H, W, C)"
+        f"cannot protect a {type(image).__name__}: pass a PIL image, a uint8 tensor (C, H, W) or a uint8 array "
+        "(H, W, C)"
     )
 
 
@@ -94,9 +96,10 @@ def open_encoded(data: bytes | None, path: str | None) -> Opened:
 
     The path is never kept: with a path beside it, ``datasets`` would store the original file.
     """
-    if data is None and path is None:
+    source = io.BytesIO(data) if data is not None else path
+    if source is None:
         raise ValueError("the picture is missing: it has neither bytes nor path")
-    with readable(), Image.open(io.BytesIO(data) if data is not None else path) as image:
+    with readable(), Image.open(source) as image:
         opened = _open_pil(image)
     return Opened(opened.colour, lambda colour: encode_png(opened.close(colour)))
 
@@ -110,7 +113,15 @@ def readable() -> Iterator[None]:
         raise ValueError("the bytes are not a picture that can be read; replace or remove the row") from None
     except FileNotFoundError as error:
         raise ValueError(f"the picture's file {error.filename} does not exist; restore or remove the row") from None
-    except (OSError, SyntaxError, EOFError, LookupError, struct.error, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        EOFError,
+        LookupError,
+        RuntimeError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
         raise ValueError(f"the picture is damaged ({error}); replace or remove the row") from None
 
 
@@ -127,8 +138,9 @@ def _open_pil(image: Image.Image) -> Opened:
 
 
 def _decode_pil(image: Image.Image) -> Opened:
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a camera's JPEG with previews after the picture
-        raise ValueError(f"the picture is animated ({image.n_frames} frames); save one frame as a picture of its own")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a camera's JPEG with previews after the picture
+        raise ValueError(f"the picture is animated ({frames} frames); save one frame as a picture of its own")
     if any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):  # Pillow would cut it to 8 bits, unasked
         raise TypeError("the picture has 16 bits a channel; scale and convert it to 8-bit RGB or L first")
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:

@@ -92,8 +92,8 @@ class Key:
         """
         path = Path(path)
         try:
-            with replacing(path, overwrite=overwrite) as temporary:
-                temporary.write_text(f"{_HEADER} {self._secret.hex()} {self._checksum()}\n", encoding="ascii")
+            with replacing(path, overwrite=overwrite) as temporary, temporary.open("w", encoding="ascii") as file:
+                file.write(f"{_HEADER} {self._secret.hex()} {self._checksum()}\n")
         except FileExistsError:
             raise FileExistsError(f"{path} exists; a lost key cannot be made again, so it is not replaced") from None
         return path
@@ -107,9 +107,9 @@ class Key:
             ValueError: not a key file, or a damaged one.
         """
         path = Path(path)
-        key = _parse(path.read_text(encoding="ascii", errors="replace"))
-        if isinstance(key, str):  # raised here, where no local variable holds the file's text
-            raise ValueError(f"{path} {key}")
+        key, problem = _parse(path.read_text(encoding="ascii", errors="replace"))
+        if key is None:  # raised here, where no local variable holds the file's text
+            raise ValueError(f"{path} {problem}")
         if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
             warnings.warn(f"{path} can be read by other users; run `chmod 600 {path}`", stacklevel=2)
         return key
@@ -141,17 +141,19 @@ class Key:
         return _restore, (self._secret, self.name)
 
 
-def _parse(text: str) -> Key | str:
-    """The key in a key file, or what is wrong with the file. Does not raise: a traceback can show local variables."""
+def _parse(text: str) -> tuple[Key | None, str]:
+    """The key in a key file, else what is wrong with it. Does not raise: a traceback can show local variables."""
     fields = text.split()
     if not fields:
-        return "is empty, not a key file; make one with `unlearnable keygen`"
+        return None, "is empty, not a key file; make one with `unlearnable keygen`"
     if len(fields) != 3 or fields[0] != _HEADER:
-        return "is not a key file; make one with `unlearnable keygen`"
+        return None, "is not a key file; make one with `unlearnable keygen`"
     if not re.fullmatch(f"[0-9a-f]{{{2 * _KEY_BYTES}}}", fields[1]):
-        return f"is damaged: the key is not {_KEY_BYTES} bytes in hexadecimal; restore it from a copy"
+        return None, f"is damaged: the key is not {_KEY_BYTES} bytes in hexadecimal; restore it from a copy"
     key = Key(bytes.fromhex(fields[1]))
-    return key if fields[2] == key._checksum() else "is damaged: its checksum does not fit; restore it from a copy"
+    if fields[2] != key._checksum():
+        return None, "is damaged: its checksum does not fit; restore it from a copy"
+    return key, ""
 
 
 def _restore(secret: bytes, name: str | None) -> Key:

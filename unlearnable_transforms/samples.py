@@ -60,6 +60,10 @@ def class_token(label: Any, classes: Sequence | None = None) -> str:
         TypeError: bool, float, soft (a vector) or missing label.
         ValueError: negative integer (-1 means unlabelled), empty text, or a label outside ``classes``.
     """
+    return _token(label, None if classes is None else class_tokens(classes))
+
+
+def _token(label: Any, known: list[str] | None) -> str:
     if isinstance(label, np.ndarray | torch.Tensor) and label.ndim == 0:
         label = label.item()
     if isinstance(label, np.generic):
@@ -69,13 +73,13 @@ def class_token(label: Any, classes: Sequence | None = None) -> str:
     if isinstance(label, bool):
         raise TypeError("the label is a bool; class labels are integers or text: cast with int()")
     if isinstance(label, numbers.Integral):
-        return _int_token(int(label), classes)
+        return _int_token(int(label), known)
     if isinstance(label, str):
         token = "s:" + unicodedata.normalize("NFC", label)
         if token == "s:":
             raise ValueError("the label is empty text; label the sample or leave it out")
-        if classes is not None and token not in class_tokens(classes):
-            raise ValueError(f"the label {label!r} is not in classes={list(classes)!r}")
+        if known is not None and token not in known:
+            raise ValueError(f"the label {label!r} is not in classes={list(map(class_value, known))!r}")
         return token
     if isinstance(label, float):
         raise TypeError(f"the label {label!r} is a float; class labels are integers or text: cast with int()")
@@ -87,17 +91,17 @@ def class_token(label: Any, classes: Sequence | None = None) -> str:
     raise TypeError(f"class labels are integers or text, not {type(label).__name__}")
 
 
-def _int_token(label: int, classes: Sequence | None) -> str:
+def _int_token(label: int, known: list[str] | None) -> str:
     if label < 0:
         raise ValueError(f"the label is {label}, which means unlabelled; label the sample or leave it out")
-    if classes is None:
+    if known is None:
         return f"i:{label}"
-    if all(isinstance(name, str) for name in classes):
-        if label >= len(classes):
-            raise ValueError(f"the label is {label}, but there are {len(classes)} classes")
-        return class_tokens(classes)[label]
-    if f"i:{label}" not in class_tokens(classes):
-        raise ValueError(f"the label {label} is not in classes={list(classes)!r}")
+    if known[0].startswith("s:"):
+        if label >= len(known):
+            raise ValueError(f"the label is {label}, but there are {len(known)} classes: complete classes=")
+        return known[label]
+    if f"i:{label}" not in known:
+        raise ValueError(f"the label {label} is not in classes={list(map(class_value, known))!r}")
     return f"i:{label}"
 
 
@@ -110,7 +114,7 @@ def class_tokens(classes: Sequence) -> list[str]:
     if isinstance(classes, str | AbstractSet | Mapping) or not len(classes):
         # the order of a set changes from process to process
         raise ValueError("classes is a list of class names or integers with at least one entry, in a fixed order")
-    tokens = [class_token(name) for name in classes]
+    tokens = [_token(name, None) for name in classes]
     if len(set(tokens)) != len(tokens):
         raise ValueError(f"classes names a class twice: {list(classes)!r}")
     if len({token[0] for token in tokens}) > 1:
@@ -130,6 +134,7 @@ def batch_tokens(labels: Any, count: int, classes: Sequence | None = None) -> li
         TypeError: a label of a kind that is refused (see :func:`class_token`), rows named.
         SampleError: as many labels as images are needed; or labels that say "unlabelled", rows named.
     """
+    known = None if classes is None else class_tokens(classes)
     labels = _as_list(labels)
     if len(labels) != count:
         raise SampleError(f"{count} images came with {len(labels)} labels; pass one label an image")
@@ -140,14 +145,14 @@ def batch_tokens(labels: Any, count: int, classes: Sequence | None = None) -> li
         plain = False
     if plain and bool not in set(map(type, labels)):
         try:
-            tokens = {label: class_token(label, classes) for label in distinct}
+            tokens = {label: _token(label, known) for label in distinct}
             return [tokens[label] for label in labels]
         except ValueError:
             pass  # some label is bad: find its rows
     result, wrong, reason = [], [], ""
     for row, label in enumerate(labels):
         try:
-            result.append(class_token(label, classes))
+            result.append(_token(label, known))
         except TypeError as error:
             raise SampleError.at([row], error) from None
         except ValueError as error:

@@ -101,7 +101,8 @@ def stored_images(row: Any, image_key: str) -> tuple[Sequence, Callable[[Any], O
     feature = row.formatter.features.get(image_key)
     if not isinstance(feature, ImageFeature):
         raise SampleError(
-            f"column {image_key!r} is {feature}, not Image: cast it first, ds.cast_column({image_key!r}, datasets.Image())"
+            f"column {image_key!r} is {feature}, not Image: cast it first, "
+            f"ds.cast_column({image_key!r}, datasets.Image())"
         )
     decode = ImageFeature(mode=feature.mode).decode_example
     tokens = row.formatter.token_per_repo_id

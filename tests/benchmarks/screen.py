@@ -44,8 +44,8 @@ def main_table(train_set: Set, test: Set) -> None:
     start = time.perf_counter()
     clean = [victim(images, labels, test, seed)[1] for seed in SEEDS]
     print(
-        f"clean, mean of training seeds {SEEDS}  {statistics.mean(clean):5.1f} %   ({', '.join(f'{c:.1f}' for c in clean)}; "
-        f"{(time.perf_counter() - start) / len(SEEDS):.0f} s a run)",
+        f"clean, mean of training seeds {SEEDS}  {statistics.mean(clean):5.1f} %   "
+        f"({', '.join(f'{score:.1f}' for score in clean)}; {(time.perf_counter() - start) / len(SEEDS):.0f} s a run)",
         flush=True,
     )
     protected_accuracies = []
@@ -57,10 +57,10 @@ def main_table(train_set: Set, test: Set) -> None:
         own = 100 * accuracy(net, poison.apply(test[0], test[1]), test[1])
         other = 100 * accuracy(net, poison.apply(test[0], (test[1] + 1) % 10), test[1])
         pairs = list(zip(images[:1000].numpy(), protected[:1000].numpy(), strict=True))
+        quality, fitted = (statistics.mean(measure(a, b) for a, b in pairs) for measure in (psnr, gain_fitted_psnr))
         print(
             f"CUDA, key {name!r}                 {score:5.1f} %   test set filtered with its own classes' filters "
-            f"{own:.1f} %, with the next class's {other:.1f} %; PSNR {statistics.mean(psnr(a, b) for a, b in pairs):.1f} dB, "
-            f"gain-fitted {statistics.mean(gain_fitted_psnr(a, b) for a, b in pairs):.1f} dB",
+            f"{own:.1f} %, with the next class's {other:.1f} %; PSNR {quality:.1f} dB, gain-fitted {fitted:.1f} dB",
             flush=True,
         )
     mean, worst = statistics.mean(protected_accuracies), max(protected_accuracies)

@@ -39,7 +39,9 @@ def ratio(name: str, slow: Callable[[], object], fast: Callable[[], object], rou
     """Print the median of slow/fast over rounds that alternate the two; ``scale`` corrects for unequal work."""
     times = [(seconds(slow), seconds(fast)) for _ in range(rounds + 1)][1:]  # the first round warms up
     ratios = sorted(scale * a / b for a, b in times)
-    print(f"{name}: {statistics.median(ratios):.2f} (min {ratios[0]:.2f}, max {ratios[-1]:.2f}, {rounds} rounds)", end="")
+    print(
+        f"{name}: {statistics.median(ratios):.2f} (min {ratios[0]:.2f}, max {ratios[-1]:.2f}, {rounds} rounds)", end=""
+    )
     print(f"   {statistics.median(a for a, _ in times):.3f} s / {statistics.median(b for _, b in times):.3f} s")
 
 

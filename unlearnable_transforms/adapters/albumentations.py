@@ -43,7 +43,7 @@ class Protect(A.ImageOnlyTransform):
         super().__init__(p=p)
         if p != 1.0:
             raise ValueError(
-                f"p={p} would leave pictures unprotected at random; use p=1.0 (to protect a part, ut.protect(fraction=))"
+                f"p={p} would leave pictures unprotected at random; use p=1.0 (for a part: ut.protect with fraction=)"
             )
         if isinstance(poison, dict):
             poison = restore(poison)

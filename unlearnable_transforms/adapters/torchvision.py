@@ -61,11 +61,12 @@ class ProtectedDataset(torch.utils.data.Dataset):
 
 
 def _refuse_transform(dataset: Any) -> None:
-    """A transform left in the data set, also under Subset, would change pictures before they are protected."""
-    while dataset is not None:
-        if getattr(dataset, "transform", None) is not None:
-            raise ValueError(
-                f"the transform of {type(dataset).__name__} would run before the poison, on pictures that are then not "
-                "the published ones: make the data set without it and pass it as ProtectedDataset(..., transform=)"
-            )
-        dataset = getattr(dataset, "dataset", None)
+    """A transform left in the data set, also under Subset and ConcatDataset, would run before the protection."""
+    if getattr(dataset, "transform", None) is not None:
+        raise ValueError(
+            f"the transform of {type(dataset).__name__} would run before the poison, on pictures that are then not "
+            "the published ones: make the data set without it and pass it as ProtectedDataset(..., transform=)"
+        )
+    inner = getattr(dataset, "dataset", None)
+    for part in [*getattr(dataset, "datasets", ()), *([] if inner is None else [inner])]:
+        _refuse_transform(part)

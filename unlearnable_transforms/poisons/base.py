@@ -186,13 +186,13 @@ class Poison:
         (changed,) = self._protect_each([image], open_image, [token])
         return changed, label
 
-    def _call_mapping(self, row: Mapping[str, Any], split: Any) -> Mapping[str, Any]:
+    def _call_mapping(self, row: Any, split: Any) -> Mapping[str, Any]:
         lazy = type(row).__module__.startswith("datasets.")
         if split is not _NO_LABEL:
             if not isinstance(split, str):
                 raise TypeError(
-                    f"a row came with a second argument {split!r}: call map without with_indices and with_rank; samples "
-                    "are told apart by their pixels, since positions change under shuffle and select"
+                    f"a row came with a second argument {split!r}: call map without with_indices and with_rank; "
+                    "samples are told apart by their pixels, since positions change under shuffle and select"
                 )
             if not is_train_split(split):
                 return {} if lazy else dict(row)
@@ -322,7 +322,7 @@ class Poison:
         self.__init__(key=state["key"], **json.loads(state["arguments"]))  # type: ignore[misc]
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.__getstate__() == other.__getstate__()  # type: ignore[union-attr]
+        return type(self) is type(other) and self.__getstate__() == other.__getstate__()
 
     def __hash__(self) -> int:
         return hash((type(self), json.dumps(self.arguments(), sort_keys=True)))

@@ -51,8 +51,8 @@ class CUDAPoison(Poison):
 
     Args:
         key: the private key.
-        kernels: explicit filters instead of keyed ones, a mapping label -> (k, k) array, k odd, or its pairs: to reproduce a
-            published data set. They are rounded to multiples of 2**-12. They are as secret as a key.
+        kernels: explicit filters instead of keyed ones, a mapping label -> (k, k) array, k odd, or its pairs: to
+            reproduce a published data set. They are rounded to multiples of 2**-12. They are as secret as a key.
         kernel_size: k, odd. Default from the shorter side of the picture: 3 up to 32 px, 9 from 224 px (the paper's
             settings), 5 and 7 in between.
         blur: the blur parameter p_b in (0, 1]. Default: 0.3 up to 32 px, 0.06 from 224 px (the paper's), in between
@@ -94,6 +94,8 @@ class CUDAPoison(Poison):
         self.kernel_size = None if kernel_size is None else int(kernel_size)
         self.blur = None if blur is None else float(blur)
         self._explicit = None if kernels is None else _explicit_filters(kernels, classes)
+        in_order = [] if self.classes is None else sorted(class_tokens(self.classes))
+        self._places = {token: place for place, token in enumerate(in_order)}
         self._made: dict[tuple[str, int], np.ndarray] = {}  # filled as filters are needed, not part of the state
 
     def arguments(self) -> dict[str, Any]:
@@ -191,8 +193,8 @@ class CUDAPoison(Poison):
     def _draw(self, token: str, size: int) -> tuple[np.ndarray, int]:
         """The class's uniform draws (k, k) in [0, 1) and the flat place of its 1."""
         assert self.key is not None
-        if self.classes is not None:
-            place = sorted(class_tokens(self.classes)).index(token)
+        if self._places:
+            place = self._places[token]
         elif token.startswith("i:"):
             place = int(token[2:])
         else:
@@ -279,7 +281,7 @@ def _explicit_filters(kernels: Mapping[Any, Any] | Sequence, classes: Sequence |
     for label, values in kernels.items() if isinstance(kernels, Mapping) else kernels:
         token = class_token(label, classes)
         if token in filters:
-            raise ValueError(f"kernels names class {label!r} twice")
+            raise ValueError(f"kernels names class {class_value(token)!r} twice")
         weights = np.rint(np.array(values, np.float64) * GRID) / GRID
         if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or weights.shape[0] % 2 == 0:
             raise ValueError(f"the filter of class {label!r} has shape {weights.shape}, not (k, k) with odd k")
@@ -289,8 +291,8 @@ def _explicit_filters(kernels: Mapping[Any, Any] | Sequence, classes: Sequence |
             )
         if np.abs(weights).sum() > MAX_SUM:
             raise ValueError(
-                f"the filter of class {label!r} has absolute sum {np.abs(weights).sum():.1f}, above {MAX_SUM}: scale it "
-                "down, its gain cancels since each picture is divided by its maximum"
+                f"the filter of class {label!r} has absolute sum {np.abs(weights).sum():.1f}, above {MAX_SUM}: scale "
+                "it down, its gain cancels since each picture is divided by its maximum"
             )
         filters[token] = weights.astype(np.float32)
     if not filters:
@@ -328,7 +330,7 @@ def _exact_float32() -> Iterator[None]:
             yield
             return
         before = torch.backends.mkldnn.enabled  # the precision itself cannot be put back: reading it resolves defaults
-        torch.backends.mkldnn.enabled = False
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
         try:
             yield
         finally:

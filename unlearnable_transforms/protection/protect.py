@@ -55,11 +55,13 @@ def protect(
         ValueError: a second image column, a column that holds no images, a split of unclear purpose, fraction.
     """
     if isinstance(data, IterableDataset | IterableDatasetDict):
-        raise TypeError("a streaming data set has no end to check: use ds.map(poison), or load it without streaming=True")
+        raise TypeError(
+            "a streaming data set has no end to check: use ds.map(poison), or load it without streaming=True"
+        )
     if not isinstance(data, Dataset | DatasetDict):
         raise TypeError(
-            f"protect takes a datasets.Dataset or DatasetDict, not {type(data).__name__}; for a torchvision data set use "
-            "ut.ProtectedDataset(dataset, poison)"
+            f"protect takes a datasets.Dataset or DatasetDict, not {type(data).__name__}; for a torchvision data set "
+            "use ut.ProtectedDataset(dataset, poison)"
         )
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction lies in (0, 1], got {fraction}")
@@ -67,8 +69,8 @@ def protect(
         if poison.key is None:
             raise ValueError("fraction < 1 chooses pictures by the key: this poison has none")
         warnings.warn(
-            f"only {fraction:.0%} will be protected. The CUDA paper's victim reached 85.6 % with 80 % protected against "
-            "18.5 % with all (table 5): below full coverage, the clean part teaches what the rest hides",
+            f"only {fraction:.0%} will be protected. The CUDA paper's victim reached 85.6 % with 80 % protected, "
+            "against 18.5 % with all (table 5): below full coverage, the clean part teaches what the rest hides",
             stacklevel=2,
         )
     splits = data if isinstance(data, DatasetDict) else {"": data}
@@ -77,7 +79,9 @@ def protect(
         raise ValueError(f"none of the splits {list(splits)} is training data, so nothing would be protected")
     if not poison.fitted:
         if len(chosen) > 1:
-            raise NotFittedError(f"fit the poison on one data set first: there are several training splits {list(chosen)}")
+            raise NotFittedError(
+                f"fit the poison on one data set first: there are several training splits {list(chosen)}"
+            )
         poison.fit(next(iter(chosen.values())))
     results, tables = {}, []
     for name, split in chosen.items():
@@ -95,7 +99,9 @@ def _protect_split(
     image_key, label_key = find_columns(data.column_names, poison.image_key, poison.label_key)
     refuse_second_image(image_key, [column for column in image_columns(data.features) if column not in keep])
     plain = data.with_format(None)
-    batch_tokens(plain.select_columns([label_key]).with_format("arrow")[:][label_key].to_pylist(), len(plain), poison.classes)  # all labels, first
+    batch_tokens(
+        plain.select_columns([label_key]).with_format("arrow")[:][label_key].to_pylist(), len(plain), poison.classes
+    )  # all labels, first
     mapped = plain.map(
         _ProtectRows(poison, image_key, label_key, fraction),
         batched=True,

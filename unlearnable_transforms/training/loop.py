@@ -16,12 +16,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unlearnable_transforms.training.transforms import crop_flip
+from unlearnable_transforms.victims.nets import (
+    PixelModel,
+    accuracy,
+    checked,
+    native_bf16,
+    predict,
+    store_statistics,
+    to_pixels,
+)
+
+__all__ = ["DIGITS", "SCREEN", "History", "PixelModel", "Recipe", "accuracy", "predict", "to_pixels", "train"]
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """augment(images, generator): uint8 (B, C, H, W) -> uint8 in 0-255 or float in [0, 1]."""
-Perturb = Callable[["PixelModel", Tensor, Tensor, torch.Generator], Tensor]
+Perturb = Callable[[PixelModel, Tensor, Tensor, torch.Generator], Tensor]
 """perturb(model, pixels, labels, generator): float pixels in [0, 1] -> perturbed pixels; may call the model."""
-Loss = Callable[["PixelModel", Tensor, Tensor], tuple[Tensor, Tensor]]
+Loss = Callable[[PixelModel, Tensor, Tensor], tuple[Tensor, Tensor]]
 """loss(model, pixels, labels) -> (scalar loss, logits for the training accuracy)."""
 
 
@@ -103,31 +114,6 @@ class History:
         return max(self.test_accuracy, default=math.nan)
 
 
-class PixelModel:
-    """A network as a function of pixels: float (B, 3, H, W) in [0, 1] -> float32 logits (B, classes).
-
-    Normalises with the network's own `pixel_mean` and `pixel_std`, runs in bfloat16 where asked, and counts the
-    images that go forward and backward.
-    """
-
-    def __init__(self, net: nn.Module, *, bf16: bool) -> None:
-        self.net, self.bf16 = net, bf16
-        self.forward_images = self.backward_images = 0
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        mean, std = (b.view(1, 3, 1, 1) for b in (self.net.get_buffer("pixel_mean"), self.net.get_buffer("pixel_std")))
-        x = ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.net(x)
-        self.forward_images += len(pixels)
-        if logits.requires_grad:
-            logits.register_hook(self._count_backward)
-        return logits.float()
-
-    def _count_backward(self, gradient: Tensor) -> None:
-        self.backward_images += len(gradient)
-
-
 def train(
     net: nn.Module,
     images: Tensor,
@@ -161,15 +147,16 @@ def train(
     the loss is no longer finite.
     """
     started = time.perf_counter()
-    net.to(device=device, memory_format=torch.channels_last)
-    images, labels = (tensor.to(device) for tensor in _checked(images, labels))
+    net.to(device)
+    net.to(memory_format=torch.channels_last)
+    images, labels = (tensor.to(device) for tensor in checked(images, labels))
     if len(images) < 2:
         raise ValueError("training needs at least 2 images: BatchNorm cannot train on one")
-    _store_statistics(net, images)
-    bf16 = _bf16(recipe.bf16, device)
+    store_statistics(net, images)
+    bf16 = native_bf16(device) if recipe.bf16 is None else recipe.bf16
     model = PixelModel(net, bf16=bf16)
     classes = predict(net, images[:1], bf16=bf16).shape[1]
-    for name, some in (("training", labels), ("test", _checked(*test)[1] if test else labels)):
+    for name, some in (("training", labels), ("test", checked(*test)[1] if test else labels)):
         if some.max() >= classes:
             raise ValueError(f"{name} labels go up to {int(some.max())}, but the network has {classes} logits")
 
@@ -222,94 +209,6 @@ def train(
     return history
 
 
-def predict(
-    net: nn.Module,
-    images: Tensor,
-    *,
-    batch_size: int = 500,
-    device: torch.device | str | None = None,
-    bf16: bool | None = None,
-) -> Tensor:
-    """Logits, float32 (N, classes) on `device`, of uint8 images (N, 1 or 3, H, W), in evaluation mode.
-
-    `device` None: where the network is. `bf16` None: where the hardware multiplies bfloat16 natively. Raises
-    ValueError for a wrong dtype or shape, and for a network that does not carry the statistics of training pixels.
-    """
-    if not hasattr(net, "pixel_mean"):
-        raise ValueError("the network does not carry pixel_mean and pixel_std: train it with train() first")
-    device = net.get_buffer("pixel_mean").device if device is None else torch.device(device)
-    net.to(device)
-    images = _checked_images(images)
-    model = PixelModel(net, bf16=_bf16(bf16, device))
-    was_training = net.training
-    net.eval()
-    try:
-        with torch.inference_mode():
-            return torch.cat([model(to_pixels(part.to(device))) for part in images.split(batch_size)])
-    finally:
-        net.train(was_training)
-
-
-def accuracy(
-    net: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    batch_size: int = 500,
-    device: torch.device | str | None = None,
-    bf16: bool | None = None,
-) -> float:
-    """Part of the images, in [0, 1], whose largest logit is at their label. Arguments and errors as `predict`."""
-    images, labels = _checked(images, labels)
-    logits = predict(net, images, batch_size=batch_size, device=device, bf16=bf16)
-    return float((logits.argmax(1) == labels.to(logits.device)).double().mean())
-
-
-def to_pixels(images: Tensor) -> Tensor:
-    """Float images in [0, 1], from uint8 in 0-255 or from float, which is passed on."""
-    return images if images.is_floating_point() else images.float().div_(255)
-
-
-def _checked_images(images: Tensor) -> Tensor:
-    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        raise ValueError(f"images must be a uint8 tensor, got {getattr(images, 'dtype', type(images).__name__)}")
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or min(images.shape[2:]) < 8:
-        raise ValueError(f"images must be (N, 1 or 3, H >= 8, W >= 8), got {tuple(images.shape)}")
-    if len(images) == 0:
-        raise ValueError("there are no images")
-    return images.expand(-1, 3, -1, -1)  # one channel: repeated, as a view
-
-
-def _checked(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    images = _checked_images(images)
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(f"labels must be an int64 tensor of shape ({len(images)},), got {got}")
-    if labels.min() < 0:
-        raise ValueError(f"labels must not be negative, got {int(labels.min())}")
-    return images, labels
-
-
-def _store_statistics(net: nn.Module, images: Tensor) -> None:
-    """Put the mean and standard deviation of each channel, on the scale 0-1, into the network's buffers."""
-    counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(3)])
-    weights = counts.double() / counts.sum(1, keepdim=True)  # exact, without a float copy of all images
-    values = torch.arange(256, device=images.device, dtype=torch.float64) / 255
-    mean = weights @ values
-    variance = (weights * (values - mean[:, None]) ** 2).sum(1)
-    net.register_buffer("pixel_mean", mean.float())
-    net.register_buffer("pixel_std", variance.sqrt().clamp_min(1 / 255).float())  # a constant channel: no division by 0
-
-
-def _bf16(wish: bool | None, device: torch.device | str) -> bool:
-    if wish is not None:
-        return wish
-    if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # newer PyTorch only; older: float32
-    return bool(capabilities.get("amx_bf16", False))  # without AMX, bfloat16 is not known to be faster
-
-
 def _generator(seed: int, use: str) -> torch.Generator:
     """A CPU generator of its own for each use, so that more draws in one leave the others as they are."""
     digest = hashlib.blake2b(f"{use}:{seed}".encode(), digest_size=8).digest()
@@ -328,9 +227,7 @@ def _recipe_augment(recipe: Recipe) -> Augment:
     if recipe.augment == "none":
         return lambda images, generator: images
     flip = recipe.augment == "crop-flip"
-    return lambda images, generator: crop_flip(
-        images, generator, padding=max(1, min(images.shape[2:]) // 8), flip=flip
-    )
+    return lambda images, generator: crop_flip(images, generator, padding=max(1, min(images.shape[2:]) // 8), flip=flip)
 
 
 def _cross_entropy(smoothing: float) -> Loss:

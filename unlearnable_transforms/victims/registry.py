@@ -71,8 +71,8 @@ def initialise(net: nn.Module, generator: torch.Generator) -> nn.Module:
                 nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
         elif isinstance(layer, _NORMS):
             layer.reset_parameters()
-        elif hasattr(layer, "initialise"):
-            layer.initialise(generator)
+        elif callable(own_rule := getattr(layer, "initialise", None)):
+            own_rule(generator)
         elif any(True for _ in layer.parameters(recurse=False)):
             raise TypeError(f"no rule to initialise {type(layer).__name__}; give it initialise(generator)")
     return net

@@ -1,0 +1,104 @@
+"""What the tests share: fixed keys, pictures, data sets, and private folders instead of the user's."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before anything imports it: no call home
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from unlearnable_transforms import CUDAPoison, Key
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+FEATURES = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+CLASSES = ["ant", "bee", "cat", "dog"]
+
+
+@pytest.fixture(autouse=True)
+def _private_places(tmp_path, monkeypatch):
+    """Nothing is written to, or read from, the user's own folders."""
+    monkeypatch.setenv("UNLEARNABLE_TRANSFORMS_CACHE", str(tmp_path / "unlearnable-cache"))
+    monkeypatch.delenv("UNLEARNABLE_KEY_FILE", raising=False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+    datasets.disable_progress_bars()
+
+
+@pytest.fixture
+def key() -> Key:
+    return Key.public("tests")
+
+
+@pytest.fixture
+def poison(key) -> CUDAPoison:
+    return CUDAPoison(key=key)
+
+
+@pytest.fixture(scope="session")
+def clothing() -> datasets.Dataset:
+    """The first 12 photographs of a real data set, JPEG bytes of many sizes."""
+    path = SHARED / "clothing" / "test-00000-of-00001.parquet"
+    if not path.exists():
+        pytest.skip(f"the data set {path.parent.name} is not at {path.parent}")
+    return datasets.load_dataset("parquet", data_files={"test": str(path)}, split="test").select(range(12))
+
+
+def pixels(*shape: int, seed: int = 0) -> np.ndarray:
+    """Random uint8 of a shape, with blocks of equal values so that encoders have something to lose."""
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encode(image: np.ndarray | Image.Image, format: str = "PNG", **options) -> bytes:
+    """The bytes of a picture file."""
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> Image.Image:
+    """The picture in a file's bytes, loaded."""
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def image_set(images: list, labels: list, features: datasets.Features = FEATURES) -> datasets.Dataset:
+    """A data set in memory with the columns image and label. Bytes are stored as they are."""
+    rows = [{"bytes": image, "path": None} if isinstance(image, bytes) else image for image in images]
+    return datasets.Dataset.from_dict({"image": rows, "label": labels}, features=features)
+
+
+def stored(data: datasets.Dataset, column: str = "image") -> list[dict]:
+    """What is stored in an image column: ``{"bytes", "path"}`` a row."""
+    return data.with_format("arrow")[:][column].to_pylist()
+
+
+def run_python(code: str, *, timeout: float = 100, **environment: str) -> str:
+    """The output of a fresh interpreter that can import the package and this file."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def error_of(call: Callable[[], object], kind: type[Exception] | tuple[type[Exception], ...] = Exception) -> Exception:
+    """The exception that a call raises."""
+    with pytest.raises(kind) as caught:
+        call()
+    return caught.value

@@ -1,0 +1,1 @@
+"""The command ``unlearnable``: one file a command, each thin."""

@@ -1,0 +1,24 @@
+"""``unlearnable methods``: what there is to choose from."""
+
+import argparse
+import inspect
+from typing import Any
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    text = "list the protection methods"
+    commands.add_parser("methods", help=text, description=f"{text.capitalize()}.").set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print name, class and the first line of the documentation of each method."""
+    from ..poisons import get_poison, list_poisons
+
+    rows = []
+    for name in list_poisons():
+        method = get_poison(name)
+        rows.append((name, method.__name__, (inspect.getdoc(method) or "").partition("\n")[0]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
