@@ -1,6 +1,8 @@
 """What the tests share: fixed keys, pictures, data sets, and private folders instead of the user's."""
 
+import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +14,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before anything imports it: no c
 import datasets
 import numpy as np
 import pytest
+from datasets.fingerprint import Hasher
 from PIL import Image
 
 from unlearnable_transforms import CUDAPoison, Key
@@ -20,6 +23,20 @@ ROOT = Path(__file__).parents[1]
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 FEATURES = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
 CLASSES = ["ant", "bee", "cat", "dog"]
+KEY = Key.public("roads")
+NUMBERS, NAMES = [3, 0, 2, 0, 1], ["dog", "ant", "cat", "ant", "bee"]
+FILTERS = {label: np.random.default_rng(label).random((5, 5)) / 4 for label in range(4)}
+
+# Every method, in the ways that differ: name -> (how to make it, labels for five pictures). test_roads.py takes each of
+# them down every road, test_state.py pickles and fingerprints them.
+POISONS: dict[str, tuple[Callable[[], CUDAPoison], list]] = {
+    "cuda": (lambda: CUDAPoison(key=KEY), NUMBERS),
+    "cuda, text": (lambda: CUDAPoison(key=KEY), NAMES),
+    "cuda, classes": (lambda: CUDAPoison(key=KEY, classes=CLASSES), NUMBERS),
+    "cuda, classes and text": (lambda: CUDAPoison(key=KEY, classes=CLASSES), NAMES),
+    "cuda, explicit": (lambda: CUDAPoison(kernels=FILTERS), NUMBERS),
+    "cuda, large": (lambda: CUDAPoison(key=KEY, kernel_size=13), NUMBERS),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -42,12 +59,14 @@ def poison(key) -> CUDAPoison:
 
 
 @pytest.fixture(scope="session")
-def clothing() -> datasets.Dataset:
-    """The first 12 photographs of a real data set, JPEG bytes of many sizes."""
+def clothing(tmp_path_factory) -> datasets.Dataset:
+    """The first 6 photographs of a real data set, JPEG bytes of many sizes."""
     path = SHARED / "clothing" / "test-00000-of-00001.parquet"
     if not path.exists():
         pytest.skip(f"the data set {path.parent.name} is not at {path.parent}")
-    return datasets.load_dataset("parquet", data_files={"test": str(path)}, split="test").select(range(12))
+    cache = str(tmp_path_factory.mktemp("clothing"))
+    data = datasets.load_dataset("parquet", data_files={"test": str(path)}, split="test", cache_dir=cache)
+    return data.select(range(6))
 
 
 def pixels(*shape: int, seed: int = 0) -> np.ndarray:
@@ -95,6 +114,28 @@ def run_python(code: str, *, timeout: float = 100, **environment: str) -> str:
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+@pytest.fixture(scope="session")
+def elsewhere() -> dict:
+    """What another process, with other hashes of text and one thread, makes of ``report``."""
+    return json.loads(run_python("import conftest; print(conftest.report())", PYTHONHASHSEED="7", OMP_NUM_THREADS="1"))
+
+
+def report() -> str:
+    """Random words, fingerprints and protected bytes, as JSON."""
+    images = pixels(5, 40, 43, 3)
+    return json.dumps(
+        {
+            "words": KEY.stream("x").words(3).tolist(),
+            "derived": KEY.derive("user/name").fingerprint,
+            "hashes": {name: Hasher.hash(make()) for name, (make, _) in POISONS.items()},
+            "bytes": {
+                name: hashlib.sha256(make().apply(images, labels).tobytes()).hexdigest()
+                for name, (make, labels) in POISONS.items()
+            },
+        }
+    )
 
 
 def error_of(call: Callable[[], object], kind: type[Exception] | tuple[type[Exception], ...] = Exception) -> Exception:

@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, encode, image_set, pixels, stored
+from conftest import CLASSES, KEY, NUMBERS, POISONS, encode, image_set, pixels, stored
 from conftest import decode as decode_file
 from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
@@ -21,21 +21,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import unlearnable_transforms as ut
-from unlearnable_transforms import CUDAPoison, Key, Poison, ProtectedDataset
+from unlearnable_transforms import CUDAPoison, Poison, ProtectedDataset
 from unlearnable_transforms.poisons import list_poisons
 
-KEY = Key.public("roads")
-NUMBERS, NAMES = [3, 0, 2, 0, 1], ["dog", "ant", "cat", "ant", "bee"]
-FILTERS = {label: np.random.default_rng(label).random((5, 5)) / 4 for label in range(4)}
-
-POISONS = {  # name: (how to make it, the labels of the five pictures)
-    "cuda": (lambda: CUDAPoison(key=KEY), NUMBERS),
-    "cuda, text": (lambda: CUDAPoison(key=KEY), NAMES),
-    "cuda, classes": (lambda: CUDAPoison(key=KEY, classes=CLASSES), NUMBERS),
-    "cuda, classes and text": (lambda: CUDAPoison(key=KEY, classes=CLASSES), NAMES),
-    "cuda, explicit": (lambda: CUDAPoison(kernels=FILTERS), NUMBERS),
-    "cuda, large": (lambda: CUDAPoison(key=KEY, kernel_size=13), NUMBERS),
-}
 IMAGES = pixels(5, 12, 10, 3)
 
 
@@ -276,10 +264,9 @@ def streamed(data: datasets.Dataset, poison: Poison, **options) -> list[np.ndarr
 
 def lazily(data: datasets.Dataset, poison: Poison) -> list[np.ndarray]:
     view = data.with_transform(poison)
-    assert [decoded(row).tolist() for row in (view[0], view[3])] == [
-        np.asarray(view[i]["image"]).tolist() for i in (0, 3)
-    ]
-    return [np.asarray(image) for image in view[:]["image"]]
+    rows, batch = [decoded(view[position]) for position in range(len(data))], view[:]["image"]
+    assert [row.tolist() for row in rows] == [np.asarray(image).tolist() for image in batch]
+    return rows
 
 
 def undecoded(data: datasets.Dataset, poison: Poison, **options) -> list[np.ndarray]:

@@ -1,0 +1,649 @@
+"""One test for every trap of the three hosts that would let a clean, or a wrong, picture out without a word.
+
+What the trap is, is shown first where it can be (with a function as people write it), then that the library is not
+caught in it.
+"""
+
+import json
+import warnings
+
+import albumentations as A
+import datasets
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, ROOT, decode, encode, error_of, image_set, pixels, run_python, stored
+from PIL import Image
+from torch.utils.data import ConcatDataset, Subset, default_collate
+from torchvision import tv_tensors
+from torchvision.datasets import FakeData, ImageFolder
+from torchvision.transforms import v2
+
+import unlearnable_transforms as ut
+from unlearnable_transforms import CUDAPoison, Key, ProtectedDataset, SampleError
+
+IMAGES = pixels(4, 12, 10, 3)
+LABELS = [0, 1, 2, 3]
+
+
+def png_set() -> datasets.Dataset:
+    return image_set([encode(image) for image in IMAGES], LABELS)
+
+
+def jpeg_set() -> datasets.Dataset:
+    return image_set([encode(image, "JPEG", quality=60) for image in IMAGES], LABELS)
+
+
+def shown(data, column: str = "image") -> list:
+    return [np.asarray(row[column]).tolist() for row in data]
+
+
+BATCHED = pytest.mark.parametrize("batched", [False, True], ids=["rows", "batches"])
+
+
+# ---- datasets: how pictures are stored ----
+
+
+@BATCHED
+def test_in_place_edit_would_store_the_original_path(tmp_path, poison, batched):
+    rows = []
+    for number, image in enumerate(IMAGES):
+        (tmp_path / f"{number}.png").write_bytes(encode(image))
+        rows.append({"bytes": None, "path": str(tmp_path / f"{number}.png")})
+    data = image_set(rows, LABELS)
+
+    def in_place(row):
+        row["image"].paste(0, (0, 0, 5, 5))
+        return {"image": row["image"]}
+
+    assert shown(data.map(in_place)) == IMAGES.tolist()  # the trap: the edit is lost
+    mapped = data.map(poison, batched=batched)
+    assert shown(mapped) == poison.apply(IMAGES, LABELS).tolist()
+    assert str(tmp_path) not in str(stored(mapped))
+
+
+@BATCHED
+def test_jpeg_sources_are_not_encoded_as_jpeg_again(poison, batched):
+    data = jpeg_set()
+
+    def in_place(row):
+        row["image"].paste(0, (0, 0, 5, 5))
+        return {"image": row["image"]}
+
+    assert stored(data.map(in_place))[0]["bytes"].startswith(b"\xff\xd8")  # the trap
+    mapped = data.map(poison, batched=batched)
+    assert [one["bytes"][:4] for one in stored(mapped)] == [b"\x89PNG"] * 4
+    clean = np.array(shown(data), np.uint8)
+    assert shown(mapped) == poison.apply(clean, LABELS).tolist()
+
+
+@BATCHED
+def test_bytes_beside_an_existing_path_do_not_keep_the_clean_file(tmp_path, poison, batched):
+    path = tmp_path / "clean.png"
+    path.write_bytes(encode(IMAGES[0]))
+    both = image_set([{"bytes": encode(IMAGES[1]), "path": str(path)}], [1])
+    assert shown(both) == [IMAGES[0].tolist()] or stored(both)[0]["path"] == str(path)  # the trap: the path stays
+    row = {"image": {"bytes": encode(IMAGES[1]), "path": str(path)}, "label": 1}
+    protected = poison(row)["image"]
+    assert protected["path"] is None
+    rebuilt = image_set([protected], [1])
+    assert shown(rebuilt) == poison.apply(IMAGES[1:2], [1]).tolist()
+    raw = both.cast_column("image", datasets.Image(decode=False))
+    assert [one["path"] for one in stored(raw.map(poison, batched=batched))] == [None]
+
+
+def test_grey_does_not_become_mode_i(poison):
+    grey = IMAGES[..., 0]
+    data = image_set([encode(image) for image in grey], LABELS)
+    assert data.map(lambda row: {"image": np.asarray(row["image"])})[0]["image"].mode == "I"  # the trap
+    for batched in (False, True):
+        mapped = data.map(poison, batched=batched)
+        assert [row["image"].mode for row in mapped] == ["L"] * 4
+        assert shown(mapped) == poison.apply(grey, LABELS).tolist()
+
+
+def test_new_columns_do_not_change_features(poison):
+    data = jpeg_set()
+    for batched in (False, True):
+        assert data.map(poison, batched=batched).features == data.features
+
+
+@BATCHED
+def test_untouched_columns_are_not_encoded_again(batched):
+    thumbs = [encode(image[:4, :4], "JPEG", quality=50) for image in IMAGES]
+    features = datasets.Features(
+        {"image": datasets.Image(), "thumb": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)}
+    )
+    columns = {
+        "image": [{"bytes": encode(image), "path": None} for image in IMAGES],
+        "thumb": [{"bytes": thumb, "path": "thumb.jpg"} for thumb in thumbs],
+        "label": LABELS,
+    }
+    data = datasets.Dataset.from_dict(columns, features=features)
+    mapped = data.map(CUDAPoison(key=Key.public("tests"), image_key="image"), batched=batched)
+    assert stored(mapped, "thumb") == columns["thumb"]
+    assert mapped.features == features
+    assert mapped["label"][:] == LABELS
+
+
+@BATCHED
+def test_rows_of_another_split_are_not_encoded_again(poison, batched):
+    data = jpeg_set()
+    mapped = datasets.DatasetDict(train=data, test=data).map(poison, with_split=True, batched=batched)
+    assert stored(mapped["test"]) == stored(data)
+    assert stored(mapped["train"]) != stored(data)
+
+
+def test_orientation_tags_are_applied_by_every_reader(tmp_path, poison):
+    """datasets turns a picture by its EXIF tag, torchvision's reader does not: the same sample either way."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a" / "b" / "turned.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(encode(np.rot90(IMAGES[0]).copy(), exif=exif.tobytes()))
+    truth = poison(IMAGES[0], 0)[0].tolist()
+    assert np.asarray(poison(Image.open(path), 0)[0]).tolist() == truth
+    assert shown(image_set([{"bytes": None, "path": str(path)}], [0]).map(poison)) == [truth]
+    folder = ProtectedDataset(ImageFolder(tmp_path / "a", loader=Image.open), poison)
+    assert np.asarray(folder[0][0]).tolist() == truth
+
+
+# ---- datasets: how map calls ----
+
+
+def test_lazy_rows_are_no_silent_no_op(poison):
+    """A v2 transform sees a LazyRow as one leaf and returns it as it is; a poison must not be wrapped by one either."""
+    data = png_set()
+    assert shown(data.map(v2.RandomInvert(p=1.0))) == IMAGES.tolist()  # the trap
+    truth = poison.apply(IMAGES, LABELS).tolist()
+    assert shown(data.map(poison)) == truth
+    assert shown(data.map(v2.Compose([poison]))) == truth
+
+
+def test_a_poison_is_not_a_module_whose_mode_changes_its_fingerprint(poison):
+    assert not isinstance(poison, torch.nn.Module)
+    assert callable(poison)
+
+
+@BATCHED
+def test_position_does_not_matter_after_shuffle_and_select(poison, batched):
+    data = png_set()
+    truth = poison.apply(IMAGES, LABELS)
+    shuffled = data.shuffle(seed=3)
+    order = shuffled["label"][:]
+    assert order != LABELS
+    assert shown(shuffled.map(poison, batched=batched)) == truth[order].tolist()
+    assert shown(data.select([2]).map(poison, batched=batched)) == truth[[2]].tolist()
+    stream = shuffled.to_iterable_dataset().skip(1)
+    assert shown(stream.map(poison, batched=batched)) == truth[order[1:]].tolist()
+
+
+@pytest.mark.parametrize("option", ["with_indices", "with_rank"])
+@BATCHED
+def test_positions_and_ranks_are_refused(poison, option, batched):
+    with pytest.raises(TypeError, match=r"without with_indices and with_rank.*pixels"):
+        png_set().map(poison, batched=batched, **{option: True})
+
+
+def test_dataset_dict_map_protects_every_split_and_with_split_the_training_data_only(poison):
+    data = png_set()
+    truth, clean = poison.apply(IMAGES, LABELS).tolist(), IMAGES.tolist()
+    names = ["train", "train_extra", "Training", "test", "validation", "val", "dev", "eval", "holdout"]
+    splits = datasets.DatasetDict(dict.fromkeys(names, data))
+    assert [shown(split) for split in splits.map(poison).values()] == [truth] * len(names)
+    for batched in (False, True):
+        mapped = splits.map(poison, with_split=True, batched=batched)
+        assert [shown(split) for split in mapped.values()] == [truth] * 3 + [clean] * 6
+
+
+@BATCHED
+@pytest.mark.parametrize("name", ["unsupervised", "full", "all", "extra", "data"])
+def test_splits_of_unclear_purpose_are_refused(poison, name, batched):
+    splits = datasets.DatasetDict({"train": png_set(), name: png_set()})
+    with pytest.raises(ValueError, match=f"is the split '{name}' training data.*Name it train"):
+        splits.map(poison, with_split=True, batched=batched)
+
+
+def test_num_proc_does_not_hang_after_torch_used_threads():
+    """Forked workers wait for the parent's threads for ever, unless the poison sets its own number to one."""
+    code = """
+import torch, numpy as np
+torch.set_num_threads(2)
+torch.randn(3000, 3000).sort()  # the parent uses its threads
+(torch.randn(1500, 1500) @ torch.randn(1500, 1500)).sum()
+import datasets, unlearnable_transforms as ut
+from conftest import encode, image_set, pixels
+datasets.disable_progress_bars()
+images = pixels(40, 64, 64, 3)
+poison = ut.CUDAPoison(key=ut.Key.public("tests"))
+truth = poison.apply(images, [1] * 40)
+data = image_set([encode(image) for image in images], [1] * 40)
+for batched in (False, True):
+    for row, expected in zip(data.map(poison, num_proc=2, batched=batched), truth):
+        assert (np.asarray(row["image"]) == expected).all()
+assert torch.get_num_threads() == 2
+print("done")
+"""
+    assert run_python(code, timeout=60, OMP_NUM_THREADS="2").strip() == "done"
+
+
+def test_with_transform_is_lazy_and_would_publish_the_original(tmp_path, poison):
+    data = png_set()
+    view = data.with_transform(poison)
+    assert shown([view[0]]) == poison.apply(IMAGES[:1], [0]).tolist()
+    view.to_parquet(tmp_path / "view.parquet")
+    written = datasets.Dataset.from_parquet(str(tmp_path / "view.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert shown(written) == IMAGES.tolist()  # the trap, which only documentation can mark
+    data.map(poison).to_parquet(tmp_path / "mapped.parquet")
+    written = datasets.Dataset.from_parquet(str(tmp_path / "mapped.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert shown(written) == poison.apply(IMAGES, LABELS).tolist()
+    assert "to_parquet" in (ROOT / "docs" / "conventions.md").read_text(encoding="utf-8")
+
+
+def test_a_transform_that_sees_no_label_is_refused(poison):
+    """ds["image"] of a set with a transform formats the image column alone."""
+    view = png_set().with_transform(poison)
+    with pytest.raises(KeyError, match="label column; say which with label_key="):
+        view.select_columns(["image"]).with_transform(poison)[0]
+
+
+# ---- datasets: columns ----
+
+
+def columns(**values) -> datasets.Dataset:
+    pictures = {name: [Image.fromarray(image) for image in IMAGES] for name, kind in values.items() if kind == "image"}
+    return datasets.Dataset.from_dict({name: pictures.get(name, LABELS) for name in values})
+
+
+@BATCHED
+@pytest.mark.parametrize("names", [("image", "label"), ("img", "labels"), ("img", "fine_label")], ids=" ".join)
+def test_common_column_names_are_found(poison, names, batched):
+    image, label = names
+    data = columns(**{image: "image", "coarse_label": "int", label: "int"})
+    assert shown(data.map(poison, batched=batched), image) == poison.apply(IMAGES, LABELS).tolist()
+
+
+def test_fine_label_is_taken_and_coarse_label_never(poison):
+    """v2's default getter takes the first key that contains "label"."""
+    data = columns(img="image", coarse_label="int", fine_label="int").map(lambda row: {"coarse_label": 3})
+    assert shown(data.map(poison), "img") == poison.apply(IMAGES, LABELS).tolist()
+    coarse = CUDAPoison(key=poison.key, label_key="coarse_label")
+    assert shown(data.map(coarse), "img") == poison.apply(IMAGES, [3] * 4).tolist()
+    with pytest.raises(KeyError, match=r"none of the columns is known.*label_key=.*\['img', 'coarse_label'\]"):
+        data.remove_columns("fine_label").map(poison)
+
+
+@BATCHED
+def test_ambiguous_columns_are_refused_with_the_choices(poison, batched):
+    with pytest.raises(KeyError, match=r"\['label', 'fine_label'\] could all be the label column.*label_key="):
+        columns(image="image", label="int", fine_label="int").map(poison, batched=batched)
+    with pytest.raises(KeyError, match=r"\['image', 'img'\] could all be the image column.*image_key="):
+        columns(image="image", img="image", label="int").map(poison, batched=batched)
+    with pytest.raises(KeyError, match=r"there is no column 'picture'; the columns are \['image', 'label'\]"):
+        columns(image="image", label="int").map(CUDAPoison(key=poison.key, image_key="picture"), batched=batched)
+
+
+@BATCHED
+def test_a_second_image_column_is_refused_unless_the_image_is_named(poison, batched):
+    data = columns(image="image", thumbnail="image", label="int")
+    message = r"columns \['thumbnail'\] hold pictures too.*remove_columns.*image_key='image'"
+    with pytest.raises(ValueError, match=message):
+        data.map(poison, batched=batched)
+    with pytest.raises(ValueError, match=message):
+        list(data.to_iterable_dataset().map(poison, batched=batched))
+    with pytest.raises(ValueError, match=message):
+        data.with_transform(poison)[0]
+    raw = data.cast_column("thumbnail", datasets.Image(decode=False))
+    with pytest.raises(ValueError, match=message):
+        list(raw.to_iterable_dataset().map(poison, batched=batched))
+    named = data.map(CUDAPoison(key=poison.key, image_key="image"), batched=batched)
+    assert shown(named) == poison.apply(IMAGES, LABELS).tolist()
+    assert shown(named, "thumbnail") == IMAGES.tolist()
+
+
+@pytest.mark.parametrize(
+    "feature",
+    [
+        datasets.List(datasets.Image()) if hasattr(datasets, "List") else datasets.Sequence(datasets.Image()),
+        {"inner": datasets.Image()},
+        [{"inner": datasets.Image()}],
+    ],
+    ids=["list", "struct", "list of structs"],
+)
+def test_pictures_inside_lists_and_structs_count_as_second_columns(poison, feature):
+    features = datasets.Features({"image": datasets.Image(), "more": feature, "label": datasets.Value("int64")})
+    picture = {"bytes": encode(IMAGES[0]), "path": None}
+    more = (
+        {"inner": picture}
+        if isinstance(feature, dict)
+        else [{"inner": picture} if isinstance(feature, list) else picture]
+    )
+    data = datasets.Dataset.from_dict({"image": [picture], "more": [more], "label": [0]}, features=features)
+    with pytest.raises(ValueError, match=r"columns \['more'\] hold pictures too"):
+        data.map(poison)
+
+
+@BATCHED
+def test_a_column_that_is_not_an_image_is_refused(poison, batched):
+    data = datasets.Dataset.from_dict({"image": ["a.png"], "label": [0]})
+    with pytest.raises(SampleError, match=r"column 'image' is Value.*cast_column\('image', datasets.Image\(\)\)"):
+        data.map(poison, batched=batched)
+    nested = datasets.Dataset.from_dict({"image": [[[[1, 2, 3]]]], "label": [0]})
+    with pytest.raises(SampleError, match="cast it first"):
+        nested.map(poison, batched=batched)
+
+
+@BATCHED
+@pytest.mark.parametrize("kind", ["arrow", "pandas"])
+def test_tables_are_refused(poison, batched, kind):
+    with pytest.raises(TypeError):
+        png_set().with_format(kind).map(poison, batched=batched)
+
+
+@BATCHED
+def test_mixed_sizes(poison, batched):
+    images = [pixels(height, width, 3, seed=height) for height, width in ((8, 8), (40, 30), (8, 9), (40, 30))]
+    data = image_set([encode(image) for image in images], LABELS)
+    truth = [poison(image, label)[0].tolist() for image, label in zip(images, LABELS, strict=True)]
+    assert shown(data.map(poison, batched=batched)) == truth
+    assert shown(data.to_iterable_dataset().map(poison, batched=batched)) == truth
+    assert shown(ut.protect(data, poison)) == truth
+
+
+@BATCHED
+def test_label_minus_one_is_no_class(poison, batched):
+    """ClassLabel accepts -1, and a table indexed by it gives the last class."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+    data = image_set([encode(image) for image in IMAGES], [0, -1, 2, -1], features)
+    message = (
+        r"row 1: the label is -1|rows 1, 3: the label is -1" if batched else "the label is -1, which means unlabelled"
+    )
+    with pytest.raises(SampleError, match=message):
+        data.map(poison, batched=batched)
+    with pytest.raises(SampleError, match="-1"):
+        list(data.to_iterable_dataset().map(poison, batched=batched))
+    with pytest.raises(SampleError, match="rows 1, 3: the label is -1"):
+        ut.protect(data, poison)
+
+
+# ---- torchvision ----
+
+
+def test_compose_does_not_split_a_tensor_into_channels(poison):
+    """Compose(steps)(tensor) unpacks a tensor into its channels where a step takes pairs."""
+    image = torch.from_numpy(IMAGES[0]).permute(2, 0, 1)
+    truth = poison(image, 2)[0]
+    for kind in (image, tv_tensors.Image(image)):
+        protected, label = v2.Compose([poison])(kind, 2)
+        assert torch.equal(protected, truth)
+        assert label == 2
+        with pytest.raises(TypeError, match="the label is missing"):
+            v2.Compose([poison])(kind)
+    with pytest.raises(TypeError, match="the label is missing"):
+        v2.Compose([poison])((image, 2))
+
+
+def test_an_integer_label_is_enough():
+    """v2's labels_getter="default" wants a tensor, which no torchvision classification set yields."""
+    image = tv_tensors.Image(torch.from_numpy(IMAGES[0]).permute(2, 0, 1))
+    poison = CUDAPoison(key=Key.public("tests"))
+    results = [v2.Compose([poison])(image, label)[0] for label in (3, np.int64(3), torch.tensor(3), np.array(3))]
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_a_label_tensor_before_the_image_is_not_taken_for_the_image(poison):
+    image = torch.from_numpy(IMAGES[0]).permute(2, 0, 1)
+    sample = poison({"label": torch.tensor(2), "image": image})
+    assert list(sample) == ["label", "image"]
+    assert sample["label"].item() == 2
+    assert sample["image"].equal(poison(image, 2)[0])
+
+
+def test_collated_batches_are_plain_tensors(poison):
+    samples = [
+        (tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1)), label)
+        for image, label in zip(IMAGES, LABELS, strict=True)
+    ]
+    images, labels = default_collate(samples)
+    assert type(images) is torch.Tensor
+    protected, same = poison(images, labels)
+    assert same is labels
+    assert protected.permute(0, 2, 3, 1).numpy().tolist() == poison.apply(IMAGES, LABELS).tolist()
+
+
+def test_wrapped_kinds_stay_wrapped(poison):
+    batch = torch.from_numpy(IMAGES).permute(0, 3, 1, 2)
+    assert type(poison.apply(tv_tensors.Image(batch), LABELS)) is tv_tensors.Image
+    assert type(poison.apply(tv_tensors.Video(batch), LABELS)) is tv_tensors.Video
+    assert type(poison(tv_tensors.Image(batch[0]), 0)[0]) is tv_tensors.Image
+    assert type(poison.apply(batch, LABELS)) is torch.Tensor
+
+
+def test_arrays_do_not_pass_through_unchanged(poison):
+    assert (v2.RandomInvert(p=1.0)(IMAGES[0]) == IMAGES[0]).all()  # the trap
+    assert (v2.Compose([poison])(IMAGES[0], 1)[0] != IMAGES[0]).any()
+
+
+def test_the_transform_of_a_torchvision_set_runs_after_the_poison(poison):
+    seen = []
+
+    def remember(image):
+        seen.append(np.asarray(image).tolist())
+        return v2.functional.pil_to_tensor(image).float()
+
+    data = FakeData(size=3, image_size=(3, 12, 10), num_classes=3, transform=remember)
+    clean = FakeData(size=3, image_size=(3, 12, 10), num_classes=3)
+    wrapped = ProtectedDataset(data, poison)
+    truth = [np.asarray(poison(*clean[i])[0]).tolist() for i in range(3)]
+    assert [wrapped[i][0].permute(1, 2, 0).tolist() for i in range(3)] == truth
+    assert seen == truth
+    assert data.transform is remember  # the caller's own set is as it was
+    assert data[0][0].permute(1, 2, 0).tolist() == np.asarray(clean[0][0]).tolist()
+    assert len(wrapped) == 3
+
+
+def test_target_transforms_stay(poison):
+    data = FakeData(size=3, image_size=(3, 12, 10), num_classes=3, target_transform=lambda label: label + 5)
+    wrapped = ProtectedDataset(data, poison)
+    image, label = data[1]
+    assert wrapped[1][1] == label
+    assert wrapped[1][0].tobytes() == poison(image, label)[0].tobytes()
+
+
+def fake(transform=None):
+    return FakeData(size=4, image_size=(3, 12, 10), num_classes=3, transform=transform)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: Subset(fake(t), [1, 2]),
+        lambda t: Subset(Subset(fake(t), [1, 2]), [0]),
+        lambda t: ConcatDataset([fake(), fake(t)]),
+        lambda t: Subset(ConcatDataset([fake(t)]), [0]),
+    ],
+    ids=["Subset", "Subset of Subset", "ConcatDataset", "Subset of ConcatDataset"],
+)
+def test_a_hidden_transform_before_the_poison_is_refused(poison, make):
+    with pytest.raises(ValueError, match="transform of FakeData would run before the poison"):
+        ProtectedDataset(make(v2.RandomCrop(8)), poison)
+    wrapped = ProtectedDataset(make(None), poison)
+    assert wrapped[0][0].size == (10, 12)
+
+
+def test_protected_dataset_refuses_what_it_cannot_protect(poison):
+    with pytest.raises(TypeError, match="not a protection method"):
+        ProtectedDataset(fake(), lambda image: image)
+    with pytest.raises(TypeError, match="no length and positions"):
+        ProtectedDataset(iter([]), poison)
+    with pytest.raises(ValueError, match="has a transform already"):
+        ProtectedDataset(fake(v2.RandomCrop(8)), poison, transform=v2.RandomCrop(8))
+    with pytest.raises(TypeError, match=r"item 0 is not \(image, label\) but dict"):
+        ProtectedDataset(png_set(), poison)[0]
+    with pytest.raises(SampleError, match="unlabelled"):
+        ProtectedDataset([(IMAGES[0], -1)], poison)[0]
+    with pytest.raises(TypeError, match="float32"):
+        ProtectedDataset([(torch.rand(3, 8, 8), 1)], poison)[0]
+
+
+def test_more_than_image_and_label_stays_in_an_item(poison):
+    extra = object()
+    image, label, same = ProtectedDataset([(IMAGES[0], 1, extra)], poison)[0]
+    assert same is extra
+    assert (image, label)[1] == 1
+    assert image.tolist() == poison(IMAGES[0], 1)[0].tolist()
+    with pytest.raises(TypeError, match=r"3 arguments.*boxes, masks and captions are not supported"):
+        poison(IMAGES[0], 1, extra)
+
+
+def test_negative_noise_does_not_wrap_and_floats_are_not_truncated(poison):
+    """uint8 arithmetic wraps and ToDtype does not clamp; the darkest and lightest pictures show it."""
+    for value in (1, 2, 254, 255):
+        protected = poison(np.full((9, 9, 3), value, np.uint8), 3)[0]
+        assert protected.max() == 255
+        middle = protected[4, 4]
+        assert middle.min() == 255  # inside, a flat picture stays flat: divided by its own maximum
+
+
+# ---- albumentations ----
+
+
+@pytest.fixture
+def op(poison):
+    return ut.albumentations.Protect(poison)
+
+
+@pytest.mark.parametrize("p", [0, 0.5, 0.999])
+def test_p_below_one_is_refused(poison, p):
+    with pytest.raises(ValueError, match=r"leave pictures unprotected.*fraction="):
+        ut.albumentations.Protect(poison, p=p)
+
+
+def test_p_is_one_by_default(op):
+    assert op.p == 1.0
+    for _ in range(20):
+        assert (op(image=IMAGES[0], label=1)["image"] != IMAGES[0]).any()
+
+
+@pytest.mark.parametrize("pack", [list, tuple, np.array, torch.tensor], ids=lambda pack: pack.__name__)
+def test_images_get_a_label_each(op, poison, pack):
+    """A plain op would be called once a picture with the labels of all."""
+    labels = pack([3, 0, 3, 1])
+    result = A.Compose([op])(images=IMAGES, label=labels)
+    assert result["images"].tolist() == poison.apply(IMAGES, [3, 0, 3, 1]).tolist()
+    assert list(result["label"]) == list(labels)
+
+
+def test_images_with_one_label_for_all_are_refused(op):
+    with pytest.raises(TypeError, match="a batch of labels, not int"):
+        A.Compose([op])(images=IMAGES, label=1)
+    with pytest.raises(SampleError, match="4 images came with 2 labels"):
+        A.Compose([op])(images=IMAGES, label=[1, 2])
+
+
+def test_a_missing_label_is_refused(op, poison):
+    for pipeline in (op, A.Compose([op])):
+        with pytest.raises((ValueError, KeyError), match="label"):
+            pipeline(image=IMAGES[0])
+    named = ut.albumentations.Protect(poison, label_key="species")
+    with pytest.raises((ValueError, KeyError), match="species"):
+        A.Compose([named])(image=IMAGES[0], label=1)
+    result = A.Compose([named], strict=True)(image=IMAGES[0], species=1)
+    assert result["image"].tolist() == poison(IMAGES[0], 1)[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "kind"),
+    [
+        (IMAGES[0].astype(np.float32) / 255, 1, TypeError),
+        (IMAGES[0], -1, ValueError),
+        (IMAGES[0], [0.5, 0.5], TypeError),
+        (IMAGES[0], True, TypeError),
+    ],
+    ids=["float", "unlabelled", "soft", "bool"],
+)
+def test_albumentations_refuses_what_cannot_be_protected(op, image, label, kind):
+    with pytest.raises(kind):
+        A.Compose([op])(image=image, label=label)
+
+
+def test_the_callers_array_is_not_changed(op):
+    for shape in ((12, 10, 3), (12, 10), (12, 10, 1)):
+        image = pixels(*shape)
+        before = image.copy()
+        result = A.Compose([op])(image=image, label=1)["image"]
+        assert result.shape == shape
+        assert (image == before).all()
+        assert (result != before).any()
+
+
+def test_seeds_do_not_matter(poison):
+    truth = poison(IMAGES[0], 1)[0].tolist()
+    for seed in (None, 0, 1):
+        pipeline = A.Compose([ut.albumentations.Protect(poison)], seed=seed)
+        assert [pipeline(image=IMAGES[0], label=1)["image"].tolist() for _ in range(2)] == [truth, truth]
+
+
+def test_masks_are_left_alone(op):
+    result = A.Compose([op])(image=IMAGES[0], mask=IMAGES[1, :, :, 0], label=1)
+    assert (result["mask"] == IMAGES[1, :, :, 0]).all()
+
+
+def test_to_dict_and_from_dict_without_the_key(tmp_path, monkeypatch):
+    key = Key.generate()
+    poison = CUDAPoison(key=key, kernel_size=5, blur=0.2, classes=CLASSES)
+    pipeline = A.Compose([ut.albumentations.Protect(poison, label_key="y")])
+    config = json.loads(json.dumps(A.to_dict(pipeline)))
+    text = json.dumps(config)
+    assert key._secret.hex() not in text
+    assert key.fingerprint in text
+    with pytest.raises(ValueError, match=f"set UNLEARNABLE_KEY_FILE to the key file of fingerprint {key.fingerprint}"):
+        A.from_dict(config)
+    monkeypatch.setenv("UNLEARNABLE_KEY_FILE", str(Key.generate().save(tmp_path / "wrong.key")))
+    with pytest.raises(ValueError, match=f"but the pipeline was made with {key.fingerprint}"):
+        A.from_dict(config)
+    monkeypatch.setenv("UNLEARNABLE_KEY_FILE", str(key.save(tmp_path / "right.key")))
+    again = A.from_dict(config)
+    assert again.transforms[0].poison == poison
+    assert again.transforms[0].label_key == "y"
+    expected = poison(IMAGES[0], "cat")[0].tolist()
+    assert again(image=IMAGES[0], y="cat")["image"].tolist() == expected
+    for suffix, kind in (("json", "json"), ("yaml", "yaml")):
+        A.save(pipeline, tmp_path / f"p.{suffix}", data_format=kind)
+        assert key._secret.hex() not in (tmp_path / f"p.{suffix}").read_text()
+        assert (
+            A.load(tmp_path / f"p.{suffix}", data_format=kind)(image=IMAGES[0], y="cat")["image"].tolist() == expected
+        )
+
+
+def test_from_dict_refuses_other_versions_and_explicit_filters(tmp_path, monkeypatch, poison):
+    monkeypatch.setenv("UNLEARNABLE_KEY_FILE", str(poison.key.save(tmp_path / "a.key")))
+    config = A.to_dict(ut.albumentations.Protect(poison))
+    config["transform"]["poison"]["version"] += 1
+    assert "version 2 of 'cuda'" in str(error_of(lambda: A.from_dict(config)))
+    explicit = ut.albumentations.Protect(CUDAPoison(kernels={0: np.full((3, 3), 0.12345)}))
+    config = A.to_dict(explicit)
+    assert "0.123" not in json.dumps(config)
+    assert "explicit secret filters" in str(error_of(lambda: A.from_dict(config)))
+
+
+def test_protect_takes_a_poison(poison):
+    for wrong in (None, poison.key, "cuda", lambda image: image):
+        with pytest.raises(TypeError, match="not a protection method"):
+            ut.albumentations.Protect(wrong)
+
+
+def test_nothing_warns_on_the_way(op, poison):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        A.Compose([op])(image=IMAGES[0], label=1)
+        A.Compose([op])(images=IMAGES, label=LABELS)
+        v2.Compose([poison])(Image.fromarray(IMAGES[0]), 1)
+
+
+def test_the_stored_picture_is_exactly_the_protected_one(poison):
+    """PNG bytes, decoded by Pillow and by nothing of ours."""
+    data = jpeg_set()
+    truths = poison.apply(np.array(shown(data), np.uint8), LABELS)
+    for one, truth in zip(stored(data.map(poison)), truths, strict=True):
+        assert np.asarray(decode(one["bytes"])).tolist() == truth.tolist()
