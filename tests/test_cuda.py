@@ -469,7 +469,6 @@ def test_filters_of_classes_that_look_like_tokens():
         ({"key": "k", "classes": {"a", "b"}}, ValueError, "fixed order"),
         ({"key": "k", "classes": ["a", "a"]}, ValueError, "twice"),
     ],
-    ids=str,
 )
 def test_bad_arguments_are_refused(key, arguments, kind, message):
     if arguments.get("key") == "k":

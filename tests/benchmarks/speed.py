@@ -1,4 +1,4 @@
-"""Speed of CUDA as ratios of one run: `python tests/benchmarks/speed.py [--data ../shared/data] [--threads 2]`.
+"""Speed of CUDA as ratios of one run: `python tests/benchmarks/speed.py [--threads 2] [--photographs 400]`.
 
 Prints four ratios, each the median over interleaved rounds with equal threads on both sides:
 
@@ -80,7 +80,7 @@ def small_images(rounds: int) -> None:
     ratio("picture-by-picture loop / CUDA", loop, ours, max(3, rounds // 2), scale=len(images) / loop_rows)
 
 
-def photographs(folder: Path, rounds: int) -> None:
+def photographs(folder: Path, count: int, rounds: int) -> None:
     files = folder / "clothing" / "train-00000-of-00001.parquet"
     if not files.exists():
         print(f"ds.map: skipped, {files} is absent")
@@ -100,6 +100,7 @@ def photographs(folder: Path, rounds: int) -> None:
 
     with tempfile.TemporaryDirectory() as cache:
         data = datasets.load_dataset("parquet", data_files=str(files), split="train", cache_dir=cache)
+        data = data.select(range(min(count, len(data))))
         options = {"batched": True, "batch_size": 100, "load_from_cache_file": False}
         ratio(
             f"ds.map(CUDA, batched=True) / ds.map(identity), {len(data)} photographs",
@@ -126,11 +127,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--photographs", type=int, default=400, help="how many of the 1,593")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads")
     small_images(arguments.rounds)
-    photographs(arguments.data, max(3, arguments.rounds // 2))
+    photographs(arguments.data, arguments.photographs, max(3, arguments.rounds // 2))
     import_time(arguments.rounds)
 
 

@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 
 from ..containers import Opened, check_batch, is_batch, open_chunks, open_image
 from ..keys import Key
-from ..pixels import chunk_length, unchanged_rows
+from ..pixels import chunk_length, equal_arrays, unchanged_rows
 from ..samples import SampleError, batch_tokens, class_token, class_tokens, class_value, name_rows, sample_id
 from ..sources import find_columns, image_columns, image_values, is_train_split, refuse_second_image, stored_images
 
@@ -257,7 +257,7 @@ class Poison:
             except SampleError as error:
                 raise SampleError.at([start + row for row in error.rows] if len(images) > 1 else [], error) from None
             for row, (picture, colour) in enumerate(zip(opened, changed, strict=True), start):
-                if np.array_equal(picture.colour, colour):
+                if equal_arrays(picture.colour, colour):
                     unchanged.append(row)
                 yield picture.close(colour)
         _warn_unchanged(unchanged)
@@ -273,7 +273,7 @@ class Poison:
             batch = torch.from_numpy(np.stack([images[row] for row in rows])).permute(0, 3, 1, 2).contiguous()
             names = [tokens[row] for row in rows]
             changed = self._protect_rows(batch, names, rows).to(torch.uint8)
-            for row, colour in zip(rows, changed.permute(0, 2, 3, 1).numpy(), strict=True):
+            for row, colour in zip(rows, changed.permute(0, 2, 3, 1).contiguous().numpy(), strict=True):
                 result[row] = colour
         return result
 
