@@ -342,9 +342,8 @@ def test_refused_rows_of_protect_are_counted_in_the_whole_set():
     assert error_of(lambda: ut.protect(image_set(images, labels), Leaky()), SampleError).rows == (277,)
 
 
-@pytest.mark.xfail(strict=True, reason="protect counts rows that the method refuses within a chunk of pixels")
-@pytest.mark.parametrize("fraction", [1.0, 0.7])
-@pytest.mark.filterwarnings("ignore:only 70%")
+@pytest.mark.parametrize("fraction", [1.0, 0.925])  # the key chooses row 3 and not row 2
+@pytest.mark.filterwarnings("ignore:only 9")
 def test_refused_rows_of_protect_are_counted_over_chunks(fraction):
     poison = Leaky(Key.public("tests"))
     large = [encode(np.full((1100, 1000, 3), row, np.uint8)) for row in range(4)]  # more than one fills a chunk

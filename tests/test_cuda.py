@@ -61,6 +61,20 @@ def test_three_backends_agree_byte_for_byte(key, shape, size, channels):
     assert poison.apply(images, range(count)).equal(protected[0])
 
 
+@pytest.mark.parametrize("shape", [(1, 4200), (4201, 1), (65, 64), (131, 70), (17, 300)], ids=str)
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_backends_agree_where_pictures_are_cut_into_strips(key, shape, count, channels):
+    images = torch.from_numpy(pixels(count, channels, *shape))
+    for size in (3, 9):
+        weights = torch.from_numpy(CUDAPoison(key=key, kernel_size=size).kernels(range(count), image_size=shape))
+        sums = [convolve(images, weights, backend) for backend in BACKENDS]
+        assert sums[0].is_contiguous()
+        assert sums[0].shape == images.shape
+        assert sums[0].equal(sums[1])
+        assert sums[0].equal(sums[2])
+
+
 def test_the_heaviest_filters_are_still_exact():
     weights = np.random.default_rng(0).random((3, 13, 13))
     weights *= 16 / weights.sum((1, 2), keepdims=True) * (1 - 1e-4)

@@ -148,7 +148,7 @@ def test_rows_are_named_by_their_place_in_the_whole_data_set(poison):
     assert caught.value.rows == (7, 555)
     broken = make(images, labels).cast_column("image", Image(decode=False)).to_dict()
     broken["image"][555]["bytes"] = b"no picture"
-    with pytest.raises(ut.SampleError, match="row 555: .*not a picture") as caught:
+    with pytest.raises(ut.SampleError, match=r"row 555: .*not a picture") as caught:
         ut.protect(Dataset.from_dict(broken, features=FEATURES), poison)
     assert caught.value.rows == (555,)
 
@@ -169,7 +169,7 @@ def test_a_second_image_column_is_refused_unless_kept(data, poison, ledger):
 
 
 def test_other_kinds_of_data_are_refused_with_the_remedy(data, poison):
-    with pytest.raises(TypeError, match="ds.map"):
+    with pytest.raises(TypeError, match=r"ds.map"):
         ut.protect(data.to_iterable_dataset(), poison)
     with pytest.raises(TypeError, match="ProtectedDataset"):
         ut.protect([1, 2, 3], poison)

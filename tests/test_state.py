@@ -86,6 +86,14 @@ def test_equal_arguments_make_equal_poisons(makers):
     assert len({repr(poison) for poison in poisons}) == 1
 
 
+def test_one_array_given_twice_is_two_equal_arrays():
+    """Pickles, and so fingerprints, tell an object that occurs twice from two equal ones."""
+    one = FILTERS[0]
+    twice, apart = CUDAPoison(kernels={0: one, 1: one}), CUDAPoison(kernels={0: one.copy(), 1: one.copy()})
+    assert Hasher.hash([one, one]) != Hasher.hash([one.copy(), one.copy()])  # the trap
+    assert Hasher.hash(twice) == Hasher.hash(apart)
+
+
 def test_every_argument_changes_the_fingerprint(monkeypatch):
     other = {**FILTERS, 0: FILTERS[0] + 1 / 4096}
     different = [

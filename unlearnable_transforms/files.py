@@ -1,12 +1,14 @@
 """Writing files whole or not at all, and where private ones live."""
 
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 CACHE_VARIABLE = "UNLEARNABLE_TRANSFORMS_CACHE"
+PART_PREFIX, PART_SUFFIX = ".unlearnable-", ".part"
 
 
 @contextmanager
@@ -29,6 +31,29 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
             os.link(temporary, path)  # fails if path exists, without a moment between test and write
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """The name of a temporary file beside ``path`` that takes its place when the block ends without an error.
+
+    For public output in great numbers: what is written there gets the usual rights, and nothing waits for the disk
+    (:func:`replacing` does). A process that is killed leaves the temporary file: see :func:`remove_parts`.
+    """
+    temporary = path.with_name(f"{PART_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{PART_SUFFIX}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_parts(directory: Path) -> None:
+    """Remove what killed processes left of :func:`whole`, in the whole tree."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            if name.startswith(PART_PREFIX) and name.endswith(PART_SUFFIX):
+                Path(folder, name).unlink(missing_ok=True)
 
 
 def private_directory(*parts: str) -> Path:

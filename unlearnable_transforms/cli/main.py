@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Sequence
 
 from .. import __version__
-from . import keygen, methods, quickstart
+from . import keygen, methods, protect, quickstart
 
 ERROR = 2  # also what argparse exits with
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"unlearnable-transforms {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (quickstart, keygen, methods):
+    for command in (quickstart, keygen, protect, methods):
         command.add_to(commands)
     return parser
 
@@ -32,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default: those of the process.
 
     Returns:
-        The exit code: 0, 2 for an error, which is told in one line on stderr, or 130 after Ctrl-C.
+        The exit code: what the command says, else 0; 2 for an error, told in one line on stderr; 130 after Ctrl-C.
     """
     args = build_parser().parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
@@ -45,7 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = str(error.args[0]) if isinstance(error, KeyError) else str(error)  # a KeyError's str is in quotes
         print("unlearnable: error:", " ".join(text.split()), file=sys.stderr)
         return ERROR
-    return 0
 
 
 def _is_ours(error: Exception) -> bool:

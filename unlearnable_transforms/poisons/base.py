@@ -91,7 +91,8 @@ class Poison:
             ids: sample id of each picture where ``needs_ids``, else None.
 
         Returns:
-            uint8 (B, C, H, W).
+            (B, C, H, W), whole numbers in 0..255 as uint8 or float32: rounded already, so that the cast to uint8 where
+            the result is written changes nothing.
 
         Raises:
             SampleError: pictures that cannot be protected, with their rows in this batch.

@@ -42,6 +42,31 @@ def write_ledger(table: pa.Table, path: str | os.PathLike | None, key_fingerprin
     return target
 
 
+def check_ledger_place(path: str | os.PathLike | None, out: Path) -> None:
+    """Refuse, before any work is done, a place where a ledger must not or cannot be written.
+
+    Args:
+        path: where the ledger is to go; None is the default place.
+        out: the output folder, which will be published.
+
+    Raises:
+        ValueError: the place lies in ``out``, or is a file that is not a ledger.
+        FileNotFoundError: there is no such folder.
+    """
+    if path is None:
+        return
+    place = Path(path).resolve()
+    if out.resolve() in place.parents:
+        raise ValueError(f"the ledger {path} would lie in {out}, beside what gets published: put it elsewhere")
+    if not place.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {place.parent} to write the ledger to")
+    if place.exists():
+        try:
+            read_ledger(place)
+        except (OSError, ValueError, pa.ArrowException):
+            raise ValueError(f"{path} exists and is not a ledger: it is not replaced") from None
+
+
 def read_ledger(path: str | os.PathLike) -> pa.Table:
     """Read a ledger.
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 
 from ..containers import open_chunks
+from ..keys import Key
 from ..poisons.base import NotFittedError, Poison, UnchangedWarning
 from ..samples import SampleError, batch_tokens, name_rows, sample_id
 from ..sources import find_columns, image_columns, is_train_split, refuse_second_image, stored_images
@@ -63,16 +64,7 @@ def protect(
             f"protect takes a datasets.Dataset or DatasetDict, not {type(data).__name__}; for a torchvision data set "
             "use ut.ProtectedDataset(dataset, poison)"
         )
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction lies in (0, 1], got {fraction}")
-    if fraction < 1:
-        if poison.key is None:
-            raise ValueError("fraction < 1 chooses pictures by the key: this poison has none")
-        warnings.warn(
-            f"only {fraction:.0%} will be protected. The CUDA paper's victim reached 85.6 % with 80 % protected, "
-            "against 18.5 % with all (table 5): below full coverage, the clean part teaches what the rest hides",
-            stacklevel=2,
-        )
+    check_fraction(fraction, poison, stacklevel=3)
     splits = data if isinstance(data, DatasetDict) else {"": data}
     chosen = {name: split for name, split in splits.items() if name == "" or is_train_split(name)}
     if not chosen:
@@ -85,17 +77,49 @@ def protect(
         poison.fit(next(iter(chosen.values())))
     results, tables = {}, []
     for name, split in chosen.items():
-        results[name], table = _protect_split(split, poison, fraction, keep, num_proc, name)
+        results[name], table = protect_split(split, poison, fraction, keep, name, num_proc=num_proc)
         tables.append(table)
+        unchanged = unchanged_rows(table)
+        if unchanged:
+            warnings.warn(
+                f"{name_rows(unchanged)}: the method leaves the picture as it is (all black, perhaps): it is "
+                "unprotected",
+                UnchangedWarning,
+                stacklevel=2,
+            )
     write_ledger(pa.concat_tables(tables), ledger, None if poison.key is None else poison.key.fingerprint)
     if isinstance(data, DatasetDict):
         return DatasetDict({name: results.get(name, split) for name, split in data.items()})
     return results[""]
 
 
-def _protect_split(
-    data: Dataset, poison: Poison, fraction: float, keep: Collection[str], num_proc: int | None, name: str
+def check_fraction(fraction: float, poison: Poison, stacklevel: int = 2) -> None:
+    """Refuse a share outside (0, 1], or below 1 without a key; warn of what a share below 1 costs."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction lies in (0, 1], got {fraction}")
+    if fraction < 1:
+        if poison.key is None:
+            raise ValueError("fraction < 1 chooses pictures by the key: this poison has none")
+        warnings.warn(
+            f"only {fraction:.0%} will be protected. The CUDA paper's victim reached 85.6 % with 80 % protected, "
+            "against 18.5 % with all (table 5): below full coverage, the clean part teaches what the rest hides",
+            stacklevel=stacklevel,
+        )
+
+
+def is_chosen(key: Key | None, id_: bytes, fraction: float) -> bool:
+    """Whether a sample is among the share to protect; without a key all are."""
+    return fraction == 1 or key is None or bool(key.stream("fraction", id_).uniform(1)[0] < fraction)
+
+
+def protect_split(
+    data: Dataset, poison: Poison, fraction: float, keep: Collection[str], name: str, **map_options: Any
 ) -> tuple[Dataset, pa.Table]:
+    """One data set protected, and its rows of the ledger. ``map_options`` go to ``Dataset.map``.
+
+    Raises:
+        As :func:`protect`.
+    """
     image_key, label_key = find_columns(data.column_names, poison.image_key, poison.label_key)
     refuse_second_image(image_key, [column for column in image_columns(data.features) if column not in keep])
     plain = data.with_format(None)
@@ -107,21 +131,19 @@ def _protect_split(
         batched=True,
         batch_size=256,
         with_indices=True,
-        num_proc=num_proc,
         features=Features({**plain.features, **_LEDGER_FEATURES}),
         desc=f"Protecting {name}".strip(),
+        **map_options,
     )
     table = _ledger_table(mapped, name)
-    unchanged = [row for row, status in enumerate(table["status"].to_pylist()) if status == "unchanged"]
-    if unchanged:
-        warnings.warn(
-            f"{name_rows(unchanged)}: the method leaves the picture as it is (all black, perhaps): it is unprotected",
-            UnchangedWarning,
-            stacklevel=3,
-        )
     protected = mapped.remove_columns(list(_LEDGER_FEATURES))
     protected.set_format(**data.format)
     return protected, table
+
+
+def unchanged_rows(table: pa.Table) -> list[int]:
+    """The rows of a ledger whose pictures the method leaves as they are, counted in the table."""
+    return [row for row, status in enumerate(table["status"].to_pylist()) if status == "unchanged"]
 
 
 def _ledger_table(mapped: Dataset, split: str) -> pa.Table:
@@ -151,9 +173,14 @@ class _ProtectRows:
             for start, opened in open_chunks(stored, reader):
                 names = tokens[start : start + len(opened)]
                 ids = [sample_id(picture.colour, token) for picture, token in zip(opened, names, strict=True)]
-                chosen = [row for row, id_ in enumerate(ids) if fraction == 1 or self._chosen(id_, fraction)]
+                chosen = [row for row, id_ in enumerate(ids) if is_chosen(self.poison.key, id_, fraction)]
                 colours = [picture.colour for picture in opened]
-                changed = self.poison.protect_arrays([colours[row] for row in chosen], [names[row] for row in chosen])
+                try:
+                    changed = self.poison.protect_arrays(
+                        [colours[row] for row in chosen], [names[row] for row in chosen]
+                    )
+                except SampleError as error:
+                    raise SampleError.at([start + chosen[row] for row in error.rows], error) from None
                 results = dict(zip(chosen, changed, strict=True))
                 for row, (picture, token, clean_id) in enumerate(zip(opened, names, ids, strict=True)):
                     colour = results.get(row, picture.colour)
@@ -169,7 +196,3 @@ class _ProtectRows:
             where = [positions[row] for row in error.rows] if error.rows or len(stored) > 1 else [positions[0]]
             raise SampleError.at(where, error) from None
         return rows
-
-    def _chosen(self, id_: bytes, fraction: float) -> bool:
-        assert self.poison.key is not None
-        return bool(self.poison.key.stream("fraction", id_).uniform(1)[0] < fraction)

@@ -1,0 +1,195 @@
+"""``unlearnable protect``: folders of pictures, Parquet files, saved data sets and Hub data sets, protected."""
+
+import argparse
+import inspect
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..poisons.base import Poison
+
+INCOMPLETE = 1  # some pictures could not be read, or the disk is full
+INTERRUPTED = 130
+METHOD_OPTIONS = ("strength", "kernel_size", "blur", "image_key", "label_key")  # passed on when given
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    parser = commands.add_parser(
+        "protect",
+        help="protect a folder of pictures or a data set",
+        description="Protect a folder of pictures, Parquet, a saved data set or one of the Hugging Face Hub. "
+        "Interrupted and started again, it goes on where it stopped.",
+        epilog="Exit code: 0, 1 if pictures could not be read or the disk is full, 2 for an error, 130 after Ctrl-C.",
+    )
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="folder of pictures, Parquet file or folder, saved data set, or Hub name")
+    add("out", type=Path, metavar="OUT", help="new or empty folder; or one that the same command began")
+    add("--method", default="cuda", metavar="NAME", help="see `unlearnable methods` (default: cuda)")
+    add("--key", type=Path, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
+    folders = parser.add_argument_group("folders of pictures")
+    folders.add_argument("--label", metavar="NAME", help="one class for all: an album, an artist or a person")
+    folders.add_argument(
+        "--format", choices=("png", "webp", "jpeg"), default="png", help="png and webp lose nothing (default: png)"
+    )
+    folders.add_argument("--quality", type=_quality, metavar="N", help="of JPEG, 1..100 (default: 95)")
+    folders.add_argument(
+        "--keep-metadata",
+        choices=("none", "icc"),
+        default="icc",
+        help="icc keeps the colour profile; all else goes, always (default: icc)",
+    )
+    tables = parser.add_argument_group("data sets")
+    tables.add_argument("--config", metavar="NAME", help="configuration of a Hub data set")
+    tables.add_argument("--image-key", metavar="COLUMN", help="default: image or img")
+    tables.add_argument("--label-key", metavar="COLUMN", help="default: label, labels or fine_label")
+    tables.add_argument(
+        "--keep-column",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="another column of pictures, to stay unprotected as it is; again for each",
+    )
+    both = parser.add_argument_group("for all")
+    both.add_argument(
+        "--keep-split",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="write a split that is not training data too, unprotected; again for each",
+    )
+    both.add_argument("--fraction", type=float, default=1.0, metavar="F", help="share to protect (default: 1)")
+    both.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
+    both.add_argument("--ledger", type=Path, metavar="PATH", help="private record (default: in the cache folder)")
+    method = parser.add_argument_group("for the method")
+    method.add_argument("--strength", metavar="WORD", help="how strong, in words of the method")
+    method.add_argument("--kernel-size", type=_count, metavar="K", help="side of CUDA's filters, odd")
+    method.add_argument("--blur", type=float, metavar="P", help="CUDA's blur parameter p_b")
+    parser.set_defaults(run=run)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 up, not {text!r}")
+    return int(text)
+
+
+def _quality(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"a whole number in 1..100, not {text!r}")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Protect; print what was done.
+
+    Returns:
+        The exit code.
+    """
+    from ..protection.encode import Codec
+    from ..protection.folder import check_places, protect_folder
+    from ..protection.tables import is_picture_folder, protect_tables
+    from ..protection.workers import cores
+
+    if args.quality is not None and args.format != "jpeg":
+        raise ValueError("--quality is for --format jpeg: png and webp are lossless here")
+    poison = make_poison(args)
+    out = args.out.absolute()
+    for path in (args.key, args.ledger):
+        if path is not None and out.resolve() in path.resolve().parents:
+            raise ValueError(f"{path} lies in {args.out}, which will be published: put it elsewhere")
+    common = {
+        "fraction": args.fraction,
+        "keep_splits": args.keep_split,
+        "workers": args.workers or cores(),
+        "ledger": args.ledger,
+        "progress": True,
+    }
+    try:
+        with _told_warnings():
+            if is_picture_folder(args.source):
+                _refuse(args, "a folder of pictures", "image_key", "label_key", "keep_column", "config")
+                if args.format == "jpeg":
+                    warnings.warn(
+                        "JPEG loses detail: methods that add a small pattern lose much of their effect, filters such "
+                        "as CUDA's less. png and webp keep every pixel as it was made",
+                        stacklevel=1,
+                    )
+                codec = Codec(args.format, args.quality or 95, args.keep_metadata == "icc")
+                summary = protect_folder(args.source, args.out, poison, codec=codec, label=args.label, **common)
+            else:
+                _refuse(args, "a data set", "label")
+                if args.format != "png" or args.keep_metadata != "icc":
+                    raise ValueError("--format and --keep-metadata are for folders of pictures: data sets hold PNG")
+                check_places(Path(args.source), args.out)
+                summary = protect_tables(
+                    args.source, args.out, poison, keep_columns=args.keep_column, config=args.config, **common
+                )
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to continue", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        print(
+            f"unlearnable: error: {error.strerror} ({error.filename or args.out}): make room and run the same command "
+            "again to continue",
+            file=sys.stderr,
+        )
+        return INCOMPLETE
+    print("\n".join(summary.lines()))
+    if summary.failed:
+        print(
+            f"unlearnable: {len(summary.failed)} pictures could not be read and are not in {args.out}; repair or "
+            "remove them and run the same command again",
+            file=sys.stderr,
+        )
+        return INCOMPLETE
+    return 0
+
+
+def make_poison(args: argparse.Namespace) -> "Poison":
+    """The method that the arguments ask for.
+
+    Raises:
+        KeyError: no such method.
+        ValueError: the method has no such option.
+    """
+    from ..keys import Key
+    from ..poisons import get_poison
+
+    method = get_poison(args.method)
+    given = {name: getattr(args, name) for name in METHOD_OPTIONS if getattr(args, name) is not None}
+    unknown = sorted(set(given) - set(inspect.signature(method).parameters))
+    if unknown:
+        raise ValueError(f"the method {args.method} has no option --{unknown[0].replace('_', '-')}")
+    return method(key=Key.load(args.key), **given)
+
+
+def _refuse(args: argparse.Namespace, kind: str, *names: str) -> None:
+    for name in names:
+        if getattr(args, name):
+            raise ValueError(f"--{name.replace('_', '-')} has no meaning for {kind}")
+
+
+@contextmanager
+def _told_warnings() -> Iterator[None]:
+    """Our warnings as one line on stderr each."""
+
+    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        print(f"unlearnable: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _is_full(error: OSError) -> bool:
+    import errno
+
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -1,0 +1,197 @@
+"""Protect a folder of pictures: the same tree out, file by file, by several processes, to be interrupted at any time.
+
+One flow: list the source, compare with the journal, send what is not done to the workers, note each finished file, and
+at the end write the ledger and the metadata files from the journal. Nothing but the list of paths is held in memory.
+"""
+
+import os
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from ..poisons.base import NotFittedError, Poison
+from ..samples import class_token
+from ..sources import is_train_split
+from .encode import Codec, FileWorker, Task
+from .journal import Journal, open_journal
+from .ledger import SCHEMA, check_ledger_place, write_ledger
+from .listing import Listing, check_targets, list_folder, named, target_name
+from .metadata import check_metadata, rewrite_metadata
+from .protect import check_fraction
+from .report import Summary, add_record, measured_every
+from .workers import run_tasks
+
+TASK_FILES, TASK_BYTES = 16, 4_000_000  # one message to a worker holds at most so many files, or one larger one
+LEDGER_ROWS = 10_000  # are made at a time
+
+
+def protect_folder(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    poison: Poison,
+    *,
+    codec: Codec | None = None,
+    fraction: float = 1.0,
+    label: str | None = None,
+    keep_splits: Collection[str] = (),
+    workers: int = 1,
+    ledger: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> Summary:
+    """Protect a folder of pictures, or go on where an earlier call with the same arguments was interrupted.
+
+    Args:
+        source: one folder a class (labels are places in the sorted list of their names, as torchvision and datasets
+            count them), folders ``train``, ``test``, ... that hold such folders, or any tree if ``label`` is given.
+        out: an empty or new folder, not in ``source``; or one that an interrupted call began.
+        poison: a protection method that needs no fit.
+        codec: how pictures are written; default: PNG with the colour profile.
+        fraction: share of the pictures to protect, chosen by a keyed hash of each; all are encoded alike.
+        label: the class of all pictures: an album, an artist or a person.
+        keep_splits: splits to write unprotected; others that are not training data are left out.
+        workers: processes, of one thread each.
+        ledger: where the private record goes; default: the library's cache.
+        progress: whether to show a progress bar on a terminal.
+
+    Returns:
+        What was done. Pictures that could not be read are in ``failed``: none of them is in ``out``.
+
+    Raises:
+        ValueError: the source, the output folder or the journal are not as they must be.
+        OSError: the output cannot be written, e.g. the disk is full. Call again to continue.
+        NotFittedError: the method learns from the data first.
+    """
+    source, out = Path(source), Path(out)
+    codec = codec or Codec()
+    check_fraction(fraction, poison)
+    if not poison.fitted:
+        raise NotFittedError(
+            f"{type(poison).__name__} learns from the data first: fit it, or use ut.protect on a data set"
+        )
+    check_places(source, out)
+    check_ledger_place(ledger, out)
+    listing = list_folder(source, label is not None, keep_splits)
+    check_targets(listing.paths, codec.format)
+    metadata = [path for path in listing.metadata if listing.split(path) not in listing.left_out]
+    for path in metadata:
+        check_metadata(source, path)
+    settings = {
+        "source": str(source.resolve()),
+        **poison.public_config(),
+        "format": codec.format,
+        "quality": codec.quality if codec.format == "jpeg" else None,
+        "colour profile": codec.icc,
+        "fraction": fraction,
+        "label": label,
+        "kept splits": sorted(keep_splits),
+        "classes": listing.classes,
+    }
+    with open_journal(out) as journal:
+        journal.begin(settings, listing.lines())
+        done = journal.finished(listing.paths, lambda path: target_name(path, codec.format))
+        with tqdm(total=len(done), initial=sum(done), unit="files", disable=None if progress else True) as bar:
+            worker = FileWorker(source.resolve(), out.resolve(), poison, codec, fraction)
+            for records in run_tasks(worker, _tasks(listing, done, label, poison, codec), workers):
+                journal.append(records)
+                bar.update(len(records))
+        return _finish(source, out, listing, metadata, journal, poison, codec, ledger)
+
+
+def check_places(source: Path, out: Path) -> None:
+    """Refuse an output folder that is, holds or lies in the source.
+
+    Raises:
+        ValueError: it does.
+        FileNotFoundError: there is no folder to make it in.
+    """
+    inner, outer = out.resolve(), source.resolve()
+    if inner == outer or outer in inner.parents or inner in outer.parents:
+        raise ValueError(f"{out} and {source} lie in each other: choose an output folder outside of the source")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: the output is a folder")
+    if not inner.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {inner.parent} to make {out.name} in")
+
+
+def _tasks(listing: Listing, done: bytearray, label: str | None, poison: Poison, codec: Codec) -> Iterator[list[Task]]:
+    """What is not done, some files at a time."""
+    labels: Iterable[Any] = [label] if label is not None else range(len(listing.classes))
+    tokens = [class_token(value, poison.classes) for value in labels]
+    every = measured_every(len(listing.paths))
+    batch: list[Task] = []
+    size = 0
+    for place, path in enumerate(listing.paths):
+        if done[place]:
+            continue
+        kept = listing.splits and not is_train_split(listing.split(path))
+        token = None if kept else tokens[0 if label is not None else listing.label(path)]
+        task = Task(
+            path=path,
+            target=target_name(path, codec.format),
+            token=token,
+            size=listing.sizes[place],
+            mtime=listing.mtimes[place],
+            measure=place % every == 0,
+        )
+        if batch and (len(batch) == TASK_FILES or size + task.size > TASK_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(task)
+        size += task.size
+    if batch:
+        yield batch
+
+
+def _finish(
+    source: Path,
+    out: Path,
+    listing: Listing,
+    metadata: list[str],
+    journal: Journal,
+    poison: Poison,
+    codec: Codec,
+    ledger: str | os.PathLike | None,
+) -> Summary:
+    summary = Summary(kind="files", others=listing.others)
+    fingerprint = None if poison.key is None else poison.key.fingerprint
+    table = pa.Table.from_batches(list(_ledger_batches(journal, listing, summary)), SCHEMA)
+    summary.ledger = str(write_ledger(table, ledger, fingerprint))
+    if listing.left_out:
+        summary.notes.append(f"splits left out, not being training data: {', '.join(listing.left_out)} (--keep-split)")
+    if metadata:
+        failed = {path for path, _ in summary.failed}
+        targets = {path: target_name(path, codec.format) for path in listing.paths if path not in failed}
+        for path in metadata:
+            dropped = rewrite_metadata(source, out, path, targets.get)
+            if dropped:
+                summary.notes.append(f"{path}: left out the rows of pictures that were not written: {named(dropped)}")
+    return summary
+
+
+def _ledger_batches(journal: Journal, listing: Listing, summary: Summary) -> Iterator[pa.RecordBatch]:
+    """The ledger's rows, numbered in the order of the source's paths; the summary is filled by the way."""
+    rows: list[dict[str, Any]] = []
+    count = 0
+    for record in journal.records(listing.paths):
+        add_record(summary, record)
+        if record["status"] in ("failed", "kept"):
+            continue
+        rows.append(
+            {
+                "split": listing.split(record["path"]),
+                "row": count,
+                "clean_id": bytes.fromhex(record["clean_id"]),
+                "protected_id": bytes.fromhex(record["protected_id"]),
+                "class_token": record["token"],
+                "status": record["status"],
+                "unlock_note": record["note"],
+            }
+        )
+        count += 1
+        if len(rows) == LEDGER_ROWS:
+            yield pa.RecordBatch.from_pylist(rows, SCHEMA)
+            rows = []
+    yield pa.RecordBatch.from_pylist(rows, SCHEMA)
