@@ -92,6 +92,7 @@ def test_bytes_beside_an_existing_path_do_not_keep_the_clean_file(tmp_path, pois
     assert [one["path"] for one in stored(raw.map(poison, batched=batched))] == [None]
 
 
+@pytest.mark.filterwarnings("ignore:Downcasting array dtype")
 def test_grey_does_not_become_mode_i(poison):
     grey = IMAGES[..., 0]
     data = image_set([encode(image) for image in grey], LABELS)
