@@ -96,7 +96,7 @@ class CUDAPoison(Poison):
         self._explicit = None if kernels is None else _explicit_filters(kernels, classes)
         in_order = [] if self.classes is None else sorted(class_tokens(self.classes))
         self._places = {token: place for place, token in enumerate(in_order)}
-        self._made: dict[tuple[str, int], np.ndarray] = {}  # filled as filters are needed, not part of the state
+        self._made: dict[tuple[str, int, float], np.ndarray] = {}  # filled as filters are needed, not part of the state
 
     def arguments(self) -> dict[str, Any]:
         explicit = None
@@ -173,15 +173,15 @@ class CUDAPoison(Poison):
             if token not in self._explicit:
                 raise SampleError(self._no_filter(token))
             return self._explicit[token]
-        if (token, side) not in self._made:
-            size = self.kernel_size or paper_kernel_size(side)
-            blur = self.blur if self.blur is not None else paper_blur(side, size)
+        size = self.kernel_size or paper_kernel_size(side)
+        blur = self.blur if self.blur is not None else paper_blur(side, size)
+        if (token, size, blur) not in self._made:
             _check_weight(size, blur)
             draws, peak = self._draw(token, size)
             weights = np.rint(draws * (blur * GRID)) / GRID
             weights.flat[peak] = 1.0
-            self._made[token, side] = weights.astype(np.float32)
-        return self._made[token, side]
+            self._made[token, size, blur] = weights.astype(np.float32)
+        return self._made[token, size, blur]
 
     def _no_filter(self, token: str) -> str:
         assert self._explicit is not None

@@ -1,6 +1,5 @@
 """Names of victim networks, and their initialisation from an explicit generator."""
 
-import importlib
 import math
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -31,7 +30,6 @@ def register_victim(name: str) -> Callable[[Builder], Builder]:
 
 def list_victims(pattern: str = "*") -> list[str]:
     """Sorted names of the registered victims that match the shell-style `pattern`."""
-    _load_builtin()
     return sorted(name for name in _BUILDERS if fnmatchcase(name, pattern))
 
 
@@ -42,7 +40,6 @@ def build_victim(name: str, num_classes: int, image_size: int, generator: torch.
     `pixel_std`, that training fills with the statistics of its data, so that a saved network knows them.
     Raises KeyError for an unknown name, ValueError for fewer than 2 classes or images smaller than 8 pixels.
     """
-    _load_builtin()
     if name not in _BUILDERS:
         raise KeyError(f"unknown victim {name!r}; known: {', '.join(sorted(_BUILDERS))}")
     if num_classes < 2:
@@ -76,8 +73,3 @@ def initialise(net: nn.Module, generator: torch.Generator) -> nn.Module:
         elif any(True for _ in layer.parameters(recurse=False)):
             raise TypeError(f"no rule to initialise {type(layer).__name__}; give it initialise(generator)")
     return net
-
-
-def _load_builtin() -> None:
-    """Import the built-in networks on first use: they import this file to register themselves."""
-    importlib.import_module("unlearnable_transforms.victims.nets")
