@@ -5,7 +5,6 @@ from functools import cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 # Values of one chunk: small enough that its intermediates stay in reach, large enough that calls cost nothing.
 CHUNK_VALUES = 3_200_000
@@ -61,13 +60,21 @@ def ssim(clean: np.ndarray, changed: np.ndarray) -> float:
     a, b = (torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).double() for image in (clean, changed))
     window = torch.exp(-((torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2) ** 2) / (2 * 1.5**2))
     window /= window.sum()
-    maps = torch.stack([a, b, a * a, b * b, a * b]).flatten(0, 1)[:, None]
-    maps = F.conv2d(F.conv2d(maps, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
+    down, across = (_sliding(window, side) for side in clean.shape[:2])  # far faster than conv2d in float64
+    maps = down @ torch.stack([a, b, a * a, b * b, a * b]) @ across.T
     mean_a, mean_b, square_a, square_b, product = maps.view(5, -1)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     likeness = (2 * mean_a * mean_b + c1) * (2 * (product - mean_a * mean_b) + c2)
     likeness /= (mean_a**2 + mean_b**2 + c1) * (square_a - mean_a**2 + square_b - mean_b**2 + c2)
     return float(likeness.mean())
+
+
+def _sliding(window: torch.Tensor, side: int) -> torch.Tensor:
+    """The matrix that weighs ``side`` values by a window at every place where it fits."""
+    matrix = torch.zeros(side - len(window) + 1, side, dtype=window.dtype)
+    for shift, weight in enumerate(window):
+        matrix.diagonal(shift).fill_(float(weight))
+    return matrix
 
 
 def unchanged_rows(before: torch.Tensor, after: torch.Tensor) -> list[int]:

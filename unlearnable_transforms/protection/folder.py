@@ -16,11 +16,11 @@ from ..poisons.base import NotFittedError, Poison
 from ..samples import class_token
 from ..sources import is_train_split
 from .encode import Codec, FileWorker, Task
+from .fraction import check_fraction
 from .journal import Journal, open_journal
 from .ledger import SCHEMA, check_ledger_place, write_ledger
 from .listing import Listing, check_targets, list_folder, named, target_name
 from .metadata import check_metadata, rewrite_metadata
-from .protect import check_fraction
 from .report import Summary, add_record, measured_every
 from .workers import run_tasks
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 
 from ..containers import open_chunks
-from ..keys import Key
 from ..poisons.base import NotFittedError, Poison, UnchangedWarning
 from ..samples import SampleError, batch_tokens, name_rows, sample_id
 from ..sources import find_columns, image_columns, is_train_split, refuse_second_image, stored_images
+from .fraction import check_fraction, is_chosen
 from .ledger import SCHEMA, write_ledger
 
 _LEDGER_FEATURES = Features(
@@ -91,25 +91,6 @@ def protect(
     if isinstance(data, DatasetDict):
         return DatasetDict({name: results.get(name, split) for name, split in data.items()})
     return results[""]
-
-
-def check_fraction(fraction: float, poison: Poison, stacklevel: int = 2) -> None:
-    """Refuse a share outside (0, 1], or below 1 without a key; warn of what a share below 1 costs."""
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction lies in (0, 1], got {fraction}")
-    if fraction < 1:
-        if poison.key is None:
-            raise ValueError("fraction < 1 chooses pictures by the key: this poison has none")
-        warnings.warn(
-            f"only {fraction:.0%} will be protected. The CUDA paper's victim reached 85.6 % with 80 % protected, "
-            "against 18.5 % with all (table 5): below full coverage, the clean part teaches what the rest hides",
-            stacklevel=stacklevel,
-        )
-
-
-def is_chosen(key: Key | None, id_: bytes, fraction: float) -> bool:
-    """Whether a sample is among the share to protect; without a key all are."""
-    return fraction == 1 or key is None or bool(key.stream("fraction", id_).uniform(1)[0] < fraction)
 
 
 def protect_split(

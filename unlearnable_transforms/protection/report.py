@@ -8,7 +8,7 @@ from typing import Any
 from .listing import readable_name
 
 LISTED = 20
-MEASURED = 200  # about so many pictures, evenly spread, are measured
+MEASURED = 100  # about so many pictures, evenly spread, are measured
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Summary:
         if self.measured:
             lines.append(
                 f"PSNR {self._mean(0):.1f} dB, with the best gain {self._mean(1):.1f} dB, SSIM {self._mean(2):.3f} "
-                f"(means over {len(self.measured)} protected pictures, SSIM of their middle 256x256)"
+                f"(means over {len(self.measured)} protected pictures, SSIM of their middle 128x128)"
             )
         lines += self.notes
         lines += listed("unchanged, all black perhaps", map(readable_name, self.unchanged))

@@ -22,10 +22,10 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from ..poisons.base import NotFittedError, Poison
 from ..samples import batch_tokens
 from ..sources import find_columns, image_columns, is_train_split, refuse_second_image
+from .fraction import check_fraction
 from .journal import open_journal
 from .ledger import SCHEMA, check_ledger_place, write_ledger
 from .listing import is_hidden, is_picture
-from .protect import check_fraction
 from .report import Summary
 from .shards import ShardWorker, add_shard, ledger_piece, make_shards, write_saved_info
 from .workers import run_tasks
