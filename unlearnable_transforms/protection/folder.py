@@ -25,6 +25,7 @@ from .report import Summary, add_record, measured_every
 from .workers import run_tasks
 
 TASK_FILES, TASK_BYTES = 16, 4_000_000  # one message to a worker holds at most so many files, or one larger one
+WORKER_FILES, WORKER_BYTES = 50, 10_000_000  # less does not pay for the start of another process
 LEDGER_ROWS = 10_000  # are made at a time
 
 
@@ -94,10 +95,18 @@ def protect_folder(
         done = journal.finished(listing.paths, lambda path: target_name(path, codec.format))
         with tqdm(total=len(done), initial=sum(done), unit="files", disable=None if progress else True) as bar:
             worker = FileWorker(source.resolve(), out.resolve(), poison, codec, fraction)
-            for records in run_tasks(worker, _tasks(listing, done, label, poison, codec), workers):
+            processes = _useful(workers, listing, done)
+            for records in run_tasks(worker, _tasks(listing, done, label, poison, codec), processes):
                 journal.append(records)
                 bar.update(len(records))
         return _finish(source, out, listing, metadata, journal, poison, codec, ledger)
+
+
+def _useful(workers: int, listing: Listing, done: bytearray) -> int:
+    """How many of the processes are worth their start."""
+    files = len(done) - sum(done)
+    size = sum(size for size, ready in zip(listing.sizes, done, strict=True) if not ready)
+    return min(workers, max(1, files // WORKER_FILES, size // WORKER_BYTES))
 
 
 def check_places(source: Path, out: Path) -> None:

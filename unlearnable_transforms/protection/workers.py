@@ -67,8 +67,8 @@ def run_tasks(worker: Callable[[Any], Any], tasks: Iterable[Any], processes: int
                     result, error = connection.recv()
                 except (EOFError, ConnectionResetError):
                     raise RuntimeError(
-                        "a worker process was ended from outside, perhaps for lack of memory; run the same command "
-                        "again to continue, with fewer --workers"
+                        "a worker process ended by itself, perhaps for lack of memory; run the same command again "
+                        "to continue, with fewer --workers"
                     ) from None
                 if error is not None:
                     raise error
