@@ -1,4 +1,4 @@
-"""`unlearnable protect`: options, exit codes and what is told; Parquet, saved sets and the Hub; a changed run refused."""
+"""`unlearnable protect`: options, exit codes, messages; Parquet, saved sets and the Hub; a changed run is refused."""
 
 import re
 from pathlib import Path

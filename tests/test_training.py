@@ -183,7 +183,7 @@ def test_hooks_replace_augmentation_perturbation_and_loss():
         calls.append(("perturb", gradient.abs().sum() > 0))
         return (pixels + 0.1 * gradient.sign()).clamp(0, 1)
 
-    def loss(model, pixels, target):
+    def loss(model, pixels, target, generator):
         assert not pixels.requires_grad
         logits = model(pixels)
         return 0 * logits.sum() + 3.0, logits
@@ -208,7 +208,7 @@ def test_progress_gets_every_epoch(capsys):
 
 
 def test_nan_loss_names_the_epoch():
-    def loss(model, pixels, target):
+    def loss(model, pixels, target, generator):
         logits = model(pixels)
         return logits.sum() * math.nan, logits
 

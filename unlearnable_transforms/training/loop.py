@@ -32,8 +32,8 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 """augment(images, generator): uint8 (B, C, H, W) -> uint8 in 0-255 or float in [0, 1]."""
 Perturb = Callable[[PixelModel, Tensor, Tensor, torch.Generator], Tensor]
 """perturb(model, pixels, labels, generator): float pixels in [0, 1] -> perturbed pixels; may call the model."""
-Loss = Callable[[PixelModel, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""loss(model, pixels, labels) -> (scalar loss, logits for the training accuracy)."""
+Loss = Callable[[PixelModel, Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+"""loss(model, pixels, labels, generator) -> (scalar loss, logits for the training accuracy)."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ def train(
     augment: Augment | None = None,
     perturb: Perturb | None = None,
     loss: Loss | None = None,
+    on_epoch: Callable[[int], None] | None = None,
     on_batch: Callable[[int, Tensor, Tensor], None] | None = None,
     progress: bool | Callable[[int, History], None] = False,
 ) -> History:
@@ -134,12 +135,14 @@ def train(
     Args:
         net: takes normalised float (B, 3, H, W), returns logits. It is moved to `device` and stays there; the mean
             and standard deviation of the training pixels are stored in it as buffers of shape (3,).
-        images: uint8 (N, C, H, W), C = 1 or 3, N >= 2, H and W >= 8. One channel is repeated three times.
+        images: uint8 (N, C, H, W), C = 1 or 3, N >= 2, H and W >= 8, or float32 where 1 is white. One channel is
+            repeated three times.
         labels: int64 (N,), from 0 to the number of logits - 1.
         recipe: for instance SCREEN.
         seed: of the order of the rows, the augmentation and the perturbation; the global random state is not touched.
         test: uint8 images and labels, in the same form.
         augment, perturb, loss: replace the recipe's augmentation, no perturbation, cross-entropy; see the types.
+        on_epoch: called with the epoch, from 1, before its first batch.
         on_batch: called after each step with (epoch, rows of this batch, detached loss).
         progress: True prints a line an epoch; a callable gets (epoch, history).
 
@@ -160,15 +163,19 @@ def train(
         if some.max() >= classes:
             raise ValueError(f"{name} labels go up to {int(some.max())}, but the network has {classes} logits")
 
-    order, augmenting, perturbing = (_generator(seed, use) for use in ("order", "augment", "perturb"))
+    order, augmenting, perturbing = (seeded_generator(seed, use) for use in ("order", "augment", "perturb"))
+    losing = seeded_generator(seed, "loss")
     augment = augment or _recipe_augment(recipe)
     loss = loss or _cross_entropy(recipe.label_smoothing)
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
-        net.parameters(), lr=recipe.max_lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+        trained, lr=recipe.max_lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
         nesterov=recipe.momentum > 0, fused=True,
     )  # fmt: skip
     history = History()
     for epoch in range(1, recipe.epochs + 1):
+        if on_epoch is not None:
+            on_epoch(epoch)
         net.train()
         total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         batches = _batches(torch.randperm(len(images), generator=order).to(device), recipe.batch_size)
@@ -181,7 +188,7 @@ def train(
             if perturb is not None:
                 pixels = perturb(model, pixels, target, perturbing).detach()
             optimizer.zero_grad(set_to_none=True)  # after the perturbation, whose attack may leave gradients
-            value, logits = loss(model, pixels, target)
+            value, logits = loss(model, pixels, target, losing)
             value.backward()
             optimizer.step()
             total += value.detach() * len(rows)  # stays on the device: no waiting inside the epoch
@@ -209,7 +216,7 @@ def train(
     return history
 
 
-def _generator(seed: int, use: str) -> torch.Generator:
+def seeded_generator(seed: int, use: str) -> torch.Generator:
     """A CPU generator of its own for each use, so that more draws in one leave the others as they are."""
     digest = hashlib.blake2b(f"{use}:{seed}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
@@ -231,7 +238,7 @@ def _recipe_augment(recipe: Recipe) -> Augment:
 
 
 def _cross_entropy(smoothing: float) -> Loss:
-    def loss(model: PixelModel, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         logits = model(pixels)
         return F.cross_entropy(logits, labels, label_smoothing=smoothing), logits
 

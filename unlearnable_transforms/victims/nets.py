@@ -123,6 +123,10 @@ class PixelModel:
 
 def store_statistics(net: nn.Module, images: Tensor) -> None:
     """Put the mean and standard deviation of each channel, on the scale 0-1, into the network's buffers."""
+    if images.is_floating_point():
+        net.register_buffer("pixel_mean", images.mean((0, 2, 3)).float())
+        net.register_buffer("pixel_std", images.std((0, 2, 3)).float().clamp_min(1 / 255))
+        return
     counts = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(3)])
     weights = counts.double() / counts.sum(1, keepdim=True)  # exact, without a float copy of all images
     values = torch.arange(256, device=images.device, dtype=torch.float64) / 255
@@ -193,12 +197,15 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 def _checked_images(images: Tensor) -> Tensor:
-    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        raise ValueError(f"images must be a uint8 tensor, got {getattr(images, 'dtype', type(images).__name__)}")
+    if not isinstance(images, Tensor) or images.dtype not in (torch.uint8, torch.float32):
+        kind = getattr(images, "dtype", type(images).__name__)
+        raise ValueError(f"images must be a uint8 tensor (or float32 where 1 is white), got {kind}")
     if images.ndim != 4 or images.shape[1] not in (1, 3) or min(images.shape[2:]) < 8:
         raise ValueError(f"images must be (N, 1 or 3, H >= 8, W >= 8), got {tuple(images.shape)}")
     if len(images) == 0:
         raise ValueError("there are no images")
+    if images.is_floating_point() and images.abs().max() > 16:
+        raise ValueError(f"images are uint8, or float32 where 1 is white; these go up to {float(images.max()):g}")
     return images.expand(-1, 3, -1, -1)  # one channel: repeated, as a view
 
 

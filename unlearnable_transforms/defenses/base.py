@@ -1,0 +1,113 @@
+"""What all defenses share: the hooks, by which they differ from plain training, and the registry.
+
+A defense is what the party that trains on the data without permission does against a protection. One victim is trained
+
+    prepare(all images) -> network -> [ augment -> perturb -> loss ] for every batch -> finish -> test(test images)
+
+and a defense overrides the hooks it needs; everything else stays, so that the columns of a table differ only there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..training.loop import Augment, Loss, Perturb, Recipe, seeded_generator
+
+REGISTRY: dict[str, type["Defense"]] = {}
+_D = TypeVar("_D", bound=type["Defense"])
+
+
+def register_defense(name: str) -> Callable[[_D], _D]:
+    """Class decorator: makes a defense known under ``name``."""
+
+    def add(cls: _D) -> _D:
+        if name in REGISTRY and REGISTRY[name].__qualname__ != cls.__qualname__:
+            raise ValueError(f"two defenses are called {name!r}: {REGISTRY[name]} and {cls}")
+        cls.name = name
+        REGISTRY[name] = cls
+        return cls
+
+    return add
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a defense may know: the attacker's own situation, never the protection's name or key.
+
+    Attributes:
+        num_classes: of the classification task.
+        image_size: side in pixels of the square training images.
+        victim: registered name of the network, for defenses that train another one of its kind.
+        recipe: the plain recipe of this training.
+        seed: training seed; the only source of randomness.
+        device: where it is trained.
+        clean: unprotected pictures that this attacker has, uint8 (M, 3, H, W) and int64 (M,), disjoint from the
+            training and test sets, or None. Most defenses need none; those that do say so in ``needs_clean``.
+    """
+
+    num_classes: int
+    image_size: int
+    victim: str
+    recipe: Recipe
+    seed: int
+    device: torch.device | str = "cpu"
+    clean: tuple[Tensor, Tensor] | None = None
+
+    def generator(self, use: str) -> torch.Generator:
+        """A CPU generator of its own for each use."""
+        return seeded_generator(self.seed, use)
+
+
+class Defense:
+    """Base of all defenses. Subclasses are cheap to make, keep every constructor argument in an attribute of its name
+    and override hooks. What a hook keeps for one training is set in :meth:`prepare`, which comes first: an instance
+    serves one training at a time.
+
+    Hooks that are None are those of plain training. The types are documented in ``training/loop.py``; ``augment`` gets
+    what the recipe's crop and flip gave, unless ``replaces_augment``.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    needs_clean: ClassVar[bool] = False
+    replaces_augment: ClassVar[bool] = False
+
+    augment: Augment | None = None
+    perturb: Perturb | None = None
+    loss: Loss | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor arguments as plain JSON values: with name and version they identify a cell of a table."""
+        return {}
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """The recipe this defense trains with."""
+        return recipe
+
+    def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
+        """Whole-data-set preparation: uint8 (N, 3, H, W) -> uint8 of that shape, or float32 where 1 is white."""
+        return images
+
+    def network(self, net: nn.Module, setting: Setting) -> nn.Module:
+        """The network to train, from the freshly initialised victim. Frozen parameters are not trained."""
+        return net
+
+    def on_epoch(self, epoch: int) -> None:
+        """Called with the epoch, from 1, before its first batch."""
+
+    def finish(self, net: nn.Module, setting: Setting) -> None:
+        """After the last epoch; may change ``net`` in place."""
+
+    def test(self, images: Tensor, setting: Setting) -> Tensor:
+        """Test-time transform, uint8 (N, 3, H, W) -> uint8 or float32. Identity except where the paper has one."""
+        return images
+
+    def predict(self, net: nn.Module, images: Tensor, setting: Setting) -> Tensor | None:
+        """Logits or votes (N, num_classes) for prepared test images; None: those of the network in evaluation mode."""
+        return None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.arguments().items())})"

@@ -1,0 +1,1 @@
+"""Victims x defenses, measured: cells, tables and reports."""
