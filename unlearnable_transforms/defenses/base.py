@@ -7,6 +7,7 @@ A defense is what the party that trains on the data without permission does agai
 and a defense overrides the hooks it needs; everything else stays, so that the columns of a table differ only there.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -72,7 +73,7 @@ class Defense:
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
-    needs_clean: ClassVar[bool] = False
+    needs_clean: bool = False
     replaces_augment: ClassVar[bool] = False
 
     augment: Augment | None = None
@@ -81,7 +82,7 @@ class Defense:
 
     def arguments(self) -> dict[str, Any]:
         """The constructor arguments as plain JSON values: with name and version they identify a cell of a table."""
-        return {}
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """The recipe this defense trains with."""

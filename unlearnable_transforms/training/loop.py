@@ -165,7 +165,7 @@ def train(
 
     order, augmenting, perturbing = (seeded_generator(seed, use) for use in ("order", "augment", "perturb"))
     losing = seeded_generator(seed, "loss")
-    augment = augment or _recipe_augment(recipe)
+    augment = augment or recipe_augment(recipe)
     loss = loss or _cross_entropy(recipe.label_smoothing)
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
@@ -230,7 +230,8 @@ def _batches(rows: Tensor, size: int) -> list[Tensor]:
     return parts
 
 
-def _recipe_augment(recipe: Recipe) -> Augment:
+def recipe_augment(recipe: Recipe) -> Augment:
+    """The random crop and flip that the recipe names, for uint8 and float images alike."""
     if recipe.augment == "none":
         return lambda images, generator: images
     flip = recipe.augment == "crop-flip"

@@ -1,0 +1,110 @@
+"""Adversarial training: PGD, its quick one-step form, and TRADES."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..training.attacks import (
+    Norm,
+    attacking,
+    check_attack,
+    gaussian_noise,
+    pgd,
+    random_start,
+    summed_cross_entropy,
+)
+from ..training.loop import PixelModel
+from .base import Defense, Setting, register_defense
+
+
+@register_defense("at-pgd")
+class ATPGD(Defense):
+    """Training on the adversarial images of PGD with a random start, and on nothing else (Madry et al., ICLR 2018,
+    arXiv 1706.06083, section 2). Costs steps + 1 plain trainings.
+
+    The radius is what matters: protections that claim to resist are broken from their own radius on. Report a ladder,
+    such as 1, 2, 4, 8 / 255 in L-inf and 0.25, 0.5, 0.75, 1 in L2.
+
+    Args:
+        norm: "linf" or "l2".
+        eps: radius in units of 1 = white; None is 8/255 in L-inf and 1.0 in L2.
+        steps: of the attack.
+        step_size: None is 2.5 * eps / steps. Benchmarks that keep 2/255 in L2 hardly move at all.
+    """
+
+    def __init__(
+        self, norm: Norm = "linf", eps: float | None = None, steps: int = 10, step_size: float | None = None
+    ) -> None:
+        self.eps = (1.0 if norm == "l2" else 8 / 255) if eps is None else eps
+        check_attack(norm, self.eps, steps)
+        self.norm, self.steps, self.step_size = norm, steps, step_size
+
+    def perturb(self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """float (B, 3, H, W) in [0, 1] -> the same, at most eps away."""
+        start = random_start(pixels, generator, norm=self.norm, eps=self.eps)
+        return pgd(
+            model, pixels, summed_cross_entropy(labels), norm=self.norm, eps=self.eps, steps=self.steps,
+            step_size=self.step_size, start=start,
+        )  # fmt: skip
+
+
+@register_defense("at-fgsm")
+class ATFGSM(ATPGD):
+    """FGSM-RS, "fast" adversarial training: one step from a random start (Wong, Rice and Kolter, ICLR 2020,
+    arXiv 2001.03994). Costs two plain trainings.
+
+    Its known weakness: the network may learn to defeat the single step alone ("catastrophic overfitting").
+
+    Args:
+        eps: L-inf radius in units of 1 = white.
+        step_size: None is 1.25 * eps, the paper's.
+    """
+
+    def __init__(self, eps: float = 8 / 255, step_size: float | None = None) -> None:
+        super().__init__("linf", eps, 1, 1.25 * eps if step_size is None else step_size)
+
+
+@register_defense("trades")
+class TRADES(Defense):
+    """Cross-entropy on the images plus beta times the divergence between the predictions on them and on adversarial
+    images, which maximise it (Zhang et al., ICML 2019, arXiv 1901.08573, section 4). Costs about steps + 2 plain
+    trainings.
+
+    Its clean half lets a shortcut in, so that it is a defense of its own and no stand-in for adversarial training.
+
+    Args:
+        eps: L-inf radius in units of 1 = white.
+        steps, step_size: of the attack, which starts at a normal delta of standard deviation 0.001.
+        beta: weight of the divergence.
+    """
+
+    def __init__(self, eps: float = 0.031, steps: int = 10, step_size: float = 0.007, beta: float = 6.0) -> None:
+        check_attack("linf", eps, steps)
+        self.eps, self.steps, self.step_size, self.beta = eps, steps, step_size, beta
+
+    def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
+        self._smoothing = setting.recipe.label_smoothing
+        return images
+
+    def loss(
+        self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """(scalar loss, logits of the clean images)."""
+        adversarial = self.attack(model, pixels, generator)
+        logits = model(pixels)
+        divergence = _divergence(model(adversarial), logits.softmax(1)) / len(pixels)
+        return F.cross_entropy(logits, labels, label_smoothing=self._smoothing) + self.beta * divergence, logits
+
+    def attack(self, model: PixelModel, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """float (B, 3, H, W) in [0, 1] -> the same, at most eps away, where the prediction differs most."""
+        with attacking(model.net), torch.no_grad():
+            probabilities = model(pixels).softmax(1)
+        return pgd(
+            model, pixels, lambda logits: _divergence(logits, probabilities), norm="linf", eps=self.eps,
+            steps=self.steps, step_size=self.step_size, start=gaussian_noise(pixels, generator, std=0.001),
+        )  # fmt: skip
+
+
+def _divergence(logits: Tensor, probabilities: Tensor) -> Tensor:
+    """Sum over the images of KL(probabilities || softmax(logits))."""
+    return F.kl_div(logits.log_softmax(1), probabilities, reduction="sum")
