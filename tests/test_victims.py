@@ -1,6 +1,7 @@
 """Registry, initialisation and shapes of the victim networks."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from unlearnable_transforms.victims.nets import ResNet9
 from unlearnable_transforms.victims.registry import build_victim, initialise, list_victims, register_victim
+from unlearnable_transforms.victims.standard import resnet18
 
 
 def _seeded(seed: int) -> torch.Generator:
@@ -98,3 +100,101 @@ def test_bad_requests():
         ResNet9(10, pool="median")
     with pytest.raises(ValueError, match="already"):
         register_victim("smallcnn")(lambda num_classes, image_size: nn.Identity())
+
+
+# ---- the literature's networks
+
+# Parameters for 10 classes at 32 px, in millions. ResNets, VGG, DenseNet, MobileNetV2, WRN: as CIFAR papers state them;
+# EfficientNetV2-S and DeiT-tiny: their papers' figures without the 1,000-class layer.
+PARAMETERS = {
+    "resnet18": 11.17,
+    "resnet50": 23.52,
+    "vgg16-bn": 14.73,
+    "wrn34-10": 46.16,
+    "densenet121": 6.96,
+    "mobilenetv2": 2.24,
+    "efficientnetv2-s": 20.19,
+    "deit-tiny": 5.36,
+}
+HALVINGS = {"resnet18": 3, "densenet121": 3, "mobilenetv2": 3, "efficientnetv2-s": 3}  # 32 px -> 4 in the last stage
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts_are_the_literatures(name):
+    if name == "deit-tiny":
+        pytest.importorskip("timm")
+    net = build_victim(name, 10, 32)
+    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(PARAMETERS[name], abs=0.006)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("size", [32, 64, pytest.param(224, marks=pytest.mark.slow)])
+def test_standard_victims_give_logits_that_depend_on_the_picture(name, size):
+    if name == "deit-tiny":
+        pytest.importorskip("timm")
+    net = build_victim(name, 7, size)  # stays in training mode: without BatchNorm an untrained network is near constant
+    with torch.no_grad():
+        logits = net(torch.rand(2, 3, size, size, generator=_seeded(0)))
+    assert logits.shape == (2, 7)
+    assert logits.isfinite().all()
+    assert logits[0].ne(logits[1]).any()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2", "deit-tiny"])
+def test_all_weights_of_standard_victims_come_from_the_generator(name):
+    if name == "deit-tiny":
+        pytest.importorskip("timm")
+    torch.manual_seed(1)
+    first = build_victim(name, 10, 32, _seeded(1))
+    torch.manual_seed(2)  # another global state must change nothing
+    again, other = build_victim(name, 10, 32, _seeded(1)), build_victim(name, 10, 32, _seeded(2))
+    constant = (nn.modules.batchnorm._NormBase, nn.LayerNorm)
+    fixed = {f"{n}." for n, layer in first.named_modules() if isinstance(layer, constant)}
+    for (key, a), b, c in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
+        assert a.equal(b), key
+        if key.rpartition(".")[0] + "." not in fixed:
+            assert not a.equal(c), key
+
+
+def test_vision_transformers_start_as_their_paper_says():
+    pytest.importorskip("timm")
+    net = build_victim("deit-tiny", 10, 32)
+    assert net.pos_embed.shape == (1, 65, 192)  # (32 / 4)^2 patches and the class token
+    assert net.pos_embed.std().item() == pytest.approx(0.02, rel=0.05)
+    assert net.cls_token.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", HALVINGS)
+def test_small_stem_keeps_small_pictures_large(name):
+    net, sizes = build_victim(name, 10, 32).eval(), []
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda layer, inputs, output: sizes.append(output.shape[-1]))
+    with torch.inference_mode():
+        net(torch.rand(1, 3, 32, 32))
+    spatial = [size for size in sizes if size > 1]  # squeeze-and-excitation works on one value a channel
+    assert spatial[0] == 32
+    assert min(spatial) == 32 / 2 ** HALVINGS[name]
+
+
+def test_large_stem_on_small_pictures_warns_and_on_large_ones_is_the_rule():
+    with pytest.warns(UserWarning, match="32 px"):
+        net = resnet18(10, 32, stem="large")
+    assert net.conv1.kernel_size == (7, 7)
+    assert build_victim("resnet18", 10, 224).conv1.stride == (2, 2)
+    assert build_victim("resnet18", 10, 64).conv1.stride == (1, 1)
+
+
+def test_pictures_too_small_or_of_the_wrong_size():
+    with pytest.raises(ValueError, match="at least 32"):
+        build_victim("vgg16-bn", 10, 16)
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match="multiple"):
+        build_victim("deit-tiny", 10, 30)
+
+
+def test_missing_timm_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r"unlearnable-transforms\[victims\]"):
+        build_victim("deit-tiny", 10, 32)
+    assert "deit-tiny" in list_victims()

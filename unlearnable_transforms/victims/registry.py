@@ -9,6 +9,12 @@ from torch import nn
 
 Builder = Callable[[int, int], nn.Module]
 _BUILDERS: dict[str, Builder] = {}
+_TOKENS = {
+    "cls_token",
+    "dist_token",
+    "reg_token",
+    "pos_embed",
+}  # what a vision transformer itself owns, in timm's names
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)  # start at 1 and 0, nothing random
 
 
@@ -57,8 +63,9 @@ def initialise(net: nn.Module, generator: torch.Generator) -> nn.Module:
     """Draw all weights of `net` in place from the CPU `generator`, and return `net`.
 
     Same distributions as PyTorch's own constructors: convolutions and linear layers have weights and biases
-    uniform in +-1/sqrt(fan_in); normalisation layers get weight 1, bias 0 and fresh running statistics. A layer
-    of another kind that owns parameters must have a method `initialise(generator)`; else TypeError.
+    uniform in +-1/sqrt(fan_in); normalisation layers get weight 1, bias 0 and fresh running statistics; tokens and
+    positions of a vision transformer are normal with standard deviation 0.02, cut at 2. A layer of another kind that
+    owns parameters must have a method `initialise(generator)`; else TypeError.
     """
     for layer in net.modules():
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
@@ -70,6 +77,10 @@ def initialise(net: nn.Module, generator: torch.Generator) -> nn.Module:
             layer.reset_parameters()
         elif callable(own_rule := getattr(layer, "initialise", None)):
             own_rule(generator)
-        elif any(True for _ in layer.parameters(recurse=False)):
+        elif owned := dict(layer.named_parameters(recurse=False)):
+            if set(owned) <= _TOKENS:
+                for _, values in sorted(owned.items()):
+                    nn.init.trunc_normal_(values, std=0.02, generator=generator)
+                continue
             raise TypeError(f"no rule to initialise {type(layer).__name__}; give it initialise(generator)")
     return net
