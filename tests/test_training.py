@@ -248,7 +248,17 @@ def test_bad_test_set_and_untrained_network():
 
 
 @pytest.mark.parametrize(
-    "change", [{"epochs": 0}, {"batch_size": 1}, {"max_lr": 0}, {"augment": "flip"}, {"warmup": 1}, {"momentum": 1}]
+    "change",
+    [
+        {"epochs": 0},
+        {"batch_size": 1},
+        {"max_lr": 0},
+        {"augment": "flip"},
+        {"warmup": 1},
+        {"momentum": 1},
+        {"schedule": "step"},
+        {"optimizer": "adam"},
+    ],
 )
 def test_bad_recipe(change):
     with pytest.raises(ValueError):
@@ -258,6 +268,25 @@ def test_bad_recipe(change):
 def test_one_cycle_rises_and_falls():
     recipe = Recipe(epochs=1, batch_size=2, max_lr=0.4, warmup=0.25)
     assert [recipe.learning_rate(p) for p in (0, 0.125, 0.25, 0.625, 1)] == pytest.approx([0, 0.2, 0.4, 0.2, 0])
+
+
+def test_cosine_falls_from_the_start_to_zero():
+    recipe = Recipe(epochs=1, batch_size=2, max_lr=0.4, warmup=0, schedule="cosine")
+    assert [recipe.learning_rate(p) for p in (0, 1 / 3, 0.5, 1)] == pytest.approx([0.4, 0.3, 0.2, 0])
+    risen = replace(recipe, warmup=0.2)
+    assert [risen.learning_rate(p) for p in (0.1, 0.2, 0.6, 1)] == pytest.approx([0.2, 0.4, 0.2, 0])
+
+
+def test_adamw_and_plain_momentum_take_other_steps(digits):
+    images, labels = digits[0][:200], digits[1][:200]
+    ends = []
+    for change in ({}, {"nesterov": False}, {"optimizer": "adamw"}):
+        net = _small()
+        history = train(net, images, labels, recipe=replace(SHORT, epochs=3, max_lr=0.01, **change), seed=0)
+        assert history.train_loss[-1] < history.train_loss[0]
+        ends.append(net.classifier.weight)
+    assert not ends[0].equal(ends[1])
+    assert not ends[0].equal(ends[2])
 
 
 def test_history_summaries():

@@ -38,10 +38,11 @@ Loss = Callable[[PixelModel, Tensor, Tensor, torch.Generator], tuple[Tensor, Ten
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: SGD with Nesterov momentum under a one-cycle learning rate (linear up, linear down to zero).
+    """How to train: SGD, or AdamW for vision transformers, under a learning rate that goes up and down to zero.
 
-    `augment` crops with zero padding of size // 8 pixels (at least 1). `warmup` is the part of all steps spent
-    going up. `bf16`: mixed precision; None uses it where the hardware multiplies bfloat16 natively.
+    `schedule`: after the warmup down in a straight line ("one-cycle") or along half a cosine. `warmup` is the part of
+    all steps spent going up in a straight line. `augment` crops with zero padding of size // 8 pixels (at least 1).
+    `bf16`: mixed precision; None uses it where the hardware multiplies bfloat16 natively.
     Raises ValueError for values out of range.
     """
 
@@ -54,20 +55,31 @@ class Recipe:
     label_smoothing: float = 0.0
     augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
     bf16: bool | None = None
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    nesterov: bool = True
+    optimizer: Literal["sgd", "adamw"] = "sgd"
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
             raise ValueError("a recipe needs epochs >= 1 and batch_size >= 2 (BatchNorm cannot train on one image)")
-        if not (self.max_lr > 0 and 0 < self.warmup < 1 and 0 <= self.label_smoothing < 1):
-            raise ValueError("a recipe needs max_lr > 0, 0 < warmup < 1 and 0 <= label_smoothing < 1")
+        if not (self.max_lr > 0 and 0 <= self.warmup < 1 and 0 <= self.label_smoothing < 1):
+            raise ValueError("a recipe needs max_lr > 0, 0 <= warmup < 1 and 0 <= label_smoothing < 1")
         if not (0 <= self.momentum < 1 and self.weight_decay >= 0):
             raise ValueError("a recipe needs 0 <= momentum < 1 and weight_decay >= 0")
         if self.augment not in ("crop-flip", "crop", "none"):
             raise ValueError(f'augment must be "crop-flip", "crop" or "none", got {self.augment!r}')
+        if self.schedule not in ("one-cycle", "cosine") or self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(
+                f'schedule is "one-cycle" or "cosine" and optimizer "sgd" or "adamw", got {self.schedule!r} and '
+                f"{self.optimizer!r}"
+            )
 
     def learning_rate(self, progress: float) -> float:
         """Learning rate at `progress` in [0, 1] of the run."""
-        return self.max_lr * min(progress / self.warmup, (1 - progress) / (1 - self.warmup))
+        if progress < self.warmup:
+            return self.max_lr * progress / self.warmup
+        left = (1 - progress) / (1 - self.warmup)
+        return self.max_lr * (left if self.schedule == "one-cycle" else (1 - math.cos(math.pi * left)) / 2)
 
 
 SCREEN = Recipe(epochs=10, batch_size=128, max_lr=0.1)
@@ -168,15 +180,12 @@ def train(
     augment = augment or recipe_augment(recipe)
     loss = loss or _cross_entropy(recipe.label_smoothing)
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(
-        trained, lr=recipe.max_lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0, fused=True,
-    )  # fmt: skip
+    optimizer = _optimizer(trained, recipe)
     history = History()
     for epoch in range(1, recipe.epochs + 1):
         if on_epoch is not None:
             on_epoch(epoch)
-        net.train()
+        _train_mode(net)
         total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         batches = _batches(torch.randperm(len(images), generator=order).to(device), recipe.batch_size)
         for rows in batches:
@@ -228,6 +237,23 @@ def _batches(rows: Tensor, size: int) -> list[Tensor]:
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
+
+
+def _train_mode(net: nn.Module) -> None:
+    """Training mode, except for BatchNorm layers with frozen weights: these keep their statistics, too."""
+    net.train()
+    for layer in net.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.affine and not layer.weight.requires_grad:
+            layer.eval()
+
+
+def _optimizer(trained: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(trained, lr=recipe.max_lr, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.SGD(
+        trained, lr=recipe.max_lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov and recipe.momentum > 0, fused=True,
+    )  # fmt: skip
 
 
 def recipe_augment(recipe: Recipe) -> Augment:
