@@ -74,7 +74,7 @@ class Defense:
     name: ClassVar[str]
     version: ClassVar[int] = 1
     needs_clean: bool = False
-    replaces_augment: ClassVar[bool] = False
+    replaces_augment: bool = False
 
     augment: Augment | None = None
     perturb: Perturb | None = None

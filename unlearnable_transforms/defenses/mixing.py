@@ -1,0 +1,86 @@
+"""Augmentations that mix pairs of images and their labels: mixup and cutmix."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..training.loop import PixelModel
+from .base import Defense, Setting, register_defense
+
+
+class Mixing(Defense):
+    """Each image of a batch is mixed with a random other one, and the loss with the same weight.
+
+    Args:
+        alpha: the share of an image's own part is drawn from Beta(alpha, alpha), once a batch.
+        probability: of mixing a batch at all.
+    """
+
+    def __init__(self, alpha: float, probability: float) -> None:
+        if alpha <= 0 or not 0 <= probability <= 1:
+            raise ValueError(f"need alpha > 0 and probability in [0, 1], got {alpha} and {probability}")
+        self.alpha, self.probability = alpha, probability
+
+    def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
+        self._smoothing = setting.recipe.label_smoothing
+        return images
+
+    def mix(self, pixels: Tensor, others: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
+        """Pixels of both, and the share that the first really have."""
+        raise NotImplementedError
+
+    def loss(
+        self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """(share * CE(own label) + (1 - share) * CE(other's label), logits of the mixed images)."""
+        order = torch.arange(len(pixels))
+        share = 1.0
+        if torch.rand((), generator=generator, device=generator.device) < self.probability:
+            order = torch.randperm(len(pixels), generator=generator, device=generator.device)
+            seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+            share = float(np.random.default_rng(seed).beta(self.alpha, self.alpha))
+        order = order.to(pixels.device)
+        mixed, share = self.mix(pixels, pixels[order], share, generator)
+        logits = model(mixed)
+        own = F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+        other = F.cross_entropy(logits, labels[order], label_smoothing=self._smoothing)
+        return share * own + (1 - share) * other, logits
+
+
+@register_defense("mixup")
+class MixUp(Mixing):
+    """Weighted means of two images (Zhang et al., ICLR 2018, arXiv 1710.09412, section 2)."""
+
+    def __init__(self, alpha: float = 1.0, probability: float = 1.0) -> None:
+        super().__init__(alpha, probability)
+
+    def mix(self, pixels: Tensor, others: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
+        return others.lerp(pixels, share), share
+
+
+@register_defense("cutmix")
+class CutMix(Mixing):
+    """A box of one image pasted into another (Yun et al., ICCV 2019, arXiv 1905.04899, section 3.1).
+
+    The box has sides sqrt(1 - share) of the image's and a uniform centre, and is clipped at the border; the share is
+    then taken from its area. The default probability is that of the authors' runs on CIFAR.
+    """
+
+    def __init__(self, alpha: float = 1.0, probability: float = 0.5) -> None:
+        super().__init__(alpha, probability)
+
+    def mix(self, pixels: Tensor, others: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
+        height, width = pixels.shape[2:]
+
+        def interval(side: int) -> slice:
+            half = int(side * math.sqrt(1 - share)) // 2
+            centre = int(torch.randint(side, (), generator=generator, device=generator.device))
+            return slice(max(0, centre - half), min(side, centre + half))
+
+        rows, columns = interval(height), interval(width)
+        mixed = pixels.clone()
+        mixed[:, :, rows, columns] = others[:, :, rows, columns]
+        return mixed, 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
