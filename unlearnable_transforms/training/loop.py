@@ -256,14 +256,6 @@ def _optimizer(trained: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optim
     )  # fmt: skip
 
 
-def _train_mode(net: nn.Module) -> None:
-    """Training mode, except for BatchNorm layers with frozen weights: these keep their statistics, too."""
-    net.train()
-    for layer in net.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.affine and not layer.weight.requires_grad:
-            layer.eval()
-
-
 def recipe_augment(recipe: Recipe) -> Augment:
     """The random crop and flip that the recipe names, for uint8 and float images alike."""
     if recipe.augment == "none":
