@@ -1,0 +1,120 @@
+"""UEraser: strong augmentation, the worst of several draws (Qin et al., ICCV-W 2023, arXiv 2303.15127)."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as v2
+
+from ..training.loop import PixelModel
+from ..training.transforms import seeded_globally
+from .base import Defense, Setting, register_defense
+
+GROUP = 16  # images that share the operation of TrivialAugment, of which kornia draws one a call
+
+
+@register_defense("ueraser")
+class UEraser(Defense):
+    """Training on that of K augmentations of each image that the network finds hardest (section 3).
+
+    An augmentation, after crop and flip: a fractal brightness map, a fractal contrast map, a permutation of the
+    channels, each with its probability, and one operation of TrivialAugment (kornia's list: with neither identity nor
+    colour). The authors' one operation for a whole batch is one for every 16 images here.
+
+    The hardest draw is found by forward passes that train nothing, with the statistics of the batch, so that K = 5
+    costs about 2.7 plain trainings instead of 5. The paper trains 200 epochs at a learning rate of 0.01; here the
+    recipe is the victim's own. Needs kornia: ``pip install "unlearnable-transforms[defenses]"``.
+
+    Args:
+        variant: "lite", K = 1; "standard", K = 5 in the first quarter of the epochs and then 1; "max", K = 5.
+        jpeg: quality of a JPEG compression after all that, or None. The authors use 10 against some attacks and None
+            against others, which tells the defender the attack: choose one for a whole table.
+        repeats: K of "standard" and "max".
+        warmup: part of the epochs that "standard" spends with K draws; the paper's is 50 epochs of 200.
+        probability: of brightness, contrast and permutation, each for each image.
+    """
+
+    def __init__(
+        self,
+        variant: Literal["lite", "standard", "max"] = "standard",
+        jpeg: int | None = None,
+        repeats: int = 5,
+        warmup: float = 0.25,
+        probability: float = 0.5,
+    ) -> None:
+        if variant not in ("lite", "standard", "max"):
+            raise ValueError(f'variant must be "lite", "standard" or "max", got {variant!r}')
+        if repeats < 1 or not 0 <= warmup <= 1 or not 0 <= probability <= 1:
+            raise ValueError("ueraser needs repeats >= 1, and warmup and probability in [0, 1]")
+        if jpeg is not None and not 1 <= jpeg <= 100:
+            raise ValueError(f"jpeg must be None or a quality from 1 to 100, got {jpeg}")
+        self.variant, self.jpeg, self.repeats, self.warmup = variant, jpeg, repeats, warmup
+        self.probability = probability
+        self._plasma, self._trivial = _augmentations(probability)
+
+    def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
+        self._smoothing, self._epochs = setting.recipe.label_smoothing, setting.recipe.epochs
+        return images
+
+    def on_epoch(self, epoch: int) -> None:
+        several = self.variant == "max" or (
+            self.variant == "standard" and epoch <= math.ceil(self.warmup * self._epochs)
+        )
+        self._draws = self.repeats if several else 1
+
+    def loss(
+        self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """(cross-entropy on the hardest of the draws of each image, its logits)."""
+        draws = [self.transform(pixels, generator) for _ in range(self._draws)]
+        hardest = draws[0]
+        if len(draws) > 1:
+            with torch.no_grad(), batch_statistics(model.net):
+                losses = torch.stack([F.cross_entropy(model(draw), labels, reduction="none") for draw in draws])
+            hardest = torch.stack(draws)[losses.argmax(0), torch.arange(len(pixels), device=pixels.device)]
+        logits = model(hardest)
+        return F.cross_entropy(logits, labels, label_smoothing=self._smoothing), logits
+
+    @torch.no_grad()
+    def transform(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """One draw: float (B, 3, H, W) in [0, 1] -> the same."""
+        with seeded_globally(generator, pixels.device):
+            pixels = torch.cat([self._trivial(group) for group in self._plasma(pixels).split(GROUP)])
+        if self.jpeg is None:
+            return pixels
+        images = pixels.clamp(0, 1).mul(255).round_().byte()
+        return v2.jpeg(images.cpu(), self.jpeg).to(pixels.device).float().div_(255)
+
+
+@contextmanager
+def batch_statistics(net: nn.Module) -> Iterator[None]:
+    """Training-mode passes that normalise by the batch and leave BatchNorm's running statistics as they are."""
+    layers = [
+        layer
+        for layer in net.modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and layer.track_running_stats
+    ]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+def _augmentations(probability: float) -> tuple[nn.Module, nn.Module]:
+    try:
+        import kornia.augmentation as K
+    except ImportError as error:
+        raise ImportError('ueraser needs kornia: pip install "unlearnable-transforms[defenses]"') from error
+    plasma = nn.Sequential(
+        K.RandomPlasmaBrightness(roughness=(0.3, 0.7), intensity=(0.5, 1.0), p=probability),
+        K.RandomPlasmaContrast(roughness=(0.3, 0.7), p=probability),
+        K.RandomChannelShuffle(p=probability),
+    )
+    return plasma, K.auto.TrivialAugment()
