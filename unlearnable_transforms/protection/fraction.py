@@ -2,8 +2,8 @@
 
 import warnings
 
-from ..keys import Key
 from ..poisons.base import Poison
+from ..poisons.fraction import is_chosen as is_chosen
 
 
 def check_fraction(fraction: float, poison: Poison, stacklevel: int = 2) -> None:
@@ -18,8 +18,3 @@ def check_fraction(fraction: float, poison: Poison, stacklevel: int = 2) -> None
             "against 18.5 % with all (table 5): below full coverage, the clean part teaches what the rest hides",
             stacklevel=stacklevel,
         )
-
-
-def is_chosen(key: Key | None, id_: bytes, fraction: float) -> bool:
-    """Whether a sample is among the share to protect; without a key all are."""
-    return fraction == 1 or key is None or bool(key.stream("fraction", id_).uniform(1)[0] < fraction)
