@@ -137,14 +137,16 @@ def store_statistics(net: nn.Module, images: Tensor) -> None:
 
 
 def native_bf16(device: torch.device | str) -> bool:
-    """Whether `device` multiplies bfloat16 in hardware: CUDA from Ampere on, and CPUs with AMX.
+    """Whether `device` multiplies bfloat16 in hardware: CUDA from Ampere on, and CPUs with AMX or AVX-512 BF16.
 
-    A CPU without AMX gets float32: there bfloat16 is not known to be faster.
+    With AVX-512 BF16 alone (an AMD EPYC, one thread) the screen's victim trains 1.5 times as fast as in float32, to
+    the same accuracy. Other CPUs get float32.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if hasattr(torch.cpu, "get_capabilities"):
-        return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+        has = torch.cpu.get_capabilities()
+        return bool(has.get("amx_bf16", False) or has.get("avx512_bf16", False))
     return bool(torch.cpu._is_amx_tile_supported())  # before PyTorch had the public question
 
 
