@@ -238,7 +238,9 @@ def test_shards_are_skipped_when_they_are_there(tmp_path, out, protect, monkeypa
     written = []
     write = shards.ShardWorker._write
     monkeypatch.setattr(
-        shards.ShardWorker, "_write", lambda self, shard: written.append(shard.target) or write(self, shard)
+        shards.ShardWorker,
+        "_write",
+        lambda self, shard, *rest: written.append(shard.target) or write(self, shard, *rest),
     )
     assert protect(source, "--ledger", tmp_path / "ledger.parquet") == 0
     assert written == names[1:3]

@@ -90,16 +90,14 @@ def run(args: argparse.Namespace) -> int:
         The exit code.
     """
     from ..protection.encode import Codec
-    from ..protection.folder import check_places, protect_folder
+    from ..protection.folder import protect_folder
     from ..protection.tables import is_picture_folder, protect_tables
     from ..protection.workers import cores
 
     if args.quality is not None and args.format != "jpeg":
         raise ValueError("--quality is for --format jpeg: png and webp are lossless here")
-    poison = make_poison(args)
-    out = args.out.absolute()
     for path in (args.key, args.ledger):
-        if path is not None and out.resolve() in path.resolve().parents:
+        if path is not None and args.out.resolve() in path.resolve().parents:
             raise ValueError(f"{path} lies in {args.out}, which will be published: put it elsewhere")
     common = {
         "fraction": args.fraction,
@@ -110,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
     }
     try:
         with _told_warnings():
+            poison = make_poison(args)
             if is_picture_folder(args.source):
                 _refuse(args, "a folder of pictures", "image_key", "label_key", "keep_column", "config")
                 if args.format == "jpeg":
@@ -124,7 +123,6 @@ def run(args: argparse.Namespace) -> int:
                 _refuse(args, "a data set", "label")
                 if args.format != "png" or args.keep_metadata != "icc":
                     raise ValueError("--format and --keep-metadata are for folders of pictures: data sets hold PNG")
-                check_places(Path(args.source), args.out)
                 summary = protect_tables(
                     args.source, args.out, poison, keep_columns=args.keep_column, config=args.config, **common
                 )

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xxhash
 from PIL import Image
 
@@ -105,7 +104,8 @@ class FileWorker:
             return {**record, "status": "failed", "reason": error.strerror or str(error)}
         if (status.st_size, status.st_mtime_ns) != (task.size, task.mtime):
             raise SourceChanged(
-                f"{self.source / task.path} changed while it was to be protected: leave the source alone"
+                f"{self.source / task.path} changed while it was to be protected: put back what it was and run the "
+                "same command again, or start with an empty output folder"
             )
         try:
             encoded, facts = self._protect(data, task)
@@ -127,7 +127,6 @@ class FileWorker:
         changed, changed_id, status = clean, clean_id, "left"
         if is_chosen(self.poison.key, clean_id, self.fraction):
             (changed,) = self.poison.protect_arrays([clean], [task.token])
-            changed = torch.from_numpy(changed).contiguous().numpy()  # once, and faster than NumPy does it
             changed_id = sample_id(changed, task.token)
             status = "unchanged" if changed_id == clean_id else "protected"
         encoded = self.codec.encode(opened.close(changed))

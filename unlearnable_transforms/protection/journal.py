@@ -67,7 +67,6 @@ class Journal:
             if not self._settings.exists():
                 raise ValueError(f"{self.out} is not empty, and there is no journal to go on with: {REMEDY}")
             self._check_settings(json.loads(self._settings.read_text()), settings)
-            remove_parts(self.out)
             self._cut_torn_line()
         else:
             for path in self.directory.iterdir():
@@ -76,12 +75,18 @@ class Journal:
                 elif path.is_file() and path.name != "lock":
                     path.unlink()
             self.out.mkdir(exist_ok=True)
+        self.remove_parts()
         self._write_source(source, resumed)
         if not resumed:  # last: a journal with settings is a whole one
             with replacing(self._settings) as temporary:
                 temporary.write_text(json.dumps(settings, indent=1))
         self._file = os.fdopen(os.open(self._done, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
         return resumed
+
+    def remove_parts(self) -> None:
+        """Remove what killed processes left of files that they were writing."""
+        remove_parts(self.out)
+        remove_parts(self.directory)
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Note finished files."""
@@ -231,6 +236,9 @@ def open_journal(out: Path) -> Iterator[Journal]:
         journal = Journal(out, directory)
         try:
             yield journal
+        except BaseException:
+            journal.remove_parts()  # a worker that took too long to stop was ended while it wrote
+            raise
         finally:
             journal.close()
 

@@ -20,7 +20,9 @@ SUFFIXES = {"png": (".png",), "webp": (".webp",), "jpeg": (".jpg", ".jpeg", ".jp
 METADATA = ("metadata.csv", "metadata.jsonl")
 LONGEST_NAME = 255  # bytes, on the usual file systems
 SHOWN = 5
-_SPLIT = re.compile(r"(train|training|test|testing|val|valid|validation|dev|eval|evaluation|holdout)([-_.]\w+|\d+)?")
+_SPLITS = "train|training|test|testing|val|valid|validation|dev|eval|evaluation|holdout"
+SPLIT_NAMES = frozenset(_SPLITS.split("|"))
+_SPLIT = re.compile(rf"({_SPLITS})([-_.]\w+|\d+)?")
 
 
 @dataclass
@@ -197,11 +199,16 @@ def check_targets(paths: list[str], format: str) -> None:
     Raises:
         ValueError: names them.
     """
-    targets = {target_name(path, format) for path in paths}
+
+    def place(path: str) -> str:  # a.PNG and a.png are one file where names have no case
+        stem, suffix = os.path.splitext(target_name(path, format))
+        return stem + suffix.lower()
+
+    targets = {place(path) for path in paths}
     if len(targets) < len(paths):
         sources: dict[str, list[str]] = {}
         for path in paths:
-            sources.setdefault(target_name(path, format), []).append(path)
+            sources.setdefault(place(path), []).append(path)
         clashes = [f"{' and '.join(both)} -> {target}" for target, both in sources.items() if len(both) > 1]
         raise ValueError(f"pictures would overwrite each other: {named(clashes)}. Rename them, or choose --format")
     long = [path for path in targets if len(os.fsencode(path.rsplit("/", 1)[-1])) > LONGEST_NAME]

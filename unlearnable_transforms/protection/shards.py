@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo
 from datasets.table import embed_table_storage
 
-from ..containers import open_image
+from ..containers import open_chunks, open_image
 from ..files import whole
 from ..poisons.base import Poison
 from ..samples import SampleError
@@ -58,16 +58,29 @@ class ShardWorker:
     image_key: str
 
     def __call__(self, shard: Shard) -> list[dict[str, Any]]:
-        with _no_bars():
-            return [self._write(shard)]
-
-    def _write(self, shard: Shard) -> dict[str, Any]:
         data = self.splits[shard.split].select(range(shard.start, shard.stop))
-        record: dict[str, Any] = {
-            "path": shard.target,
-            "split": shard.split,
+        record: dict[str, Any] = {"path": shard.target, "split": shard.split, "rows": len(data)}
+        try:
+            with no_bars():
+                return [self._write(shard, data, record)]
+        except SampleError as error:
+            return [{**record, "status": "failed", "unreadable": self._unreadable(shard, data, error)}]
+
+    def _unreadable(self, shard: Shard, data: Dataset, error: SampleError) -> list[tuple[int, str]]:
+        """All rows that cannot be read, counted in the split, with the reason; else what the error says."""
+        found = []
+        undecoded = data.with_format(None).cast_column(self.image_key, datasets.Image(decode=False))
+        for row, picture in enumerate(undecoded[self.image_key], shard.start):
+            try:
+                open_image(picture or {"bytes": None, "path": None})
+            except (TypeError, ValueError) as reason:
+                found.append((row, str(reason)))
+        return found or [(shard.start + row, error.reason) for row in error.rows or [0]]
+
+    def _write(self, shard: Shard, data: Dataset, record: dict[str, Any]) -> dict[str, Any]:
+        record = {
+            **record,
             "status": "kept",
-            "rows": len(data),
             "size": _stored_bytes(data, self.image_key),
             "counts": {"kept": len(data)},
             "unchanged": [],
@@ -94,12 +107,7 @@ class ShardWorker:
         return {**record, "bytes": len(encoded), "checksum": checksum(encoded)}
 
     def _protect(self, data: Dataset, shard: Shard) -> tuple[Dataset, pa.Table]:
-        try:
-            protected, ledger = protect_split(
-                data, self.poison, self.fraction, self.keep, shard.split, keep_in_memory=True
-            )
-        except SampleError as error:  # rows are counted in the whole split
-            raise SampleError.at([shard.start + row for row in error.rows], error) from None
+        protected, ledger = protect_split(data, self.poison, self.fraction, self.keep, shard.split, keep_in_memory=True)
         places = pa.array(range(shard.start, shard.stop), pa.int64())
         return protected, ledger.set_column(ledger.schema.get_field_index("row"), "row", places)
 
@@ -209,15 +217,16 @@ def _write_table(data: Dataset, path: Path, suffix: str) -> None:
 def _encode_rows(batch: Any, image_key: str) -> dict[str, list]:
     """Pictures encoded like the protected ones: the same pixels, no metadata but the colour profile, no path."""
     stored, reader = stored_images(batch, image_key)
-    opened = (reader(picture) for picture in stored)
-    return {image_key: [picture.close(picture.colour) for picture in opened]}
+    chunks = (opened for _, opened in open_chunks(stored, reader))
+    return {image_key: [picture.close(picture.colour) for opened in chunks for picture in opened]}
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without the bars that `datasets` draws for each shard."""
+def no_bars(unless: bool = False) -> Iterator[None]:
+    """Without the bars that `datasets` draws, also where there is no terminal."""
     shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
+    if not unless:
+        datasets.disable_progress_bars()
     try:
         yield
     finally:

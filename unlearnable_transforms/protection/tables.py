@@ -5,10 +5,12 @@ resumed run skips the shards that are there. Parquet comes out as Parquet, a sav
 as Parquet; pictures are PNG bytes in the table, without any path.
 """
 
+import glob
 import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,17 +19,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..poisons.base import NotFittedError, Poison
-from ..samples import batch_tokens
+from ..samples import SampleError, batch_tokens
 from ..sources import find_columns, image_columns, is_train_split, refuse_second_image
+from .encode import SourceChanged
+from .folder import check_places
 from .fraction import check_fraction
-from .journal import open_journal
+from .journal import REMEDY, open_journal
 from .ledger import SCHEMA, check_ledger_place, write_ledger
-from .listing import is_hidden, is_picture
+from .listing import SPLIT_NAMES, is_hidden, is_picture, named
 from .report import Summary
-from .shards import ShardWorker, add_shard, ledger_piece, make_shards, write_saved_info
+from .shards import ShardWorker, add_shard, ledger_piece, make_shards, no_bars, write_saved_info
 from .workers import run_tasks
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -62,9 +67,12 @@ def protect_tables(
     """
     source, out = os.fspath(source), Path(out)
     check_fraction(fraction, poison)
+    check_places(Path(source), out)
     check_ledger_place(ledger, out)
-    with open_journal(out) as journal, _loaded(source, config, journal.scratch) as (splits, saved):
-        train, left_out = _choose(splits, keep_splits)
+    saved = _saved_kind(Path(source))
+    stamps = _stamps(Path(source), saved)
+    with open_journal(out) as journal, _loaded(source, config, saved, journal.scratch) as splits:
+        train, left_out = _choose(splits, keep_splits, alone=Path(source).is_file() or saved == "one")
         image_key, label_key = _check_columns(splits, train, poison, keep_columns)
         if not poison.fitted:
             if len(train) > 1:
@@ -72,7 +80,7 @@ def protect_tables(
             poison.fit(splits[train[0]])
         shards = [shard for name, data in splits.items() for shard in make_shards(name, data, image_key, saved)]
         settings = {
-            "source": str(Path(source).resolve()) if Path(source).exists() else source,
+            "source": str(Path(source).resolve()) if stamps else source,
             "configuration": config,
             **poison.public_config(),
             "fraction": fraction,
@@ -81,7 +89,8 @@ def protect_tables(
             "classes": getattr(splits[train[0]].features[label_key], "names", None),
             "shards": [shard.target for shard in shards],
         }
-        journal.begin(settings, _stamps(source, splits))
+        of_hub = sorted((name, len(data), data._fingerprint) for name, data in splits.items())
+        journal.begin(settings, map(json.dumps, stamps or of_hub))
         records = journal.directory / "ledger"
         records.mkdir(exist_ok=True, mode=0o700)
         paths = [shard.target for shard in shards]
@@ -96,9 +105,14 @@ def protect_tables(
             for finished in run_tasks(worker, todo, min(workers, max(1, len(todo)))):
                 journal.append(finished)
                 bar.update(sum(record["rows"] for record in finished))
-        summary = Summary(kind="rows")
+        if _stamps(Path(source), saved) != stamps:
+            raise SourceChanged(f"{source} changed while it was to be protected: {REMEDY}")
+        finished = list(journal.records(paths))
+        _refuse_unreadable(finished)
+        others = [] if saved else [str(name) for name in _files(Path(source)) if not _is_parquet(name)]
+        summary = Summary(kind="rows", others=others)
         tables = [SCHEMA.empty_table()]
-        for record in journal.records(paths):
+        for record in finished:
             add_shard(summary, record)
             if record["status"] == "protected":
                 tables.append(pq.read_table(records / ledger_piece(record["path"])))
@@ -106,10 +120,27 @@ def protect_tables(
             write_ledger(pa.concat_tables(tables), ledger, None if poison.key is None else poison.key.fingerprint)
         )
         if saved:
-            write_saved_info(out, splits, list(journal.records(paths)), saved)
+            write_saved_info(out, splits, finished, saved)
         if left_out:
             summary.notes.append(f"splits left out, not being training data: {', '.join(left_out)} (--keep-split)")
         return summary
+
+
+def _refuse_unreadable(records: list[dict[str, Any]]) -> None:
+    """Refuse a set with rows that cannot be protected; all of them are named at once, with the first one's reason.
+
+    Raises:
+        SampleError: there are some.
+    """
+    reasons: list[str] = []
+    rows: dict[str, list[int]] = {}
+    for record in records:
+        for row, why in record.get("unreadable", ()):
+            reasons.append(why)
+            rows.setdefault(record["split"], []).append(row)
+    if rows:
+        told = "; ".join(f"{split} row {', '.join(map(str, places))}" for split, places in rows.items())
+        raise SampleError(f"{told}: {reasons[0]}. Then start with an empty output folder")
 
 
 # ---- what the source is ----------------------------------------------------------------------------------------------
@@ -145,60 +176,104 @@ def is_picture_folder(source: str | os.PathLike) -> bool:
 
 
 def _saved_kind(path: Path) -> str:
+    """``dict`` or ``one`` for a folder made by ``save_to_disk``, else empty."""
     if (path / "dataset_dict.json").exists():
         return "dict"
     return "one" if (path / "dataset_info.json").exists() and (path / "state.json").exists() else ""
 
 
 @contextmanager
-def _loaded(source: str, config: str | None, cache: Path) -> Iterator[tuple[dict[str, Dataset], str]]:
-    """The splits of a source, and ``dict`` or ``one`` if it is a saved set.
+def _loaded(source: str, config: str | None, saved: str, cache: Path) -> Iterator[dict[str, Dataset]]:
+    """The splits of a source.
 
     What the reader unpacks from local Parquet goes to ``cache``, a private folder that is removed at the end.
     """
-    path = Path(source)
-    saved = _saved_kind(path) if path.is_dir() else ""
     try:
-        if saved:
-            data: Any = load_from_disk(source)
-        elif path.is_file():
-            split = re.sub(r"-\d+-of-\d+$", "", path.stem)
-            split = split if re.fullmatch(r"\w+", split) and split != path.stem else "train"
-            data = load_dataset("parquet", data_files={split: str(path)}, cache_dir=str(cache))
-        elif path.is_dir():
-            data = load_dataset("parquet", data_dir=str(path.resolve()), cache_dir=str(cache))
-        else:
-            data = load_dataset(source, config)
-        if isinstance(data, DatasetDict):
-            yield {str(name): split for name, split in data.items()}, saved
-        else:
-            yield {"train": data}, saved
+        with no_bars(unless=sys.stderr.isatty()):
+            data = _load(source, config, saved, cache)
+        yield {str(name): split for name, split in data.items()} if isinstance(data, DatasetDict) else {"train": data}
     finally:
         shutil.rmtree(cache, ignore_errors=True)
 
 
-def _stamps(source: str, splits: dict[str, Dataset]) -> Iterator[str]:
-    """Lines that change when the source does: path, size and time of every file; of a Hub set its fingerprints."""
+def _load(source: str, config: str | None, saved: str, cache: Path) -> Any:
     path = Path(source)
-    if not path.exists():
-        stamps = [(name, len(data), data._fingerprint) for name, data in splits.items()]
-    else:
-        files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-        stamps = [
-            (str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns)
-            for file in files
-            if not file.name.startswith("cache-")  # Dataset.map writes such files beside a saved set
-        ]
-    for stamp in sorted(stamps):
-        yield json.dumps(stamp)
+    try:
+        if saved:
+            return load_from_disk(source)
+        if path.exists():
+            return load_dataset("parquet", data_files=_parquet_files(path), cache_dir=str(cache))
+        return load_dataset(source, config)
+    except DatasetGenerationError as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError):  # a full disk, perhaps
+            raise cause from None
+        raise ValueError(f"{source} cannot be read as one data set: {cause}") from None
+    except (OSError, ValueError) as error:
+        if path.exists():
+            raise
+        raise ValueError(f"{source} is no file or folder here; as a name of the Hub: {error}") from None
 
 
-def _choose(splits: dict[str, Dataset], keep_splits: Collection[str]) -> tuple[list[str], list[str]]:
-    """Training splits and those left out; the latter are taken from ``splits``. One split alone is what is meant."""
+def _parquet_files(path: Path) -> dict[str, list[str]]:
+    """Split -> Parquet files, told by a word in the file's name or in that of a folder around it; else all ``train``.
+
+    Raises:
+        ValueError: a file that is not Parquet, or whose split is not clear.
+    """
+    splits: dict[str, list[str]] = {}
+    for name in filter(_is_parquet, _files(path)):
+        file = path.parent / name
+        try:
+            pq.read_schema(file)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{file} cannot be read: {error}") from None
+        splits.setdefault(_split_of(name, path), []).append(str(file.resolve()))
+    if "" in splits and len(splits) > 1:
+        raise ValueError(f"{named(splits[''])}: training data or not? Name files or folders train..., test..., or none")
+    return {name or "train": [glob.escape(file) for file in files] for name, files in splits.items()}
+
+
+def _split_of(name: Path, source: Path) -> str:
+    for part in (name.stem, *name.parts[-2:0:-1]):  # the file, then the folders around it up to the source
+        words = SPLIT_NAMES & set(re.split(r"[\W\d_]+", part.lower()))
+        if len(words) > 1:
+            raise ValueError(f"{source.parent / name}: is it {' or '.join(sorted(words))}? Name one of them")
+        if words:
+            return min(words)
+    return ""
+
+
+def _files(source: Path) -> list[Path]:
+    """All files of a source, sorted, each with the source's own name in front; none for a name of the Hub."""
+    files = source.rglob("*") if source.is_dir() else [source]
+    return sorted(file.relative_to(source.parent) for file in files if file.is_file())
+
+
+def _is_parquet(name: Path) -> bool:
+    return name.suffix == ".parquet" and not any(map(is_hidden, name.parts[1:]))
+
+
+def _stamps(source: Path, saved: str) -> list[tuple[str, int, int]]:
+    """Name, size and time of every file that is read, sorted; none for a set of the Hub."""
+    stamps = []
+    for name in _files(source):
+        if _is_parquet(name) or (saved and not name.name.startswith("cache-")):  # Dataset.map puts such files there
+            status = (source.parent / name).stat()
+            stamps.append((str(name), status.st_size, status.st_mtime_ns))
+    return sorted(stamps)
+
+
+def _choose(splits: dict[str, Dataset], keep_splits: Collection[str], alone: bool) -> tuple[list[str], list[str]]:
+    """Training splits and those left out; the latter are taken from ``splits``.
+
+    Args:
+        alone: the source is one data set, so it is what is meant, whatever its name.
+    """
     unknown = sorted(set(keep_splits) - set(splits))
     if unknown:
         raise ValueError(f"keep-split {unknown}: the splits are {list(splits)}")
-    train = list(splits) if len(splits) == 1 else [name for name in splits if is_train_split(name)]
+    train = list(splits) if alone else [name for name in splits if name not in keep_splits and is_train_split(name)]
     if not train:
         raise ValueError(f"none of the splits {list(splits)} is training data, so nothing would be protected")
     left_out = [name for name in splits if name not in train and name not in keep_splits]
