@@ -15,7 +15,7 @@ from .base import Defense, Setting, register_defense
 @register_defense("fine-tune")
 class FineTune(Defense):
     """All layers trained on, at a lower learning rate, from a network pre-trained on the attacker's clean pictures by
-    the plain recipe. The CUDA paper (Sadasivan et al., CVPR 2023, 2303.04278) does so with ImageNet weights.
+    the plain recipe. The CUDA paper (Sadasivan et al., CVPR 2023, arXiv 2303.04278) does so with ImageNet weights.
 
     The pre-trained network may classify well before it sees a protected picture: compare with the accuracy it has
     then, and with the same defense on clean data.
@@ -49,8 +49,11 @@ class FineTune(Defense):
 
 @register_defense("last-layer")
 class LastLayer(FineTune):
-    """A new last layer alone is trained, on the frozen features of a pre-trained network; BatchNorm statistics are
-    frozen, too. Arguments as for ``fine-tune``; the new layer learns at the recipe's own rate."""
+    """A new last layer alone is trained, on the frozen features of a pre-trained network, as in the CUDA paper
+    (Sadasivan et al., CVPR 2023, arXiv 2303.04278). BatchNorm statistics are frozen, too.
+
+    Arguments as for ``fine-tune``; the new layer learns at the recipe's own rate.
+    """
 
     def __init__(self, weights: str | None = None, lr_scale: float = 1.0) -> None:
         super().__init__(weights, lr_scale)

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as v2
 
 from ..training.loop import PixelModel
 from ..training.transforms import seeded_globally
 from .base import Defense, Setting, register_defense
+from .compression import compress
 
 GROUP = 16  # images that share the operation of TrivialAugment, of which kornia draws one a call
 
@@ -87,7 +87,7 @@ class UEraser(Defense):
         if self.jpeg is None:
             return pixels
         images = pixels.clamp(0, 1).mul(255).round_().byte()
-        return v2.jpeg(images.cpu(), self.jpeg).to(pixels.device).float().div_(255)
+        return compress(images, self.jpeg).float().div_(255)
 
 
 @contextmanager

@@ -1,0 +1,169 @@
+"""Every defense through all its hooks: reproducible, silent towards global random states, rebuilt from arguments."""
+
+import importlib.util
+import json
+import random
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from unlearnable_transforms.defenses import get_defense, list_defenses
+from unlearnable_transforms.defenses.base import Defense, Setting, register_defense
+from unlearnable_transforms.training.loop import DIGITS, predict, recipe_augment, train
+from unlearnable_transforms.training.transforms import each_image, seeded_globally
+from unlearnable_transforms.victims import build_victim
+
+RECIPE = replace(DIGITS, epochs=1)
+
+
+def darker(images: torch.Tensor) -> torch.Tensor:
+    """A purifier by name."""
+    return images // 2
+
+
+# Arguments that make a defense cheap, or that it cannot do without; the others are made by their names alone.
+ARGUMENTS: dict[str, dict] = {
+    "at-pgd": {"norm": "l2", "steps": 2},
+    "trades": {"steps": 2},
+    "dat": {"kernel_size": 3, "steps": 2},
+    "smoothing": {"copies": 5},
+    "ueraser": {"variant": "max", "repeats": 2, "jpeg": 10},
+    "purify": {"purifier": f"{__name__}:darker"},
+}
+NAMES = [
+    pytest.param(name, marks=pytest.mark.skipif(importlib.util.find_spec("kornia") is None, reason="kornia is missing"))
+    if name == "ueraser"
+    else name
+    for name in list_defenses()
+]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(np.round(data * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
+    return images.expand(-1, 3, -1, -1), torch.from_numpy(labels).long()
+
+
+def run(defense: Defense, digits, seed: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Logits of test images, and the weights, after one training with all hooks in their order."""
+    images, labels = digits
+    setting = Setting(10, 8, "smallcnn", RECIPE, seed, clean=(images[500:600], labels[500:600]))
+    prepared = defense.prepare(images[:150], labels[:150], setting)
+    net = defense.network(build_victim("smallcnn", 10, 8, setting.generator("net")), setting)
+    recipe = defense.recipe(setting.recipe)
+    crop_flip, augment = recipe_augment(recipe), defense.augment
+    if augment is not None and not defense.replaces_augment:
+        own = augment
+        augment = lambda batch, generator: own(crop_flip(batch, generator), generator)  # noqa: E731
+    train(
+        net, prepared, labels[:150], recipe=recipe, seed=seed, augment=augment, perturb=defense.perturb,
+        loss=defense.loss, on_epoch=defense.on_epoch,
+    )  # fmt: skip
+    defense.finish(net, setting)
+    test = defense.test(images[600:650], setting)
+    logits = defense.predict(net, test, setting)
+    return (predict(net, test) if logits is None else logits), net.state_dict()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_defense_trains_and_is_reproducible(name, digits):
+    defense = get_defense(name)(**ARGUMENTS.get(name, {}))
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    logits, weights = run(defense, digits, seed=1)
+    assert torch.get_rng_state().equal(states[0])
+    assert (np.random.get_state()[1] == states[1]).all()
+    assert random.getstate() == states[2]
+    assert logits.shape == (50, 10)
+    assert logits.isfinite().all()
+
+    again = get_defense(name)(**json.loads(json.dumps(defense.arguments())))
+    assert repr(again) == repr(defense)
+    logits_again, weights_again = run(again, digits, seed=1)
+    assert logits_again.equal(logits)
+    assert all(value.equal(weights[key]) for key, value in weights_again.items())
+    _, other = run(defense, digits, seed=2)
+    assert not other["classifier.weight"].equal(weights["classifier.weight"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_defense_differs_from_plain_training(name, digits):
+    _, plain = run(Defense(), digits, seed=1)
+    _, weights = run(get_defense(name)(**ARGUMENTS.get(name, {})), digits, seed=1)
+    if name in ("early-stop", "grayscale"):  # one epoch is the best one; digits are gray
+        assert weights["classifier.weight"].equal(plain["classifier.weight"])
+    else:
+        assert not weights["classifier.weight"].equal(plain["classifier.weight"])
+
+
+@pytest.mark.parametrize("name", list_defenses())
+def test_every_defense_says_what_it_is_and_where_from(name):
+    text = get_defense(name).__doc__ or ""
+    module = importlib.import_module(get_defense(name).__module__).__doc__ or ""
+    assert len(text) > 60
+    assert re.search(r"\d{4}\.\d{5}|ICCV 1998|REM repository", text + module)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("jpeg", {"quality": 0}),
+        ("bdr", {"bits": 8}),
+        ("gaussian", {"sigma": 0.1}),  # the no-op of public benchmarks
+        ("gaussian", {"kernel_size": 4}),
+        ("median", {"kernel_size": 2}),
+        ("bilateral", {"d": 8}),
+        ("bilateral", {"sigma_color": 0}),
+        ("coin", {"alpha": 0}),
+        ("rsk-ff", {"keep": 0}),
+        ("cutout", {"size": 0}),
+        ("mixup", {"alpha": 0}),
+        ("cutmix", {"probability": 2}),
+        ("at-pgd", {"norm": "l1"}),
+        ("at-fgsm", {"eps": -1}),
+        ("trades", {"steps": 0}),
+        ("smoothing", {"sigma": 0}),
+        ("dat", {"init": "zero"}),
+        ("dat", {"kernel_size": 4}),
+        ("ueraser", {"variant": "maximum"}),
+        ("ueraser", {"jpeg": 0}),
+        ("fine-tune", {"lr_scale": 0}),
+    ],
+)
+def test_bad_arguments(name, arguments):
+    with pytest.raises(ValueError):
+        get_defense(name)(**arguments)
+
+
+def test_unknown_names_and_names_taken():
+    with pytest.raises(KeyError, match="coin"):
+        get_defense("nothing")
+    with pytest.raises(ValueError, match="coin"):
+
+        @register_defense("coin")
+        class Other(Defense):
+            pass
+
+
+def test_libraries_are_seeded_and_the_global_state_is_left_alone():
+    generator = torch.Generator().manual_seed(0)
+    before = torch.get_rng_state()
+    with seeded_globally(generator):
+        first = torch.rand(3)
+    with seeded_globally(generator):
+        second = torch.rand(3)
+    with seeded_globally(torch.Generator().manual_seed(0)):
+        assert torch.rand(3).equal(first)
+    assert not first.equal(second)
+    assert torch.get_rng_state().equal(before)
+
+
+def test_each_image_has_its_own_draws():
+    images = torch.zeros(20, 3, 2, 2)
+    out = each_image(lambda image: image + torch.rand(1), images, torch.Generator().manual_seed(0))
+    assert len(out[:, 0, 0, 0].unique()) == 20
+    assert (out == out[:, :1, :1, :1]).all()

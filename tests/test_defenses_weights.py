@@ -1,0 +1,254 @@
+"""Defenses that choose draws, weights or epochs: UEraser, fine-tuning, the last layer, early stopping."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_defenses_training import LABELS, RECIPE, Recorder, _colours, _pixels, _ready, _seeded, _setting, _trained
+from torch import nn
+
+from unlearnable_transforms.defenses import get_defense
+from unlearnable_transforms.defenses.compression import compress
+from unlearnable_transforms.defenses.pretrained import last_linear, load_weights
+from unlearnable_transforms.training.loop import accuracy, train
+from unlearnable_transforms.victims import build_victim
+
+
+@pytest.fixture
+def model() -> Recorder:
+    return Recorder(_trained())
+
+
+# ---- UEraser
+
+
+def _ueraser(epochs: int = 8, **arguments):
+    pytest.importorskip("kornia")
+    return _ready("ueraser", _setting(recipe=replace(RECIPE, epochs=epochs)), **arguments)
+
+
+def test_ueraser_max_trains_on_the_worst_of_its_draws(model):
+    defense = _ueraser(variant="max", repeats=4)
+    defense.on_epoch(8)
+    statistics = {name: value.clone() for name, value in model.net.named_buffers() if "running" in name}
+    batches = model.net.features[0][1].num_batches_tracked.item()
+    loss, logits = defense.loss(model, _pixels(), LABELS, _seeded())
+    assert len(model.seen) == 5
+    draws, hardest = torch.stack(model.seen[:4]), model.seen[4]
+    assert len({draw.numpy().tobytes() for draw in draws}) == 4
+    assert model.net.features[0][1].num_batches_tracked == batches + 1  # choosing trains no statistics
+    assert any(not value.equal(statistics[name]) for name, value in model.net.named_buffers() if "running" in name)
+    with torch.no_grad():
+        losses = torch.stack([F.cross_entropy(model(draw), LABELS, reduction="none") for draw in draws])
+    assert hardest.equal(draws[losses.argmax(0), torch.arange(12)])
+    torch.testing.assert_close(loss, F.cross_entropy(logits, LABELS))
+    assert logits.requires_grad
+
+
+@pytest.mark.parametrize(("variant", "draws"), [("lite", [1] * 8), ("standard", [5] * 2 + [1] * 6), ("max", [5] * 8)])
+def test_ueraser_variants_draw_as_often_as_they_say(model, variant, draws):
+    defense, counts = _ueraser(variant=variant), []
+    for epoch in range(1, 9):
+        model.seen.clear()
+        defense.on_epoch(epoch)
+        defense.loss(model, _pixels(), LABELS, _seeded())
+        counts.append(len(model.seen))
+    assert counts == [1 if count == 1 else count + 1 for count in draws]
+
+
+def test_ueraser_draws_brightness_contrast_and_channels():
+    pixels = 0.3 + 0.4 * torch.rand(64, 3, 16, 16, generator=_seeded(2))
+    defense = _ueraser(probability=1.0)
+    with torch.no_grad():
+        bright, contrasted, shuffled = (defense._plasma[i](pixels) for i in range(3))
+    assert defense.transform(pixels, _seeded()).equal(defense.transform(pixels, _seeded()))
+    for out in (bright, contrasted, defense.transform(pixels, _seeded())):
+        assert out.min() >= 0
+        assert out.max() <= 1
+        assert not out.isnan().any()
+    shift = (bright - pixels)[(bright > 0) & (bright < 1)]
+    assert shift.abs().max() <= 1 + 1e-5
+    assert shift.abs().mean() > 0.05
+    ratio = (contrasted - 0.5) / (pixels - 0.5)
+    inside = (contrasted > 0) & (contrasted < 1) & ((pixels - 0.5).abs() > 0.05)
+    assert ratio[inside].min() >= -1e-3
+    assert ratio[inside].max() <= 4 + 1e-3  # contrast is 0 to 4 times
+    assert shuffled.sort(dim=1).values.equal(pixels.sort(dim=1).values)
+    assert not shuffled.equal(pixels)
+    plain = _ueraser(probability=0.0)
+    with torch.no_grad():
+        assert plain._plasma(pixels).equal(pixels)
+
+
+def test_ueraser_jpeg_is_the_last_step():
+    pixels = torch.rand(16, 3, 16, 16, generator=_seeded(2))
+    plain = _ueraser().transform(pixels, _seeded())
+    compressed = _ueraser(jpeg=10).transform(pixels, _seeded())
+    expected = compress((plain * 255).round().byte(), 10).float() / 255
+    assert compressed.equal(expected)
+    assert not compressed.equal(plain)
+
+
+def test_ueraser_without_kornia_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kornia.augmentation", None)
+    monkeypatch.setitem(sys.modules, "kornia", None)
+    with pytest.raises(ImportError, match=r"unlearnable-transforms\[defenses\]"):
+        get_defense("ueraser")()
+
+
+# ---- fine-tuning and the last layer
+
+
+def _trained_by(name: str, **arguments) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """The network after training, and its weights before."""
+    setting = _setting()
+    defense = get_defense(name)(**arguments)
+    net = defense.network(build_victim("smallcnn", 10, 8, _seeded(9)), setting)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    train(net, *_colours(200, seed=6), recipe=defense.recipe(RECIPE), seed=1)
+    return net, before
+
+
+def _body(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in state.items() if key.startswith("features")}
+
+
+def test_last_layer_leaves_the_body_bit_identical():
+    net, before = _trained_by("last-layer")
+    after = net.state_dict()
+    assert len(_body(after)) == 3 * 6  # weights and statistics
+    assert all(value.equal(before[key]) for key, value in _body(after).items())
+    assert not after["classifier.weight"].equal(before["classifier.weight"])
+    assert accuracy(net, *_colours(100, seed=7)) > 0.9
+
+
+def test_last_layer_is_a_new_one():
+    setting = _setting()
+    tuned, last = (
+        get_defense(name)().network(build_victim("smallcnn", 10, 8, _seeded(9)), setting)
+        for name in ("fine-tune", "last-layer")
+    )
+    assert all(value.equal(_body(tuned.state_dict())[key]) for key, value in _body(last.state_dict()).items())
+    assert not last.classifier.weight.equal(tuned.classifier.weight)
+    assert accuracy(tuned, *_colours(100, seed=7)) > 0.9
+    assert accuracy(last, *_colours(100, seed=7)) < 0.5
+
+
+def test_fine_tuning_trains_all_layers_at_a_tenth_of_the_rate():
+    net, before = _trained_by("fine-tune")
+    weights = dict(net.named_parameters())
+    assert all(not value.equal(before[key]) for key, value in weights.items())
+    assert get_defense("fine-tune")().recipe(RECIPE) == replace(RECIPE, max_lr=0.1 * RECIPE.max_lr)
+    assert get_defense("last-layer")().recipe(RECIPE) == RECIPE
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_weights_from_a_file(tmp_path, kind):
+    source, path = _trained(), tmp_path / f"net.{kind}"
+    if kind == "pt":
+        torch.save(source.state_dict(), path)
+    else:
+        state = {key: value.contiguous() for key, value in source.state_dict().items()}
+        pytest.importorskip("safetensors.torch").save_file(state, path)
+    defense = get_defense("fine-tune")(weights=str(path))
+    assert not defense.needs_clean
+    net = defense.network(build_victim("smallcnn", 10, 8), _setting(clean=None))
+    assert all(value.equal(net.state_dict()[key]) for key, value in source.state_dict().items())
+    assert accuracy(net, *_colours(100, seed=7)) > 0.9
+
+    other = build_victim("smallcnn", 4, 8)
+    head = other.classifier.weight.clone()
+    load_weights(other, path)  # other classes: only the body
+    assert other.classifier.weight.equal(head)
+    assert all(value.equal(source.state_dict()[key]) for key, value in _body(other.state_dict()).items())
+    with pytest.raises(ValueError, match="does not fit"):
+        load_weights(build_victim("resnet9-screen", 10, 8), path)
+
+
+def test_weights_that_would_run_code_are_refused(tmp_path):
+    torch.save({"classifier.weight": pytest.approx}, tmp_path / "evil.pt")
+    with pytest.raises(Exception, match=r"weights_only|Unsupported"):
+        load_weights(build_victim("smallcnn", 10, 8), tmp_path / "evil.pt")
+
+
+def test_last_linear():
+    net = build_victim("smallcnn", 10, 8)
+    assert last_linear(net) is net.classifier
+    with pytest.raises(ValueError, match="linear"):
+        last_linear(nn.Conv2d(3, 3, 1))
+
+
+@pytest.mark.parametrize("name", ["fine-tune", "last-layer", "early-stop"])
+def test_clean_pictures_are_asked_for(name):
+    defense = get_defense(name)()
+    assert defense.needs_clean
+
+    def use():
+        defense.prepare(*_colours(12, seed=0), _setting(clean=None))
+        defense.network(build_victim("smallcnn", 10, 8), _setting(clean=None))
+
+    with pytest.raises(ValueError, match="clean"):
+        use()
+
+
+# ---- early stopping
+
+
+def _epochs(defense, states: list[dict[str, torch.Tensor]]) -> nn.Module:
+    """Run the hooks as a training does whose epochs end in the states given."""
+    setting = _setting()
+    defense.prepare(*_colours(12, seed=0), setting)
+    net = defense.network(build_victim("smallcnn", 10, 8), setting)
+    for epoch, state in enumerate(states, start=1):
+        defense.on_epoch(epoch)
+        net.load_state_dict(state)
+    defense.finish(net, setting)
+    return net
+
+
+@pytest.mark.parametrize("order", ["bad good bad", "good bad", "bad good", "good"])
+def test_early_stop_returns_the_best_epoch(order):
+    good, bad = _trained().state_dict(), _trained().state_dict()
+    bad = bad | {"classifier.weight": bad["classifier.weight"].roll(1, 0)}
+    states = [{"good": good, "bad": bad}[each] for each in order.split()]
+    defense = get_defense("early-stop")()
+    net = _epochs(defense, states)
+    assert defense.best_epoch == 1 + order.split().index("good")
+    assert len(defense.accuracies) == len(states)
+    assert max(defense.accuracies) == defense.accuracies[defense.best_epoch - 1] > 0.9
+    assert all(value.equal(good[key]) for key, value in net.state_dict().items())
+
+
+def test_early_stop_takes_the_first_of_equal_epochs():
+    good = _trained().state_dict()
+    shifted = good | {"classifier.bias": good["classifier.bias"] + 1}  # other weights, the same predictions
+    defense = get_defense("early-stop")()
+    net = _epochs(defense, [shifted, good])
+    assert defense.best_epoch == 1
+    assert net.classifier.bias.equal(shifted["classifier.bias"])
+
+
+def test_early_stop_in_a_training_keeps_what_it_measured():
+    defense, setting, states = get_defense("early-stop")(), _setting(), []
+    images, labels = _colours(100, seed=6)
+    wrong = (labels + 1) % 10  # the longer it trains, the worse
+    net = _trained()
+    defense.prepare(images, wrong, setting)
+    defense.network(net, setting)
+    recipe = replace(RECIPE, epochs=4, max_lr=0.02)
+
+    def keep(epoch, history):
+        states.append({key: value.clone() for key, value in net.state_dict().items()})
+
+    train(net, images, wrong, recipe=recipe, seed=0, on_epoch=defense.on_epoch, progress=keep)
+    measured = []
+    for state in states:
+        net.load_state_dict(state)
+        measured.append(accuracy(net, *setting.clean, bf16=False))
+    defense.finish(net, setting)  # the last state is still in the network
+    assert defense.accuracies == pytest.approx(measured)
+    best = states[measured.index(max(measured))]
+    assert all(value.equal(best[key]) for key, value in net.state_dict().items())
+    assert max(measured) > measured[-1] + 0.1
