@@ -1,0 +1,258 @@
+"""One cell of a table: one victim trained on one set under one defense from one seed. Computed once, kept as JSON.
+
+What identifies a cell is what determines its numbers: the pixels and labels it was trained and tested on, the poison's
+public configuration, the defense, the victim, the recipe and the seed. Where and when it was computed is noted in it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..defenses.base import Defense, Setting
+from ..files import whole
+from ..training.loop import Augment, History, Recipe, recipe_augment, train
+from ..victims.nets import native_bf16, predict
+from ..victims.registry import build_victim
+from .metrics import macro_recall
+
+FORMAT = 1
+Cell = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker process needs to compute a cell.
+
+    Attributes:
+        cell: identity and description, without results.
+        path: the file to write.
+        train, test, spare: ``.npz`` files with ``images`` and ``labels``; spare ones may be missing.
+        defense, recipe: as plain training gets it; the defense may change it.
+    """
+
+    cell: Cell
+    path: Path
+    train: Path
+    test: Path
+    spare: Path | None
+    defense: Defense
+    recipe: Recipe
+    device: str
+
+
+def identity(cell: Cell) -> str:
+    """16 hexadecimal digits that name a cell by what determines its numbers."""
+    known = {name: cell[name] for name in ("data", "set", "defense", "victim", "recipe", "seed")}
+    known["set"] = {name: value for name, value in cell["set"].items() if name not in ("label", "of")}
+    text = json.dumps({"format": FORMAT, **known}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def describe_recipe(recipe: Recipe, name: str) -> dict[str, Any]:
+    """The plan's name and what is not a default, so that a new kind of setting leaves old cells as they are."""
+    fields = dataclasses.fields(recipe)
+    changed = {f.name: getattr(recipe, f.name) for f in fields if getattr(recipe, f.name) != f.default}
+    return {"name": name, **changed}
+
+
+def compute(task: Task) -> Cell:
+    """Train, test, write the cell. A loss that is no longer finite gives a cell of status "diverged"."""
+    started = time.perf_counter()
+    history = History()
+    cell = task.cell | {"status": "done"}
+    try:
+        with _seeded(cell["seed"]):
+            cell["result"] = _train(task, history)
+    except FloatingPointError as error:
+        cell |= {"status": "diverged", "reason": str(error), "result": _curves(history)}
+    cell["result"]["seconds"] = round(time.perf_counter() - started, 2)
+    cell |= {"machine": machine(task.device, task.recipe), "versions": versions(), "date": _now()}
+    write(cell, task.path)
+    return cell
+
+
+def _train(task: Task, history: History) -> dict[str, Any]:
+    defense, recipe, seed, victim = task.defense, task.recipe, task.cell["seed"], task.cell["victim"]
+    images, labels = load(task.train)
+    test_images, test_labels = load(task.test)
+    classes = len(task.cell["data"]["classes"])
+    spare = None if task.spare is None else load(task.spare)
+    setting = Setting(classes, images.shape[-1], victim, recipe, seed, task.device, spare)
+    recipe = defense.recipe(recipe)
+
+    prepared = defense.prepare(images, labels, setting)
+    net = build_victim(victim, classes, images.shape[-1], torch.Generator().manual_seed(seed))
+    net = defense.network(net.to(task.device), setting)
+    test_images = defense.test(test_images, setting)
+    before = None
+    if type(defense).network is not Defense.network:  # pre-trained: what does it know already?
+        before = _share_right(predict(net, test_images), test_labels)
+
+    def keep(epoch: int, now: History) -> None:
+        vars(history).update(vars(now))  # survives if a later epoch diverges
+
+    train(
+        net, prepared, labels, recipe=recipe, seed=seed, test=(test_images, test_labels), device=task.device,
+        augment=_augment(defense, recipe), perturb=defense.perturb, loss=defense.loss, on_epoch=defense.on_epoch,
+        progress=keep,
+    )  # fmt: skip
+    defense.finish(net, setting)
+    answers = defense.predict(net, test_images, setting)
+    answers = predict(net, test_images) if answers is None else answers
+    history.test_accuracy[-1] = _share_right(answers, test_labels)  # after `finish`, by the defense's own prediction
+    confusion = _confusion(answers.argmax(1).cpu(), test_labels, classes)
+    best = max(range(len(history.test_accuracy)), key=history.test_accuracy.__getitem__)
+    return {
+        "last": history.last,
+        "last5": history.last5,
+        "best": history.best,
+        "best_epoch": best + 1,
+        "before_training": before,
+        "macro_recall": macro_recall(confusion),
+        "confusion": confusion,
+        **_curves(history),
+    }
+
+
+def _curves(history: History) -> dict[str, Any]:
+    return {
+        "test_accuracy": _rounded(history.test_accuracy),
+        "train_accuracy": _rounded(history.train_accuracy),
+        "train_loss": _rounded(history.train_loss),
+        "batches": history.batches,
+        "forward_images": history.forward_images,
+        "backward_images": history.backward_images,
+    }
+
+
+def _rounded(values: list[float]) -> list[float]:
+    return [round(value, 6) for value in values]
+
+
+def _augment(defense: Defense, recipe: Recipe) -> Augment | None:
+    """The recipe's crop and flip, then the defense's augmentation, unless that takes their place."""
+    own = defense.augment
+    if own is None or defense.replaces_augment:
+        return own
+    plain = recipe_augment(recipe)
+    return lambda images, generator: own(plain(images, generator), generator)
+
+
+def _share_right(answers: Tensor, labels: Tensor) -> float:
+    return float((answers.argmax(1).cpu() == labels).double().mean())
+
+
+def _confusion(predicted: Tensor, true: Tensor, classes: int) -> list[list[int]]:
+    """Counts; rows are true classes, columns predicted ones."""
+    return torch.bincount(true * classes + predicted, minlength=classes**2).view(classes, classes).tolist()
+
+
+class _seeded:
+    """PyTorch's global state for layers that draw from it (dropout), and afterwards as it was."""
+
+    def __init__(self, seed: int) -> None:
+        self.fork, self.seed = torch.random.fork_rng(), seed
+
+    def __enter__(self) -> None:
+        self.fork.__enter__()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self.fork.__exit__(*error)
+
+
+# ---- files
+
+
+def save(path: Path, images: Tensor, labels: Tensor) -> Path:
+    """Images and labels where worker processes find them."""
+    np.savez(path, images=images.numpy(), labels=labels.numpy())
+    return path
+
+
+def load(path: Path) -> tuple[Tensor, Tensor]:
+    """What :func:`save` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
+
+
+def write(value: Mapping[str, Any], path: Path) -> None:
+    """One JSON file, whole or not at all."""
+    with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, allow_nan=False, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_cells(folder: Path) -> Iterator[Cell]:
+    """All cells of a folder, in the order of their file names.
+
+    Raises:
+        ValueError: a file is damaged or of a later format; it is named.
+    """
+    for path in sorted(folder.glob("*.json")):
+        try:
+            cell = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise ValueError(f"{path} is damaged: remove it, and it is computed again") from None
+        if not isinstance(cell, dict) or "id" not in cell or "defense" not in cell:
+            continue  # report.json, or somebody else's file
+        if cell.get("format") != FORMAT:
+            raise ValueError(f"{path} has the format {cell.get('format')}; this library reads {FORMAT}")
+        yield cell
+
+
+# ---- where and when
+
+
+def machine(device: str, recipe: Recipe) -> dict[str, Any]:
+    """The hardware and its arithmetic; no host name, no user."""
+    bf16 = native_bf16(device) if recipe.bf16 is None else recipe.bf16
+    on_gpu = torch.device(device).type == "cuda"
+    return {
+        "processor": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "precision": "bfloat16" if bf16 else "float32",
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("unlearnable-transforms", "torch", "torchvision", "numpy", "pillow", "kornia", "timm"):
+        if name in ("kornia", "timm") and name not in sys.modules:
+            continue
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

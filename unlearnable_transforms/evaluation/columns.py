@@ -1,0 +1,68 @@
+"""The columns of a table: defenses by name and arguments, and how they are called."""
+
+import inspect
+import json
+import re
+from fractions import Fraction
+from typing import Any
+
+from ..defenses import get_defense
+from ..defenses.base import Defense
+from .recipes import Plan
+
+
+class Plain(Defense):
+    """Plain training: empirical risk minimisation."""
+
+    name = "erm"
+
+
+def make_defense(spec: str | Defense, plan: Plan) -> Defense:
+    """A defense from its name, with ``:name=value,name=value`` behind it where it is not to be the plan's form of it.
+
+    Raises:
+        KeyError: no such defense.
+        ValueError: no such argument, or not a number, text, true or false.
+    """
+    if isinstance(spec, Defense):
+        return spec
+    name, _, text = spec.partition(":")
+    kind = Plain if name == "erm" else get_defense(name)
+    given: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        argument, equals, value = part.partition("=")
+        if not equals or argument not in inspect.signature(kind).parameters:
+            raise ValueError(f"{name} has the arguments {list(inspect.signature(kind).parameters)}, got {part!r}")
+        given[argument] = _value(value)
+    if not given and name in plan.columns:
+        given = dict(plan.columns[name].arguments)
+    return kind(**given)
+
+
+def _value(text: str) -> Any:
+    if re.fullmatch(r"\d+/\d+", text):
+        return float(Fraction(text))
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def defense_label(defense: Defense) -> str:
+    """The name, with those arguments that make it differ from the defaults and do not follow from the others."""
+    kind = type(defense)
+    wanted, given = defense.arguments(), defense.arguments()
+    for name in reversed(wanted):
+        fewer = {other: value for other, value in given.items() if other != name}
+        try:
+            same = kind(**fewer).arguments() == wanted
+        except (TypeError, ValueError):
+            continue
+        given = fewer if same else given
+    return " ".join([defense.name, *(f"{name}={_short(value)}" for name, value in given.items())])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float) and 0 < value < 1 and abs(value * 255 - round(value * 255)) < 1e-6:
+        return f"{round(value * 255)}/255"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,108 @@
+"""A report of cells: on the console, as JSON, and as one HTML page that needs no other file."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from .cells import Cell, read_cells, write
+from .page import page
+from .tables import Table, tables
+from .text import text_table
+
+SETS = "sets"  # folder beside the cells: how each training set looks
+JSON_NAME, HTML_NAME = "report.json", "report.html"
+
+
+class Report:
+    """What :func:`~.evaluate.evaluate` found. ``print(report)`` shows the tables.
+
+    Args:
+        cells: computed cells.
+        sets: how their training sets look, by the digest of the pixels.
+    """
+
+    def __init__(self, cells: Iterable[Cell], sets: Mapping[str, Any]) -> None:
+        self.cells = list(cells)
+        if not self.cells:
+            raise ValueError("there are no cells to report")
+        used = {cell["data"]["train"] for cell in self.cells}
+        self.sets = {name: sets[name] for name in sorted(used & set(sets))}
+        self.tables = tables(self.cells)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Report":
+        """The report of a folder of cells, from the files alone.
+
+        Raises:
+            ValueError: there is none, or a file is damaged.
+        """
+        folder = Path(folder)
+        cells = list(read_cells(folder))
+        if not cells:
+            raise ValueError(f"there are no cells in {folder}")
+        looks = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted((folder / SETS).glob("*.json"))}
+        return cls(cells, looks)
+
+    def accuracy(self, set: str, defense: str, table: int = 0) -> float | None:
+        """Mean accuracy after the last epoch of a training set, by its label, under a defense, by its label.
+
+        Raises:
+            KeyError: there is no such cell.
+        """
+        for (row, column), entry in self.tables[table].entries.items():
+            if (row[0], column) == (set, defense):
+                return entry.last
+        raise KeyError(f"there is no cell of {set!r} under {defense!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers of all tables as JSON values, without pictures."""
+        return {
+            "format": 1,
+            "tables": [_table_dict(table) for table in self.tables],
+            "sets": {
+                name: {key: value for key, value in looks.items() if key != "samples"}
+                for name, looks in self.sets.items()
+            },
+            "cells": self.cells,
+        }
+
+    def html(self) -> str:
+        """One page that needs no other file."""
+        return page(self.tables, self.cells, self.sets)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``report.json`` and ``report.html``; returns the path of the page."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write(self.to_dict(), folder / JSON_NAME)
+        target = folder / HTML_NAME
+        target.write_text(self.html(), encoding="utf-8")
+        return target
+
+    def __str__(self) -> str:
+        return "\n\n".join(text_table(table) for table in self.tables)
+
+    def __repr__(self) -> str:
+        return f"<Report: {len(self.cells)} cells, {len(self.tables)} tables; print() shows them>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def _table_dict(table: Table) -> dict[str, Any]:
+    entries = []
+    for (row, column), entry in sorted(table.entries.items()):
+        numbers = {name: value for name, value in asdict(entry).items() if name != "cells"}
+        seeds = [cell["seed"] for cell in entry.cells]
+        entries.append(
+            {"set": row[0], "train": row[1], "defense": column, "seeds": seeds, "diverged": entry.diverged, **numbers}
+        )
+    headlines = [
+        {"set": h.row[0], "worst_defense": h.defense, "accuracy": h.entry.last, "clean": h.entry.clean,
+         "protection": h.entry.protection, "recovery": h.entry.recovery, "defenses_tried": h.defenses}
+        for h in table.headlines
+    ]  # fmt: skip
+    return {"about": table.about, "entries": entries, "headlines": headlines}

@@ -1,0 +1,153 @@
+"""From cells to the numbers of a table: means over seeds, controls, protection, recovery, the headline."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .cells import Cell
+from .metrics import mean, protection, recovery, sd, t_interval, wilson, worst_defense
+
+PLAIN = "erm"
+_ROLES = ("clean", "poison", "control", "partial", "clean part")
+Row = tuple[str, str]  # label, digest of the pixels
+
+
+@dataclass
+class Entry:
+    """One place of a table: a training set under a defense, over all seeds. Accuracies are in [0, 1].
+
+    Attributes:
+        cells: one a seed, in the order of the seeds; those that diverged are left out of the means.
+        last, last5, best: means of the accuracy after the last epoch, of the mean of the last five epochs, and of the
+            best epoch, which is an oracle: it looks at the test set. None where every training diverged.
+        sd, interval: of ``last`` over seeds; None for one seed.
+        wilson: what the size of the test set alone leaves open.
+        clean: ``last`` of clean data under the same defense.
+        protection, recovery: see :mod:`~.metrics`.
+    """
+
+    cells: list[Cell]
+    last: float | None = None
+    last5: float | None = None
+    best: float | None = None
+    sd: float | None = None
+    interval: tuple[float, float] | None = None
+    wilson: tuple[float, float] | None = None
+    clean: float | None = None
+    protection: float | None = None
+    recovery: float | None = None
+
+    @property
+    def diverged(self) -> int:
+        """How many of the trainings gave a loss that is not finite."""
+        return sum(cell["status"] == "diverged" for cell in self.cells)
+
+
+@dataclass
+class Headline:
+    """What a protector has to answer for: the defense under which a victim gets furthest."""
+
+    row: Row
+    defense: str
+    entry: Entry
+    defenses: int
+
+
+@dataclass
+class Table:
+    """Everything that may be compared: one victim, recipe, clean and test set.
+
+    Attributes:
+        about: victim, recipe, sizes and class names.
+        rows: training sets, clean first.
+        columns: labels of the defenses, plain training first.
+        entries: by row and column; missing where no cell was computed.
+        headlines: one a protected set.
+    """
+
+    about: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    entries: dict[tuple[Row, str], Entry] = field(default_factory=dict)
+    headlines: list[Headline] = field(default_factory=list)
+
+
+def tables(cells: Iterable[Cell]) -> list[Table]:
+    """Sort cells into tables and fill these."""
+    groups: dict[tuple, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        data = cell["data"]
+        key = (cell["victim"], cell["recipe"]["name"], str(data["clean"]), data["test"], data["image_size"])
+        groups[key].append(cell)
+    return [_table(groups[key]) for key in sorted(groups)]
+
+
+def _table(cells: list[Cell]) -> Table:
+    first = min(cells, key=lambda cell: _ROLES.index(cell["set"]["role"]))
+    about = {
+        "victim": first["victim"],
+        "recipe": first["recipe"]["name"],
+        "rows": max(cell["data"]["rows"] for cell in cells),
+        "test_rows": first["data"]["test_rows"],
+        "image_size": first["data"]["image_size"],
+        "classes": first["data"]["classes"],
+        "seeds": sorted({cell["seed"] for cell in cells}),
+    }
+    roles = {row_of(cell): cell["set"]["role"] for cell in cells}
+    columns = {cell["defense"]["label"] for cell in cells}
+    table = Table(
+        about,
+        rows=sorted(roles, key=lambda row: (_ROLES.index(roles[row]), row)),
+        columns=sorted(columns, key=lambda label: (label != PLAIN, label)),
+    )
+    grouped: dict[tuple[Row, str], list[Cell]] = defaultdict(list)
+    for cell in sorted(cells, key=lambda cell: cell["seed"]):
+        grouped[row_of(cell), cell["defense"]["label"]].append(cell)
+    table.entries = {place: _entry(group) for place, group in grouped.items()}
+    clean = next((row for row in table.rows if roles[row] == "clean"), None)
+    for (row, column), entry in table.entries.items():
+        _compare(entry, table.entries.get((clean, column)) if clean else None, table.entries.get((row, PLAIN)))
+    for row in table.rows:
+        if roles[row] in ("poison", "partial"):
+            _add_headline(table, row)
+    return table
+
+
+def row_of(cell: Cell) -> Row:
+    """The training set of a cell: two sets of one name are told apart by their pixels."""
+    return cell["set"]["label"], cell["data"]["train"]
+
+
+def _entry(cells: list[Cell]) -> Entry:
+    entry = Entry(cells)
+    results = [cell["result"] for cell in cells if cell["status"] == "done"]
+    if not results:
+        return entry
+    last = [result["last"] for result in results]
+    entry.last, entry.sd, entry.interval = mean(last), sd(last), t_interval(last)
+    entry.last5, entry.best = (mean([result[name] for result in results]) for name in ("last5", "best"))
+    entry.wilson = wilson(entry.last, cells[0]["data"]["test_rows"])
+    return entry
+
+
+def _compare(entry: Entry, clean: Entry | None, plain: Entry | None) -> None:
+    if entry.last is None or clean is None or clean.last is None:
+        return
+    entry.clean = clean.last
+    if entry is clean:
+        return
+    entry.protection = protection(clean.last, entry.last)
+    if plain is not None and plain.last is not None and plain is not entry:
+        entry.recovery = recovery(entry.last, clean.last, plain.last)
+
+
+def _add_headline(table: Table, row: Row) -> None:
+    accuracies = {
+        column: entry.last
+        for column in table.columns
+        if (entry := table.entries.get((row, column))) is not None and entry.last is not None
+    }
+    if accuracies:
+        defense, _ = worst_defense(accuracies)
+        table.headlines.append(Headline(row, defense, table.entries[row, defense], len(accuracies)))
