@@ -1,6 +1,6 @@
 """Every defense through all its hooks: reproducible, silent towards global random states, rebuilt from arguments."""
 
-import importlib.util
+import importlib
 import json
 import random
 import re
@@ -34,12 +34,6 @@ ARGUMENTS: dict[str, dict] = {
     "ueraser": {"variant": "max", "repeats": 2, "jpeg": 10},
     "purify": {"purifier": f"{__name__}:darker"},
 }
-NAMES = [
-    pytest.param(name, marks=pytest.mark.skipif(importlib.util.find_spec("kornia") is None, reason="kornia is missing"))
-    if name == "ueraser"
-    else name
-    for name in list_defenses()
-]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +64,7 @@ def run(defense: Defense, digits, seed: int) -> tuple[torch.Tensor, dict[str, to
     return (predict(net, test) if logits is None else logits), net.state_dict()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", list_defenses())
 def test_every_defense_trains_and_is_reproducible(name, digits):
     defense = get_defense(name)(**ARGUMENTS.get(name, {}))
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
@@ -90,7 +84,7 @@ def test_every_defense_trains_and_is_reproducible(name, digits):
     assert not other["classifier.weight"].equal(weights["classifier.weight"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", list_defenses())
 def test_every_defense_differs_from_plain_training(name, digits):
     _, plain = run(Defense(), digits, seed=1)
     _, weights = run(get_defense(name)(**ARGUMENTS.get(name, {})), digits, seed=1)

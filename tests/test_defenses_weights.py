@@ -1,102 +1,16 @@
-"""Defenses that choose draws, weights or epochs: UEraser, fine-tuning, the last layer, early stopping."""
+"""Defenses that choose weights: fine-tuning, the last layer, early stopping."""
 
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
-from test_defenses_training import LABELS, RECIPE, Recorder, _colours, _pixels, _ready, _seeded, _setting, _trained
+from test_defenses_training import RECIPE, _colours, _seeded, _setting, _trained
 from torch import nn
 
 from unlearnable_transforms.defenses import get_defense
-from unlearnable_transforms.defenses.compression import compress
 from unlearnable_transforms.defenses.pretrained import last_linear, load_weights
 from unlearnable_transforms.training.loop import accuracy, train
 from unlearnable_transforms.victims import build_victim
-
-
-@pytest.fixture
-def model() -> Recorder:
-    return Recorder(_trained())
-
-
-# ---- UEraser
-
-
-def _ueraser(epochs: int = 8, **arguments):
-    pytest.importorskip("kornia")
-    return _ready("ueraser", _setting(recipe=replace(RECIPE, epochs=epochs)), **arguments)
-
-
-def test_ueraser_max_trains_on_the_worst_of_its_draws(model):
-    defense = _ueraser(variant="max", repeats=4)
-    defense.on_epoch(8)
-    statistics = {name: value.clone() for name, value in model.net.named_buffers() if "running" in name}
-    batches = model.net.features[0][1].num_batches_tracked.item()
-    loss, logits = defense.loss(model, _pixels(), LABELS, _seeded())
-    assert len(model.seen) == 5
-    draws, hardest = torch.stack(model.seen[:4]), model.seen[4]
-    assert len({draw.numpy().tobytes() for draw in draws}) == 4
-    assert model.net.features[0][1].num_batches_tracked == batches + 1  # choosing trains no statistics
-    assert any(not value.equal(statistics[name]) for name, value in model.net.named_buffers() if "running" in name)
-    with torch.no_grad():
-        losses = torch.stack([F.cross_entropy(model(draw), LABELS, reduction="none") for draw in draws])
-    assert hardest.equal(draws[losses.argmax(0), torch.arange(12)])
-    torch.testing.assert_close(loss, F.cross_entropy(logits, LABELS))
-    assert logits.requires_grad
-
-
-@pytest.mark.parametrize(("variant", "draws"), [("lite", [1] * 8), ("standard", [5] * 2 + [1] * 6), ("max", [5] * 8)])
-def test_ueraser_variants_draw_as_often_as_they_say(model, variant, draws):
-    defense, counts = _ueraser(variant=variant), []
-    for epoch in range(1, 9):
-        model.seen.clear()
-        defense.on_epoch(epoch)
-        defense.loss(model, _pixels(), LABELS, _seeded())
-        counts.append(len(model.seen))
-    assert counts == [1 if count == 1 else count + 1 for count in draws]
-
-
-def test_ueraser_draws_brightness_contrast_and_channels():
-    pixels = 0.3 + 0.4 * torch.rand(64, 3, 16, 16, generator=_seeded(2))
-    defense = _ueraser(probability=1.0)
-    with torch.no_grad():
-        bright, contrasted, shuffled = (defense._plasma[i](pixels) for i in range(3))
-    assert defense.transform(pixels, _seeded()).equal(defense.transform(pixels, _seeded()))
-    for out in (bright, contrasted, defense.transform(pixels, _seeded())):
-        assert out.min() >= 0
-        assert out.max() <= 1
-        assert not out.isnan().any()
-    shift = (bright - pixels)[(bright > 0) & (bright < 1)]
-    assert shift.abs().max() <= 1 + 1e-5
-    assert shift.abs().mean() > 0.05
-    ratio = (contrasted - 0.5) / (pixels - 0.5)
-    inside = (contrasted > 0) & (contrasted < 1) & ((pixels - 0.5).abs() > 0.05)
-    assert ratio[inside].min() >= -1e-3
-    assert ratio[inside].max() <= 4 + 1e-3  # contrast is 0 to 4 times
-    assert shuffled.sort(dim=1).values.equal(pixels.sort(dim=1).values)
-    assert not shuffled.equal(pixels)
-    plain = _ueraser(probability=0.0)
-    with torch.no_grad():
-        assert plain._plasma(pixels).equal(pixels)
-
-
-def test_ueraser_jpeg_is_the_last_step():
-    pixels = torch.rand(16, 3, 16, 16, generator=_seeded(2))
-    plain = _ueraser().transform(pixels, _seeded())
-    compressed = _ueraser(jpeg=10).transform(pixels, _seeded())
-    expected = compress((plain * 255).round().byte(), 10).float() / 255
-    assert compressed.equal(expected)
-    assert not compressed.equal(plain)
-
-
-def test_ueraser_without_kornia_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "kornia.augmentation", None)
-    monkeypatch.setitem(sys.modules, "kornia", None)
-    with pytest.raises(ImportError, match=r"unlearnable-transforms\[defenses\]"):
-        get_defense("ueraser")()
-
 
 # ---- fine-tuning and the last layer
 

@@ -106,7 +106,5 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ImportError(
-            'weights in a .safetensors file need: pip install "unlearnable-transforms[defenses]"'
-        ) from error
+        raise ImportError("weights in a .safetensors file need: pip install safetensors") from error
     return load_file(path)

@@ -10,24 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..training.loop import PixelModel
-from ..training.transforms import seeded_globally
 from .base import Defense, Setting, register_defense
 from .compression import compress
-
-GROUP = 16  # images that share the operation of TrivialAugment, of which kornia draws one a call
+from .plasma import draw, plasma_brightness, plasma_contrast, shuffle_channels, trivial_augment
 
 
 @register_defense("ueraser")
 class UEraser(Defense):
     """Training on that of K augmentations of each image that the network finds hardest (section 3).
 
-    An augmentation, after crop and flip: a fractal brightness map, a fractal contrast map, a permutation of the
-    channels, each with its probability, and one operation of TrivialAugment (kornia's list: with neither identity nor
-    colour). The authors' one operation for a whole batch is one for every 16 images here.
+    An augmentation, after crop and flip: a fractal brightness map, a fractal contrast map and a permutation of the
+    channels, each with its probability, then one operation of TrivialAugment, without identity and colour.
 
     The hardest draw is found by forward passes that train nothing, with the statistics of the batch, so that K = 5
     costs about 2.7 plain trainings instead of 5. The paper trains 200 epochs at a learning rate of 0.01; here the
-    recipe is the victim's own. Needs kornia: ``pip install "unlearnable-transforms[defenses]"``.
+    recipe is the victim's own.
+
+    Our reading: each image has an operation of its own, where the authors' library draws one for a batch; shears have
+    the slopes of TrivialAugment, up to 0.3, where that library takes 0.3 for 54 degrees; at least one bit is kept.
 
     Args:
         variant: "lite", K = 1; "standard", K = 5 in the first quarter of the epochs and then 1; "max", K = 5.
@@ -54,7 +54,6 @@ class UEraser(Defense):
             raise ValueError(f"jpeg must be None or a quality from 1 to 100, got {jpeg}")
         self.variant, self.jpeg, self.repeats, self.warmup = variant, jpeg, repeats, warmup
         self.probability = probability
-        self._plasma, self._trivial = _augmentations(probability)
 
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
         self._smoothing, self._epochs = setting.recipe.label_smoothing, setting.recipe.epochs
@@ -82,12 +81,13 @@ class UEraser(Defense):
     @torch.no_grad()
     def transform(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """One draw: float (B, 3, H, W) in [0, 1] -> the same."""
-        with seeded_globally(generator, pixels.device):
-            pixels = torch.cat([self._trivial(group) for group in self._plasma(pixels).split(GROUP)])
+        for change in (plasma_brightness, plasma_contrast, shuffle_channels):
+            chosen = draw(generator, pixels, 1, 1, 1) < self.probability
+            pixels = torch.where(chosen, change(pixels, generator), pixels)
+        pixels = trivial_augment(pixels, generator)
         if self.jpeg is None:
             return pixels
-        images = pixels.clamp(0, 1).mul(255).round_().byte()
-        return compress(images, self.jpeg).float().div_(255)
+        return compress(pixels.mul(255).round_().byte(), self.jpeg).float().div_(255)
 
 
 @contextmanager
@@ -105,16 +105,3 @@ def batch_statistics(net: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.track_running_stats = True
-
-
-def _augmentations(probability: float) -> tuple[nn.Module, nn.Module]:
-    try:
-        import kornia.augmentation as K
-    except ImportError as error:
-        raise ImportError('ueraser needs kornia: pip install "unlearnable-transforms[defenses]"') from error
-    plasma = nn.Sequential(
-        K.RandomPlasmaBrightness(roughness=(0.3, 0.7), intensity=(0.5, 1.0), p=probability),
-        K.RandomPlasmaContrast(roughness=(0.3, 0.7), p=probability),
-        K.RandomChannelShuffle(p=probability),
-    )
-    return plasma, K.auto.TrivialAugment()
