@@ -19,6 +19,10 @@ _EXPORTS = {
     "get_poison": "poisons",
     "ProtectedDataset": "adapters.torchvision",
     "protect": "protection.protect",
+    "evaluate": "evaluation.evaluate",
+    "Report": "evaluation.report",
+    "list_defenses": "defenses",
+    "get_defense": "defenses",
     "list_victims": "victims",
 }
 _MODULES = {"albumentations": "adapters.albumentations"}
@@ -26,6 +30,10 @@ _MODULES = {"albumentations": "adapters.albumentations"}
 if TYPE_CHECKING:
     from .adapters import albumentations as albumentations
     from .adapters.torchvision import ProtectedDataset as ProtectedDataset
+    from .defenses import get_defense as get_defense
+    from .defenses import list_defenses as list_defenses
+    from .evaluation.evaluate import evaluate as evaluate
+    from .evaluation.report import Report as Report
     from .keys import Key as Key
     from .poisons import get_poison as get_poison
     from .poisons import list_poisons as list_poisons

@@ -10,6 +10,9 @@ from ..defenses import get_defense
 from ..defenses.base import Defense
 from .recipes import Plan
 
+DEFENSES = ("erm", "grayscale", "jpeg", "coin", "rsk-ff", "at-fgsm")
+"""A quick look: plain training and, of each family, what broke the most protections."""
+
 
 class Plain(Defense):
     """Plain training: empirical risk minimisation."""

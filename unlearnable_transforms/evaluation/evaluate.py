@@ -20,7 +20,7 @@ from ..training.loop import Recipe
 from ..victims import list_victims
 from ..workers import run_tasks
 from .cells import FORMAT, Cell, Task, compute, describe_recipe, identity, read_cells, save, write
-from .columns import defense_label, make_defense
+from .columns import DEFENSES, defense_label, make_defense
 from .data import Pictures, common_classes, digest, numbers, own_size, read_pictures, settled, spread, to_tensor
 from .pictures import looks
 from .recipes import Plan, get_plan
@@ -34,7 +34,7 @@ def evaluate(
     clean: Any = None,
     poisons: Sequence[Poison] | Mapping[str, Poison] = (),
     protected: Any = None,
-    defenses: Sequence[str | Defense] = ("erm",),
+    defenses: Sequence[str | Defense] = DEFENSES,
     victims: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     recipe: str | Recipe | Plan = "screen",
@@ -62,7 +62,7 @@ def evaluate(
         poisons: methods to apply to ``clean``, or a mapping of names to methods. One that is not fitted is fitted.
         protected: a training set that somebody protected already.
         defenses: names as in ``list_defenses()``, also with arguments (``"jpeg:quality=30"``, ``"at-fgsm:eps=4/255"``),
-            or instances. "erm" is plain training; it always belongs into a table.
+            or instances. "erm" is plain training; it always belongs into a table. The default is a quick look.
         victims: names as in ``list_victims()``; default: the recipe's.
         seeds: training seeds. Keys are varied by passing several poisons.
         recipe: "screen" (minutes on two cores), "paper" (the literature's; for a GPU), "digits", or a Recipe.

@@ -60,7 +60,7 @@ def _headline(headline: Headline) -> str:
     entry = headline.entry
     spread = entry.interval or entry.wilson
     kind = "95 % over seeds" if entry.interval else "95 %, test set size alone"
-    between = f"{percent(spread[0])} to {percent(spread[1])} ({kind})" if spread else ""
+    between = f"{percent(max(0.0, spread[0]))} to {percent(min(1.0, spread[1]))} ({kind})" if spread else ""
     return (
         f'<div class="headline"><div class="figure">{percent(entry.last)}<small> %</small></div>'
         f"<div><p>{escape(headline_text(headline))}</p><p class=quiet>{escape(between)}</p></div></div>"
@@ -91,7 +91,7 @@ def _field(entry: Entry | None) -> str:
     small = [f"last 5 {percent(entry.last5)}, best {percent(entry.best)}"]
     style = ""
     if entry.protection is not None and entry.clean is not None:
-        small.append(f"clean {percent(entry.clean)}, protection {percent(entry.protection)}")
+        small += [f"clean {percent(entry.clean)}", f"protection {percent(entry.protection)}"]
         if entry.cells[0]["set"]["role"] in PROTECTED:
             left = max(0.0, min(1.0, entry.protection / max(entry.clean, 0.01)))
             style = f' style="--heat:{round(55 * (1 - left))}%"'
@@ -246,7 +246,8 @@ def _plain_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def _plain(value: Any) -> str:
     """Nested settings as one line."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items() if inner is not None)
+        inner = {name: _plain(each) for name, each in value.items() if each is not None}
+        return ", ".join(f"{name} {text}" for name, text in inner.items() if text)
     if isinstance(value, list):
         return f"[{', '.join(map(_plain, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)

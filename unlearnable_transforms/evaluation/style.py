@@ -27,7 +27,8 @@ th { text-align: left; font-weight: 600; vertical-align: bottom; }
 .matrix tbody th { position: sticky; left: 0; background: var(--paper); max-width: 180px; }
 .matrix td { min-width: 150px; background: color-mix(in srgb, var(--warm) var(--heat, 0%), transparent); }
 .matrix b { font-size: 17px; display: block; }
-.matrix small { display: block; color: var(--quiet); font-size: 12px; line-height: 1.4; }
+.matrix small { display: block; color: var(--quiet); font-size: 12px; line-height: 1.4;
+  white-space: nowrap; }
 .matrix td[style] small { color: inherit; opacity: .85; }
 .none, .diverged { color: var(--quiet); font-style: italic; }
 .plain { font-size: 13px; }

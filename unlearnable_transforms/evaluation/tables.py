@@ -95,10 +95,11 @@ def _table(cells: list[Cell]) -> Table:
         "seeds": sorted({cell["seed"] for cell in cells}),
     }
     roles = {row_of(cell): cell["set"]["role"] for cell in cells}
+    places = {row_of(cell): _place(cell["set"]) for cell in cells}
     columns = {cell["defense"]["label"] for cell in cells}
     table = Table(
         about,
-        rows=sorted(roles, key=lambda row: (_ROLES.index(roles[row]), row)),
+        rows=sorted(roles, key=lambda row: (places[row], row)),
         columns=sorted(columns, key=lambda label: (label != PLAIN, label)),
     )
     grouped: dict[tuple[Row, str], list[Cell]] = defaultdict(list)
@@ -109,9 +110,16 @@ def _table(cells: list[Cell]) -> Table:
     for (row, column), entry in table.entries.items():
         _compare(entry, table.entries.get((clean, column)) if clean else None, table.entries.get((row, PLAIN)))
     for row in table.rows:
-        if roles[row] in ("poison", "partial"):
+        if roles[row] == "poison":
             _add_headline(table, row)
     return table
+
+
+def _place(set: dict[str, Any]) -> tuple:
+    """Where a training set stands; a share of protected pictures stands beside the clean rest of the same share."""
+    share = set["config"].get("fraction", set["config"].get("clean part of", 0.0))
+    role = _ROLES.index(set["role"])
+    return (min(role, _ROLES.index("partial")), set["of"] or set["label"], share, role)
 
 
 def row_of(cell: Cell) -> Row:

@@ -1,0 +1,103 @@
+"""``unlearnable evaluate``: how far victims get on protected pictures, with and without defenses."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .protect import INTERRUPTED, _count, make_poison
+
+if TYPE_CHECKING:
+    from ..evaluation.report import Report
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="train victims on protected pictures, with and without defenses",
+        description="Train victims on clean and on protected pictures, with and without defenses, and test them on "
+        "clean ones. Every training is kept in OUT: started again, a stopped run goes on; more defenses or seeds add "
+        "to the table.",
+        epilog="A set is a folder with one folder a class, Parquet, a saved data set or a Hub name. "
+        "Example: unlearnable evaluate results/ --clean train/ --test test/ --key my.key --defense erm --defense jpeg",
+    )
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="folder of the results")
+    add("--report", action="store_true", help="compute nothing: draw the report of OUT again")
+    add("--clean", metavar="SET", help="unprotected training pictures")
+    add("--test", metavar="SET", help="clean test pictures")
+    add("--protected", metavar="SET", help="training pictures that somebody protected already")
+    add("--attacker-clean", metavar="SET", help="other clean pictures, for defenses that start from such")
+    add("--key", type=Path, action="append", default=[], metavar="FILE", help="protect --clean with it; again for more")
+    add("--method", default="cuda", metavar="NAME", help="see `unlearnable methods` (default: cuda)")
+    add("--kernel-size", type=_count, metavar="K", help="side of CUDA's filters, odd")
+    add("--blur", type=float, metavar="P", help="CUDA's blur parameter p_b")
+    add(
+        "--defense",
+        action="append",
+        metavar="NAME[:ARGUMENT=VALUE,...]",
+        help="again for more (default: six quick ones)",
+    )
+    add("--victim", action="append", metavar="NAME", help="again for more (default: the recipe's)")
+    add("--seed", type=int, action="append", metavar="N", help="training seed, again for more (default: 0)")
+    add("--recipe", default="screen", metavar="NAME", help="screen, paper or digits (default: screen)")
+    add("--fraction", type=float, action="append", default=[], metavar="F", help="also protect only this share")
+    add("--no-controls", action="store_true", help="leave out one filter for all, or random noise of equal PSNR")
+    add("--rows", type=_count, metavar="N", help="training pictures (default: the recipe's)")
+    add("--image-size", type=_count, metavar="PIXELS", help="to which victims resize (default: the pictures' own)")
+    add("--image-key", metavar="COLUMN", help="default: image or img")
+    add("--label-key", metavar="COLUMN", help="default: label, labels or fine_label")
+    add("--samples", type=int, default=8, metavar="N", help="pictures shown in the report; 0 for one that is published")
+    add("--workers", type=_count, metavar="N", help="processes (default: one a core)")
+    add("--device", metavar="NAME", help="cpu or cuda (default: a GPU where there is one)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compute what is missing, print the tables, write the page.
+
+    Returns:
+        The exit code.
+    """
+    from ..evaluation.report import Report
+
+    try:
+        report = Report.load(args.out) if args.report else _compute(args)
+    except KeyboardInterrupt:
+        print("\nstopped; what is done is kept, run the same command again to continue", file=sys.stderr)
+        return INTERRUPTED
+    print(report)
+    print(f"\nLook at {report.save(args.out)}")
+    return 0
+
+
+def _compute(args: argparse.Namespace) -> "Report":
+    from ..evaluation.columns import DEFENSES
+    from ..evaluation.evaluate import evaluate
+    from ..workers import cores
+
+    if args.test is None:
+        raise ValueError("say with --test which clean pictures to test on (or pass --report to draw OUT again)")
+    poisons = [make_poison(argparse.Namespace(**{**vars(args), "key": key})) for key in args.key]
+    return evaluate(
+        clean=args.clean,
+        test=args.test,
+        protected=args.protected,
+        attacker_clean=args.attacker_clean,
+        poisons=poisons,
+        defenses=args.defense or DEFENSES,
+        victims=args.victim,
+        seeds=args.seed or [0],
+        recipe=args.recipe,
+        out=args.out,
+        controls=not args.no_controls,
+        fractions=args.fraction,
+        image_size=args.image_size,
+        rows=args.rows,
+        workers=args.workers or cores(),
+        device=args.device,
+        image_key=args.image_key,
+        label_key=args.label_key,
+        samples=args.samples,
+    )
