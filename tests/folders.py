@@ -1,14 +1,26 @@
-"""Folders of small pictures for the tests of `unlearnable protect`, and what they look at afterwards."""
+"""What the tests of `unlearnable protect` share: small pictures, processes to stop, and a Hub of their own."""
 
+import base64
+import hashlib
+import json
 import os
+import struct
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 from conftest import ROOT, encode, pixels
+from PIL import ImageCms
 
 import unlearnable_transforms as ut
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def photograph(seed: int, height: int = 24, width: int = 30) -> np.ndarray:
@@ -39,13 +51,137 @@ def save_key(path: Path) -> Path:
     return ut.Key(b"unlearnable tests: a secret key!").save(path)
 
 
-def command(*arguments: object, **options) -> subprocess.Popen:
-    """`unlearnable protect` in a process of its own."""
+def forms(secret: bytes) -> list[bytes]:
+    """A key as it could stand in a file: raw, hexadecimal, base64 at each alignment."""
+    encoded = [base64.b64encode(b"?" * shift + secret)[4:-4] for shift in range(3)]
+    encoded += [base64.urlsafe_b64encode(b"?" * shift + secret)[4:-4] for shift in range(3)]
+    return [secret, secret.hex().encode(), secret.hex().upper().encode(), *encoded]
+
+
+def chunks(data: bytes) -> set[str]:
+    """The names of all parts of a PNG, WebP or JPEG file, and ``after`` if something follows its end."""
+    names = set()
+    if data.startswith(b"\xff\xd8"):
+        place = 2
+        while data[place + 1] != 0xDA:
+            names.add(f"{data[place + 1]:02X} {data[place + 4 : place + 8].decode('latin-1')}"[:7])
+            place += 2 + struct.unpack(">H", data[place + 2 : place + 4])[0]
+        end = data.index(b"\xff\xd9", place) + 2
+    elif data.startswith(b"RIFF"):
+        place, end = 12, 8 + struct.unpack("<I", data[4:8])[0]
+        while place < end:
+            names.add(data[place : place + 4].decode())
+            size = struct.unpack("<I", data[place + 4 : place + 8])[0]
+            place += 8 + size + size % 2
+    else:
+        place = 8
+        while "IEND" not in names:
+            names.add(data[place + 4 : place + 8].decode())
+            place += 12 + struct.unpack(">I", data[place : place + 4])[0]
+        end = place
+    return names | ({"after"} if data[end:] else set())
+
+
+def command(*arguments: object, shard_bytes: int | None = None, **options) -> subprocess.Popen:
+    """`unlearnable protect` in a process of its own, in a process group of its own."""
+    code = "import sys; from unlearnable_transforms.protection import shards; "
+    code += f"shards.SHARD_BYTES = {shard_bytes} or shards.SHARD_BYTES; "
+    code += "from unlearnable_transforms.cli.main import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
-        [sys.executable, "-m", "unlearnable_transforms.cli.main", "protect", *map(str, arguments)],
+        [sys.executable, "-c", code, "protect", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         **options,
     )
+
+
+def wait_for_lines(process: subprocess.Popen, lines: int, seconds: float = 300) -> int:
+    """Wait until the journals have so many lines, or the process ends; how many they have."""
+    journals = Path(os.environ["UNLEARNABLE_TRANSFORMS_CACHE"], "journals")
+    end, count = time.monotonic() + seconds, 0
+    while time.monotonic() < end and process.poll() is None:
+        count = sum(path.read_bytes().count(b"\n") for path in journals.glob("*/done.jsonl"))
+        if count >= lines:
+            break
+        time.sleep(0.002)
+    return count
+
+
+def wait_for_end(group: int, seconds: float = 100) -> list[str]:
+    """Wait until no process of a group runs; those that still do."""
+    end = time.monotonic() + seconds
+    while (left := _alive(group)) and time.monotonic() < end:  # multiprocessing's own helper takes a moment
+        time.sleep(0.05)
+    return left
+
+
+def _alive(group: int) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, of_group = path.read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(of_group) == group and state != "Z":
+            found.append(path.parent.name)
+    return found
+
+
+class Hub(ThreadingHTTPServer):
+    """A Hub on this machine that knows one data set, ``user/photos``: the files of a folder, which may change."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__(("127.0.0.1", 0), _HubAnswers)
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """For a process that is to use this Hub."""
+        url = f"http://127.0.0.1:{self.server_port}"
+        return {"HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+
+
+class _HubAnswers(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_GET(self) -> None:
+        path, files = self.path.split("?")[0], tree(self.server.folder)
+        self.commit = hashlib.sha1(b"".join(files.values())).hexdigest()
+        name = path.rsplit("/", 1)[-1]
+        if "user/photos" not in path or ("/resolve/" in path and name not in files) or path.endswith("/data"):
+            return self._answer(404, b"{}", "RepoNotFound" if "user/photos" not in path else "EntryNotFound")
+        if "/resolve/" in path:
+            return self._answer(200, files[name])
+        if "/tree/" in path:
+            rows = [{"type": "file", "path": name, "size": len(files[name]), "oid": "0" * 40} for name in files]
+            return self._answer(200, json.dumps(rows).encode())
+        about = {"id": "user/photos", "sha": self.commit, "private": False, "gated": False, "disabled": False}
+        about |= {"tags": [], "downloads": 0, "likes": 0, "siblings": [{"rfilename": name} for name in files]}
+        return self._answer(200, json.dumps(about).encode())
+
+    do_HEAD = do_GET
+
+    def _answer(self, code: int, data: bytes, error: str = "") -> None:
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+        self.send_header("X-Repo-Commit", self.commit)
+        if error:
+            self.send_header("X-Error-Code", error)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing: the test's output is its own."""
+
+
+@contextmanager
+def hub(folder: Path) -> Iterator[Hub]:
+    """A Hub that runs while the block does."""
+    with Hub(folder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()

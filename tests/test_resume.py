@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import encode, pixels
-from folders import command, make_folder, save_key, tree
+from conftest import encode, image_set, pixels
+from folders import command, make_folder, save_key, tree, wait_for_end, wait_for_lines
 
 import unlearnable_transforms as ut
+from unlearnable_transforms.cli.main import main
 from unlearnable_transforms.files import PART_PREFIX, PART_SUFFIX
+from unlearnable_transforms.protection import shards
 from unlearnable_transforms.protection.encode import Codec, FileWorker
 from unlearnable_transforms.protection.folder import protect_folder
 from unlearnable_transforms.protection.journal import open_journal
@@ -189,37 +191,26 @@ def test_a_source_that_changes_during_the_run_is_noticed(source, out, poison, mo
         protect_folder(source, out, poison)
 
 
+def test_a_worker_that_was_ended_while_it_wrote_leaves_nothing(out):
+    parts = []
+
+    def stopped():
+        with open_journal(out) as journal:
+            journal.begin({}, [])
+            for folder in (out, journal.directory):
+                parts.append(folder / f"{PART_PREFIX}1-0{PART_SUFFIX}")
+                parts[-1].write_bytes(b"half")
+            raise RuntimeError("a slow worker")
+
+    with pytest.raises(RuntimeError, match="slow"):
+        stopped()
+    assert [part.exists() for part in parts] == [False, False]
+
+
 # ---- processes -------------------------------------------------------------------------------------------------------
 
-
-def wait_for_lines(process: subprocess.Popen, lines: int, seconds: float = 60) -> int:
-    """Wait until the journal has so many lines, or the process ends; how many it has."""
-    journals = Path(os.environ["UNLEARNABLE_TRANSFORMS_CACHE"], "journals")
-    end, count = time.monotonic() + seconds, 0
-    while time.monotonic() < end and process.poll() is None:
-        count = sum(path.read_bytes().count(b"\n") for path in journals.glob("*/done.jsonl"))
-        if count >= lines:
-            break
-        time.sleep(0.002)
-    return count
-
-
-def alive(group: int) -> list[str]:
-    """Processes of a group that still run."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, of_group = path.read_text().rpartition(")")[2].split()[:3]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(of_group) == group and state != "Z":
-            found.append(path.parent.name)
-    return found
-
-
-@pytest.fixture
-def many(tmp_path) -> Path:
-    return make_folder(tmp_path / "many", 400)
+KILLS = int(os.environ.get("UNLEARNABLE_KILLS", "2"))
+SHARD_BYTES = 4000  # several pictures
 
 
 @pytest.fixture
@@ -227,46 +218,74 @@ def key_file(tmp_path) -> Path:
     return save_key(tmp_path / "my.key")
 
 
+@pytest.fixture
+def run(key_file, tmp_path, monkeypatch):
+    """The command in this process, to its end; its exit code."""
+    monkeypatch.setattr(shards, "SHARD_BYTES", SHARD_BYTES)
+
+    def run(source: Path, out: Path) -> int:
+        ledger = tmp_path / f"{out.name}.parquet"
+        return main(f"protect|{source}|{out}|--key|{key_file}|--ledger|{ledger}|--workers|1".split("|"))
+
+    return run
+
+
+def in_parquet(folder: Path) -> Path:
+    """The pictures of a folder as one Parquet file."""
+    files = sorted(folder.rglob("*.*"))
+    image_set([file.read_bytes() for file in files], [0] * len(files)).to_parquet(f"{folder}.parquet")
+    return Path(f"{folder}.parquet")
+
+
+@pytest.fixture(params=["folder", "parquet"])
+def many(request, tmp_path) -> Path:
+    """Many pictures, as a folder or as one Parquet file."""
+    folder = request.param == "folder"
+    source = make_folder(tmp_path / "many", (100 if folder else 40) * (KILLS + 1))
+    return source if folder else in_parquet(source)
+
+
 @pytest.mark.slow
-def test_three_kills_at_random_moments(many, out, tmp_path, key_file):
-    choose = random.Random(20)
+def test_kills_at_random_moments(many, out, tmp_path, key_file, run):
+    """`UNLEARNABLE_KILLS=20 pytest tests/test_resume.py -k kills` kills more often."""
+    choose = random.Random(KILLS)
+    step = 100 if many.is_dir() else 8  # files, or shards, a kill
     lines = 0
-    for kill in range(3):
-        process = command(
-            many, out, "--key", key_file, "--workers", 1 + kill % 2, "--ledger", tmp_path / "killed.parquet"
-        )
-        lines = wait_for_lines(process, lines + choose.randrange(1, 90))
+    for kill in range(KILLS):
+        options = ("--key", key_file, "--ledger", tmp_path / "out.parquet", "--workers", 1 + kill % 2)
+        process = command(many, out, *options, shard_bytes=SHARD_BYTES)
+        lines = wait_for_lines(process, lines + choose.randrange(1, step))
         time.sleep(choose.random() / 50)
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-    assert 0 < lines < 400
-    process = command(many, out, "--key", key_file, "--ledger", tmp_path / "killed.parquet")
-    assert process.communicate()[1] == ""
-    assert process.returncode == 0
-    poison = ut.CUDAPoison(key=ut.Key.load(key_file))
-    protect_folder(many, tmp_path / "whole", poison, ledger=tmp_path / "whole.parquet")
+        assert wait_for_end(process.pid) == []
+    assert 0 < lines < step * (KILLS + 1)
+    assert run(many, out) == 0
+    assert run(many, tmp_path / "whole") == 0
+    assert len(tree(out)) >= step * (KILLS + 1)
     assert tree(out) == tree(tmp_path / "whole")
-    assert (tmp_path / "killed.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(many, out, key_file):
-    process = command(many, out, "--key", key_file, "--workers", 2, start_new_session=True)
+def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(many, out, key_file, tmp_path, run):
+    options = ("--key", key_file, "--workers", 2)
+    process = command(many, out, *options, shard_bytes=SHARD_BYTES)
     wait_for_lines(process, 1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=300)
     assert process.returncode == 130
     assert told.strip() == "stopped; run the same command again to continue"
+    assert tree(out)
     assert not [path for path in tree(out) if PART_SUFFIX in path]
-    end = time.monotonic() + 20
-    while alive(process.pid) and time.monotonic() < end:  # multiprocessing's own helper takes a moment
-        time.sleep(0.05)
-    assert alive(process.pid) == []
+    assert wait_for_end(process.pid) == []
+    assert run(many, out) == run(many, tmp_path / "whole") == 0
+    assert tree(out) == tree(tmp_path / "whole")
 
 
 @pytest.mark.slow
-def test_a_file_that_cannot_grow_is_told_and_resumable(tmp_path, out, key_file):
+def test_a_file_that_cannot_grow_is_told_and_resumable(tmp_path, out, key_file, run):
     source = make_folder(tmp_path / "source", 6)
     (source / "dog" / "large.png").write_bytes(encode(pixels(300, 300, 3)))
     limit = 100_000  # bytes a file: as a full disk, for the large picture alone
@@ -277,40 +296,44 @@ def test_a_file_that_cannot_grow_is_told_and_resumable(tmp_path, out, key_file):
         key_file,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)),
     )
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "File too large" in told
     assert "again to continue" in told
     assert not [path for path in tree(out) if PART_SUFFIX in path]
-    poison = ut.CUDAPoison(key=ut.Key.load(key_file))
-    protect_folder(source, out, poison)
-    protect_folder(source, tmp_path / "whole", poison)
+    assert run(source, out) == run(source, tmp_path / "whole") == 0
     assert tree(out) == tree(tmp_path / "whole")
 
 
-@pytest.mark.slow
-def test_a_full_disk_is_told_and_resumable(tmp_path, key_file):
-    disk = tmp_path / "disk"
-    disk.mkdir()
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 64 MiB that a file ``other`` has filled but for 300 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", disk], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "none", place], capture_output=True, text=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    try:
-        source = make_folder(tmp_path / "source", 6)
-        for number in range(12):
-            (source / "dog" / f"large {number}.png").write_bytes(encode(pixels(150, 150, 3, seed=number)))
-        process = command(source, disk / "out", "--key", key_file)
-        _, told = process.communicate(timeout=60)
-        assert process.returncode == 1
-        assert "No space left on device" in told
-        assert "again to continue" in told
-        assert not [path for path in tree(disk) if PART_SUFFIX in path]
-        subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
-        poison = ut.CUDAPoison(key=ut.Key.load(key_file))
-        protect_folder(source, disk / "out", poison)
-        protect_folder(source, tmp_path / "whole", poison)
-        assert tree(disk / "out") == tree(tmp_path / "whole")
-    finally:
-        subprocess.run(["umount", disk], check=True)
+    (place / "other").write_bytes(bytes((64 << 20) - 300_000))
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_a_full_disk_is_told_and_resumable(tmp_path, disk, run, capsys, kind):
+    source = make_folder(tmp_path / "source", 6)
+    for number in range(8):
+        (source / "dog" / f"large {number}.png").write_bytes(encode(pixels(150, 150, 3, seed=number)))
+    source = source if kind == "folder" else in_parquet(source)
+    assert run(source, disk / "out") == 1
+    told = capsys.readouterr().err
+    assert "No space left on device" in told
+    assert "make room and run the same command again to continue" in told
+    before = tree(disk / "out")
+    assert before
+    assert not [path for path in before if PART_SUFFIX in path]
+    (disk / "other").unlink()
+    assert run(source, disk / "out") == run(source, tmp_path / "whole") == 0
+    assert before.items() < tree(disk / "out").items()
+    assert tree(disk / "out") == tree(tmp_path / "whole")

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     from ..protection.encode import Codec
     from ..protection.folder import protect_folder
     from ..protection.tables import is_picture_folder, protect_tables
-    from ..protection.workers import cores
+    from ..workers import cores
 
     if args.quality is not None and args.format != "jpeg":
         raise ValueError("--quality is for --format jpeg: png and webp are lossless here")

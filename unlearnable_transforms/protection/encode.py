@@ -14,8 +14,8 @@ from ..containers import PNG_LEVEL, Opened, open_image, readable
 from ..files import whole
 from ..pixels import SSIM_WINDOW, gain_fitted_psnr, psnr, ssim
 from ..poisons.base import Poison
+from ..poisons.fraction import is_chosen
 from ..samples import sample_id
-from .fraction import is_chosen
 
 CROP = 128  # SSIM is measured on the middle of a picture, at most this large, PSNR on about so many rows and columns
 

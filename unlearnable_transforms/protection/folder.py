@@ -15,6 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from ..poisons.base import NotFittedError, Poison
 from ..samples import class_token
 from ..sources import is_train_split
+from ..workers import run_tasks
 from .encode import Codec, FileWorker, Task
 from .fraction import check_fraction
 from .journal import Journal, open_journal
@@ -22,7 +23,6 @@ from .ledger import SCHEMA, check_ledger_place, write_ledger
 from .listing import Listing, check_targets, list_folder, named, target_name
 from .metadata import check_metadata, rewrite_metadata
 from .report import Summary, add_record, measured_every
-from .workers import run_tasks
 
 TASK_FILES, TASK_BYTES = 16, 4_000_000  # one message to a worker holds at most so many files, or one larger one
 WORKER_FILES, WORKER_BYTES = 50, 10_000_000  # less does not pay for the start of another process

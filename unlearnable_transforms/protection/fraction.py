@@ -1,9 +1,8 @@
-"""Protecting only a share of the pictures: which ones, and what it costs."""
+"""Protecting only a share of the pictures: what it costs."""
 
 import warnings
 
 from ..poisons.base import Poison
-from ..poisons.fraction import is_chosen as is_chosen
 
 
 def check_fraction(fraction: float, poison: Poison, stacklevel: int = 2) -> None:

@@ -10,9 +10,10 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 
 from ..containers import open_chunks
 from ..poisons.base import NotFittedError, Poison, UnchangedWarning
+from ..poisons.fraction import is_chosen
 from ..samples import SampleError, batch_tokens, name_rows, sample_id
 from ..sources import find_columns, image_columns, is_train_split, refuse_second_image, stored_images
-from .fraction import check_fraction, is_chosen
+from .fraction import check_fraction
 from .ledger import SCHEMA, write_ledger
 
 _LEDGER_FEATURES = Features(

@@ -25,6 +25,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from ..poisons.base import NotFittedError, Poison
 from ..samples import SampleError, batch_tokens
 from ..sources import find_columns, image_columns, is_train_split, refuse_second_image
+from ..workers import run_tasks
 from .encode import SourceChanged
 from .folder import check_places
 from .fraction import check_fraction
@@ -33,7 +34,6 @@ from .ledger import SCHEMA, check_ledger_place, write_ledger
 from .listing import SPLIT_NAMES, is_hidden, is_picture, named
 from .report import Summary
 from .shards import ShardWorker, add_shard, ledger_piece, make_shards, no_bars, write_saved_info
-from .workers import run_tasks
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
