@@ -365,9 +365,12 @@ def test_strong_augmentation_turns_by_at_most_ten_degrees_and_jitters_by_a_fifth
     middle = defense.augment(images, _seeded())[:, 0, 16, 16]
     assert 0.36 < middle.min() < 0.45  # brightness and contrast, whose mean the black corners lower
     assert 0.55 < middle.max() < 0.64
-    dot = torch.zeros(300, 3, 33, 33)
-    dot[..., 16, 28:31] = 1  # 12 to 14 pixels right of the centre
-    lit = (defense.augment(dot, _seeded())[:, 0] > 0.3).nonzero()
-    height = (lit[:, 1] - 16).abs().max()
-    reach = 14.5 * 1.2 * (math.tan(math.radians(10)) + math.sin(math.radians(10)))
-    assert 2 <= height <= reach + 1
+    # A dot 12 to 14 pixels beside the centre moves by rotation and scale; one above it by the shear as well.
+    turn = math.radians(10)
+    for shear, transpose in ((0, False), (math.tan(turn), True)):
+        dot = torch.zeros(300, 3, 33, 33)
+        dot[..., 16, 28:31] = 1
+        dot = dot.mT.contiguous() if transpose else dot
+        lit = (defense.augment(dot, _seeded())[:, 0] > 0.3).nonzero()
+        moved = (lit[:, 2 if transpose else 1] - 16).abs().max()
+        assert 2 <= moved <= 1.2 * 14.5 * (math.sin(turn) + shear) + 1
