@@ -64,7 +64,8 @@ def chunks(data: bytes) -> set[str]:
     if data.startswith(b"\xff\xd8"):
         place = 2
         while data[place + 1] != 0xDA:
-            names.add(f"{data[place + 1]:02X} {data[place + 4 : place + 8].decode('latin-1')}"[:7])
+            marker, start = data[place + 1], data[place + 4 : place + 8]
+            names.add(f"{marker:02X} {start.decode('latin-1')}" if 0xE0 <= marker <= 0xEF else f"{marker:02X}")
             place += 2 + struct.unpack(">H", data[place + 2 : place + 4])[0]
         end = data.index(b"\xff\xd9", place) + 2
     elif data.startswith(b"RIFF"):
