@@ -79,10 +79,10 @@ def read_pictures(
         TypeError: a kind of source that is refused; the message says what to do.
         ValueError: no rows, rows without a label or without a readable picture.
     """
-    if isinstance(source, Pictures):
-        return source
     if isinstance(source, str | Path):
         source = _open_path(Path(source), split, what)
+    if isinstance(source, Pictures):
+        return source
     kind = type(source).__name__
     if kind in ("DatasetDict", "IterableDatasetDict"):
         if split not in source:
@@ -256,7 +256,7 @@ def to_tensor(pictures: Pictures, size: int, change: Change | None = None) -> to
 
 def fit(image: np.ndarray, size: int) -> torch.Tensor:
     """uint8 (H, W, C) -> uint8 (3, size, size), or of one channel that is written to three."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    pixels = torch.tensor(image).permute(2, 0, 1)  # copied: decoders give arrays that may not be written to
     if pixels.shape[1:] != (size, size):
         pixels = v2.center_crop(v2.resize(pixels, [size], antialias=True), [size, size])
     return pixels

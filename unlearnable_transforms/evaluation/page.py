@@ -124,7 +124,8 @@ def _curves(table: Table) -> str:
 
 
 def _mean_curve(cells: Sequence[Cell]) -> list[float]:
-    runs = [cell["result"]["test_accuracy"] for cell in cells]
+    done = [cell for cell in cells if cell["status"] == "done"]
+    runs = [cell["result"]["test_accuracy"] for cell in done or cells]
     return [mean(values) for values in zip(*runs, strict=False)]
 
 
@@ -212,20 +213,17 @@ def _cells_section(cells: Sequence[Cell]) -> str:
     lines = []
     for cell in sorted(cells, key=lambda c: (c["set"]["label"], c["defense"]["label"], c["victim"], c["seed"])):
         result = cell["result"]
-        done = cell["status"] == "done"
-        accuracies = [
-            percent(result["last"]),
-            percent(result["last5"]),
-            f"{percent(result['best'])} ({result['best_epoch']})",
-            percent(result["macro_recall"]),
-        ]
+        accuracies = ["diverged", "", "", ""]
+        if cell["status"] == "done":
+            best = f"{percent(result['best'])} ({result['best_epoch']})"
+            accuracies = [percent(result["last"]), percent(result["last5"]), best, percent(result["macro_recall"])]
         lines.append(
             [
                 cell["set"]["label"],
                 cell["defense"]["label"],
                 cell["victim"],
                 str(cell["seed"]),
-                *(accuracies if done else ["diverged", "", "", ""]),
+                *accuracies,
                 percent(result["train_accuracy"][-1] if result["train_accuracy"] else None),
                 f"{result['seconds']:.1f}",
                 f"{result['forward_images']:,}",
