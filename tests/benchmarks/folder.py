@@ -6,7 +6,9 @@ Prints, each with equal codec settings on both sides:
    photographs: the median over interleaved rounds, of processor time and of the clock;
 2. the clock of one worker / of two workers on the same photographs, without the start of the processes, which is
    printed apart; meaningful on a machine that does nothing else;
-3. the largest memory of the main process and of its workers together, for each number of small files.
+3. the largest memory of the main process and of its largest worker, for each number of small files;
+4. with --jpeg: the share of a change that JPEG leaves, <jpeg(changed) - jpeg(clean), changed - clean> / |changed -
+   clean|^2, mean over photographs, for CUDA and for noise of +-8 at every pixel.
 
 The photographs are those of a Parquet file with JPEG bytes in a column image.
 """
@@ -30,12 +32,14 @@ from PIL import Image
 
 from unlearnable_transforms import CUDAPoison, Key
 from unlearnable_transforms.containers import PNG_LEVEL
+from unlearnable_transforms.protection.encode import Codec
 from unlearnable_transforms.protection.folder import protect_folder
 from unlearnable_transforms.workers import run_tasks
 
 PHOTOGRAPHS = Path(__file__).parents[3] / "shared" / "data" / "clothing" / "train-00000-of-00001.parquet"
 KEY = Key.public("folder benchmark")
 SIDE = 48
+QUALITIES = (95, 85, 75)
 
 
 def bare(source: Path, out: Path) -> None:
@@ -94,6 +98,34 @@ def scaling(source: Path, rounds: int) -> None:
     )
 
 
+def jpeg(photographs: list[Image.Image]) -> None:
+    poison = CUDAPoison(key=KEY)
+    generator = np.random.default_rng(0)
+    kept: dict[tuple[str, int], list[float]] = {}
+    for number, photograph in enumerate(photographs):
+        clean = np.asarray(photograph.convert("RGB"))
+        noise = generator.choice([-8, 8], clean.shape)
+        changes = {
+            "CUDA": poison.protect_arrays([clean], [f"i:{number % 10}"])[0],
+            "noise of +-8": np.clip(clean + noise, 0, 255).astype(np.uint8),
+        }
+        for name, changed in changes.items():
+            change = changed.astype(float) - clean
+            for quality in QUALITIES:
+                before, after = (through_jpeg(image, quality) for image in (clean, changed))
+                kept.setdefault((name, quality), []).append(
+                    float(((after - before) * change).sum() / (change**2).sum())
+                )
+    for (name, quality), shares in kept.items():
+        print(f"4. JPEG {quality} leaves {np.mean(shares):.0%} of {name} ({len(shares)} photographs)", flush=True)
+
+
+def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """A picture as others decode it, float64."""
+    data = Codec("jpeg", quality).encode(Image.fromarray(image))
+    return np.asarray(Image.open(io.BytesIO(data))).astype(float)
+
+
 def memory(files: int) -> None:
     """Protect ``files`` small pictures in a process of its own, with two workers, and print the largest memory."""
     code = f"from folder import peak; peak({files})"
@@ -132,14 +164,21 @@ def main() -> None:
     parser.add_argument("--parquet", type=Path, default=PHOTOGRAPHS)
     parser.add_argument("--files", type=int, nargs="*", default=[1000, 10_000], help="up to 100,000")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--jpeg", action="store_true", help="only the effect of JPEG")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    rows = []
+    if arguments.photographs:
+        table = pq.read_table(arguments.parquet, columns=["image"]).slice(0, arguments.photographs)
+        rows = table["image"].to_pylist()
+    if arguments.jpeg:
+        jpeg([Image.open(io.BytesIO(row["bytes"])) for row in rows])
+        return
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["UNLEARNABLE_TRANSFORMS_CACHE"] = f"{scratch}/cache"
-        if arguments.photographs:
+        if rows:
             source = Path(scratch, "source")
-            table = pq.read_table(arguments.parquet, columns=["image"]).slice(0, arguments.photographs)
-            for number, row in enumerate(table["image"].to_pylist()):
+            for number, row in enumerate(rows):
                 folder = source / f"class {number % 10}"
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / f"{number:05d}.jpg").write_bytes(row["bytes"])
