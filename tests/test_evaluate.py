@@ -152,6 +152,7 @@ def _nothing():
     return nullcontext()
 
 
+@pytest.mark.slow
 def test_processes_give_what_one_gives(digits, folder, tmp_path):
     evaluate(
         **two(digits), poisons=[CUDAPoison(key=KEY)], defenses=["erm", "jpeg"], seeds=[0, 1], out=tmp_path, workers=2
@@ -175,6 +176,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on(folder, tmp_path):
     script, out = tmp_path / "killed.py", tmp_path / "out"
     script.write_text(KILLED)
@@ -363,9 +365,9 @@ def test_folders_are_read_and_photographs_resized(tmp_path):
     assert (read.labels, read.names) == ([0, 1], ["a", "b"])
     out = to_tensor(read, 8)
     assert out.shape == (2, 3, 8, 8)
-    assert out[0, :, 3:].eq(200).all()  # 24x48: the middle 24x24, which begins where the dark left quarter ends
+    assert out[0, :, 3:, 1:].eq(200).all()  # 24x48: the middle 24x24, which begins where the dark left quarter ends
     assert out[0, :, 0].eq(0).all()
-    assert out[1, :, :, 3:].eq(10).all()  # 20x40: the middle 20x20 of the height, below the dark top
+    assert out[1, :, 1:, 3:].eq(10).all()  # 40x20: the middle 20 rows, which begin where the dark top ends
     assert out[1, :, :, 0].eq(0).all()
 
 

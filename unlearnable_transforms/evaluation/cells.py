@@ -191,10 +191,10 @@ def load(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def write(value: Mapping[str, Any], path: Path) -> None:
-    """One JSON file, whole or not at all."""
+    """One JSON file, whole or not at all; a line for each entry."""
+    lines = [f"{json.dumps(name)}: {json.dumps(inner, allow_nan=False)}" for name, inner in value.items()]
     with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, allow_nan=False, ensure_ascii=False)
-        file.write("\n")
+        file.write("{\n" + ",\n".join(lines) + "\n}\n")
         file.flush()
         os.fsync(file.fileno())
 

@@ -181,6 +181,11 @@ def common_classes(**sets: Pictures) -> list[int | str]:
         ValueError: fewer than two classes, or sets that do not fit together.
     """
     first, training = next(iter(sets.items()))
+    if len(set(training.labels)) < 2:
+        raise ValueError(
+            f"all {len(training)} pictures of the {first} set have one label, {training.labels[0]!r}: a classifier "
+            "needs at least two classes"
+        )
     named = {name: pictures.names for name, pictures in sets.items() if pictures.names}
     classes: list[int | str] = list(next(iter(named.values()))) if named else sorted(set(training.labels), key=str)
     if not named and all(isinstance(label, int) for label in classes):
@@ -199,11 +204,6 @@ def common_classes(**sets: Pictures) -> list[int | str]:
                 f"the {name} set has labels {_few(strange)} that the {first} set does not know; its classes are "
                 f"{_few(classes)}"
             )
-    if len(set(training.labels)) < 2:
-        raise ValueError(
-            f"all {len(training)} pictures of the {first} set have one label, {training.labels[0]!r}: a classifier "
-            "needs at least two classes"
-        )
     return classes
 
 
