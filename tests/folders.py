@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +19,7 @@ from conftest import ROOT, encode, pixels
 from PIL import ImageCms
 
 import unlearnable_transforms as ut
+from unlearnable_transforms.cli.main import main
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -97,6 +98,12 @@ def command(*arguments: object, shard_bytes: int | None = None, **options) -> su
         start_new_session=True,
         **options,
     )
+
+
+def command_here(out: Path, key_file: Path) -> Callable[..., int]:
+    """`unlearnable protect SOURCE out OPTIONS` in this process, with one worker: its exit code."""
+    fixed = ["--key", str(key_file), "--workers", "1"]
+    return lambda source, *options: main(["protect", str(source), str(out), *fixed, *map(str, options)])
 
 
 def wait_for_lines(process: subprocess.Popen, lines: int, seconds: float = 300) -> int:
