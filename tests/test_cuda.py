@@ -12,7 +12,8 @@ from scipy.ndimage import correlate
 
 from unlearnable_transforms import CUDAPoison, Key, SampleError, UnchangedWarning, get_poison, list_poisons
 from unlearnable_transforms.pixels import CHUNK_VALUES, chunk_length
-from unlearnable_transforms.poisons.cuda import GRID, convolve, paper_blur, paper_kernel_size, spread_filters
+from unlearnable_transforms.poisons.convolution import GRID, HALO_GRID, MAX_STEP, SOFT_GRID, convolve, halo
+from unlearnable_transforms.poisons.cuda import BLUR, HALO, HALO_ENTRIES, default_blur, spread_filters
 
 BACKENDS = ("folded", "single", "fft")
 
@@ -162,7 +163,8 @@ SETTINGS = {
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")
 def test_settings_of_torch_do_not_matter(key, setting):
-    shapes = [(1, 64, 64, 1), (1, 40, 40, 3), (20, 32, 32, 3), (2, 97, 61, 3)]  # one channel alone takes another kernel
+    # One channel alone takes another kernel; the last one gets halos.
+    shapes = [(1, 64, 64, 1), (1, 40, 40, 3), (20, 32, 32, 3), (2, 97, 61, 3), (2, 150, 131, 3)]
     batches = [(pixels(*shape), range(shape[0])) for shape in shapes]
     tensors = [torch.from_numpy(pixels(3, 3, 32, 32))]
     sizes = (None, 5, 13)
@@ -186,8 +188,8 @@ def test_settings_of_torch_do_not_matter(key, setting):
 
 def test_bf16_would_change_bytes_here_if_it_were_let():
     """The test above means something only where torch really has bf16 convolutions."""
-    if not hasattr(torch.backends, "fp32_precision") or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        pytest.skip("this machine or torch has no bf16 convolutions")
+    if not hasattr(torch.backends, "fp32_precision") or not torch.cpu.get_capabilities().get("amx_bf16", False):
+        pytest.skip("this torch cannot, or this machine (without AMX) does not, multiply float32 as bf16")
     image, weights = torch.rand(1, 1, 64, 64), torch.rand(1, 1, 5, 5)
     exact = torch.nn.functional.conv2d(image, weights)
     with precision("mkldnn.conv", "bf16"):
@@ -221,8 +223,8 @@ def test_black_pictures_stay_black_and_are_named(poison):
 
 
 def test_unchanged_rows_are_counted_over_chunks_and_sizes(poison):
-    images = [Image.new("RGB", size, 200 * (row != 4)) for row, size in enumerate([(900, 900), (8, 8)] * 4)]
-    images[3] = Image.new("RGB", (8, 8))
+    images = [Image.fromarray(pixels(side, side, 3)) for side in (900, 8) * 4]
+    images[3], images[4] = Image.new("RGB", (8, 8)), Image.new("RGB", (900, 900))
     with pytest.warns(UnchangedWarning, match=r"^rows 3, 4: ") as caught:
         poison.apply(images, range(8))
     assert len(caught) == 1
@@ -245,13 +247,10 @@ def test_one_dark_pixel_is_enough(poison):
 # ---- the filters ----
 
 
-@pytest.mark.parametrize(
-    ("side", "size", "blur"), [(8, 3, 0.3), (28, 3, 0.3), (32, 3, 0.3), (224, 9, 0.06), (1000, 9, 0.06)]
-)
-def test_paper_settings_by_size(key, side, size, blur):
-    assert paper_kernel_size(side) == size
-    assert paper_blur(side, size) == blur
-    filters = CUDAPoison(key=key).kernels(range(50), image_size=side)
+@pytest.mark.parametrize(("size", "blur"), [(3, 0.3), (9, 0.06)])
+def test_the_paper_s_settings(key, size, blur):
+    assert default_blur(size) == blur
+    filters = CUDAPoison(key=key, kernel_size=size).kernels(range(50))
     assert filters.shape == (50, size, size)
     assert filters.dtype == np.float32
     assert (filters == 1).sum((1, 2)).tolist() == [1] * 50
@@ -262,23 +261,125 @@ def test_paper_settings_by_size(key, side, size, blur):
     assert not (filters * GRID % 1).any()
 
 
-def test_settings_grow_with_the_picture():
-    sides = range(1, 400)
-    sizes = [paper_kernel_size(side) for side in sides]
-    mass = [(size**2 - 1) * paper_blur(side, size) / 2 for side, size in zip(sides, sizes, strict=True)]
-    assert sizes == sorted(sizes)
-    assert set(sizes) == {3, 5, 7, 9}
-    assert [round(m, 2) for m in mass] == sorted(round(m, 2) for m in mass)
-    assert mass[0] == pytest.approx(1.2)
-    assert mass[-1] == pytest.approx(2.4)
+def test_the_blur_falls_with_the_filter_s_size_and_its_sum_grows():
+    sizes = range(3, 31, 2)
+    blurs = [default_blur(size) for size in sizes]
+    assert blurs == sorted(blurs, reverse=True)
+    sums = [(size**2 - 1) * blur / 2 for size, blur in zip(sizes, blurs, strict=True)]
+    assert sums == sorted(sums)
+
+
+@pytest.mark.parametrize("strength", ["subtle", "normal", "strong"])
+def test_strengths(key, strength):
+    poison = CUDAPoison(key=key, strength=strength)
+    small = poison.kernels(range(50), image_size=71)
+    assert 0.9 * BLUR[strength] < small[small < 1].max() <= BLUR[strength] + 1 / GRID
+    large = poison.kernels(range(50), image_size=72)
+    assert ((large > 0).sum((1, 2)) == 1 + HALO_ENTRIES).all()
+    assert large.sum((1, 2)) == pytest.approx(1 + HALO[strength], abs=2 / HALO_GRID)
+    assert not (large * HALO_GRID % 1).any()
+    assert (large == poison.kernels(range(50), image_size=4000)).all()
+    places = [tuple(one.ravel().argsort()[-3:]) for one in large[:20]]
+    assert len(set(places)) == 20
+
+
+@pytest.mark.parametrize("side", [32, 300])
+def test_normal_is_the_default_strength(key, side):
+    named = CUDAPoison(key=key, strength="normal").kernels(range(5), side)
+    assert (CUDAPoison(key=key).kernels(range(5), side) == named).all()
 
 
 def test_the_shorter_side_counts(key):
     poison = CUDAPoison(key=key)
-    assert poison.kernels([0], image_size=(300, 32)).shape == (1, 3, 3)
-    assert poison.kernels([0], image_size=(300, 300)).shape == (1, 9, 9)
+    assert (poison.kernels([0], image_size=(300, 32)) == poison.kernels([0], image_size=32)).all()
+    assert (poison.kernels([0], image_size=(300, 400)) == poison.kernels([0], image_size=300)).all()
     with pytest.raises(ValueError, match="pass image_size="):
         poison.kernels([0])
+
+
+# ---- halos ----
+
+
+def plain_halo(image: np.ndarray, weights: np.ndarray, step: int) -> np.ndarray:
+    """What the formula says, in float64, picture (H, W, C): every entry but the 1 is a smeared and shifted copy."""
+    image = image.astype(np.float64)
+    height, width, _ = image.shape
+    reach = len(weights) * step
+    padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
+    row, column = np.argwhere(weights == 1)[0]
+    total = image.copy()
+    for i, j in np.argwhere(weights):
+        if (i, j) == (row, column):
+            continue
+        smeared = np.zeros_like(image)
+        for a in range(step):
+            for b in range(step):
+                y, x = (i - row) * step + a - step // 2 + reach, (j - column) * step + b - step // 2 + reach
+                smeared += padded[y : y + height, x : x + width]
+        total += float(weights[i, j]) * np.rint(smeared * SOFT_GRID / step**2) / SOFT_GRID
+    return np.rint(total / weights.sum(dtype=np.float64))
+
+
+@pytest.mark.parametrize("shape", [(72, 100), (101, 97), (640, 161), (171, 900)], ids=str)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_halos_equal_the_plain_formula(key, shape, channels):
+    image = pixels(*shape, channels)
+    poison = CUDAPoison(key=key)
+    step = round(min(shape) / 48)
+    for label in range(3):
+        protected = poison(image, label)[0]
+        expected = plain_halo(image, poison.kernels([label], image_size=shape)[0], step)
+        assert abs(protected - expected).max() <= 1  # float32 and float64 may round a half to different sides
+        assert (protected != expected).mean() < 1e-3
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 6, 7, 13, 62])
+def test_halos_in_strips_equal_halos_in_one_piece(key, step, monkeypatch):
+    image = torch.from_numpy(pixels(3, 40 + 4 * step, 90 + 4 * step))
+    weights = CUDAPoison(key=key).kernels([5], image_size=400)[0]
+    results = []
+    for strip in (1, 2**30):
+        monkeypatch.setattr("unlearnable_transforms.poisons.convolution.STRIP", strip)
+        results.append(torch.full(image.shape, -1.0))
+        halo(image, weights, step, results[-1])
+    assert results[0].equal(results[1])
+    assert (
+        abs(results[0].permute(1, 2, 0).numpy() - plain_halo(image.permute(1, 2, 0).numpy(), weights, step)).max() <= 1
+    )
+
+
+def test_sums_of_halos_are_exact_up_to_the_largest_step():
+    image = torch.full((1, 1040, 1040), 255, dtype=torch.uint8)
+    weights = np.zeros((3, 3), np.float32)
+    weights[1, 1], weights[0, 0], weights[2, 1] = 1, 14, 1 - 1 / HALO_GRID
+    result = torch.empty(1, 1040, 1040)
+    halo(image, weights, MAX_STEP, result)
+    assert (result == 255).all()
+    assert 255 * MAX_STEP**2 < 2**24
+    assert 255 * 16 * HALO_GRID * SOFT_GRID <= 2**24
+
+
+def test_a_photograph_keeps_its_brightness_and_its_detail(key):
+    image = np.clip(photograph(300, 3) // 2 + 60, 0, 255).astype(np.uint8)
+    for label in range(4):
+        protected = CUDAPoison(key=key)(image, label)[0]
+        assert protected.mean() == pytest.approx(image.mean(), abs=1.5)
+        edge = protected[:, :3].astype(int)
+        assert edge.min() > 30  # no dark border
+
+
+def test_pictures_of_one_colour_are_told():
+    poison = CUDAPoison(key=Key.public("flat"))
+    with pytest.warns(UnchangedWarning, match="leaves the picture as it is"):
+        protected = poison(np.full((120, 120, 3), 200, np.uint8), 1)[0]
+    assert (protected == 200).all()
+
+
+def test_halos_and_small_filters_have_draws_of_their_own(key):
+    poison = CUDAPoison(key=key)
+    small, large = poison.kernels(range(40), 32), poison.kernels(range(40), 400)
+    same = [(a == 1).argmax() == (b == 1).argmax() for a, b in zip(small, large, strict=True)]
+    assert sum(same) < 20
 
 
 def test_given_size_and_blur_are_used(key):
@@ -477,7 +578,10 @@ def test_filters_of_classes_that_look_like_tokens():
         ({"key": "k", "blur": 1.01}, ValueError, r"\(0, 1\]"),
         ({"key": "k", "blur": float("nan")}, ValueError, r"\(0, 1\]"),
         ({"key": "k", "kernel_size": 9, "blur": 0.3}, ValueError, "heavier than 16.0: lower the blur"),
-        ({"kernels": {0: np.ones((3, 3))}, "blur": 0.3}, TypeError, "leave out kernel_size and blur"),
+        ({"kernels": {0: np.ones((3, 3))}, "blur": 0.3}, TypeError, "leave out strength, kernel_size and blur"),
+        ({"kernels": {0: np.ones((3, 3))}, "strength": "strong"}, TypeError, "leave out strength"),
+        ({"key": "k", "strength": "strong", "blur": 0.3}, TypeError, "stands for kernel_size and blur"),
+        ({"key": "k", "strength": "huge"}, ValueError, "subtle, normal, strong"),
         ({"key": "k", "classes": []}, ValueError, "at least one"),
         ({"key": "k", "classes": "abc"}, ValueError, "list of class names"),
         ({"key": "k", "classes": {"a", "b"}}, ValueError, "fixed order"),
@@ -492,11 +596,9 @@ def test_bad_arguments_are_refused(key, arguments, kind, message):
     assert "passphrase" not in str(caught.value)
 
 
-def test_a_blur_too_heavy_for_the_size_that_a_picture_gets_is_refused(key):
-    poison = CUDAPoison(key=key, blur=0.5)
-    assert poison(pixels(32, 32, 3), 0)[0].shape == (32, 32, 3)
+def test_a_blur_too_heavy_for_the_size_is_refused(key):
     with pytest.raises(ValueError, match=r"kernel_size=9 with blur=0\.5 is heavier"):
-        poison(pixels(224, 224, 3), 0)
+        CUDAPoison(key=key, kernel_size=9, blur=0.5)
 
 
 def test_the_registry_knows_it():
@@ -532,10 +634,10 @@ GOLDEN = {
     (8, 3): "1b91cd6ceeb5f72d2f26e86f30042189863489c63310ed2ecda85b76606a88a0",
     (32, 1): "32d256a9bbbd201070ee7cf8d20037bdfe1a230771223decc97cac09fa2d7875",
     (32, 3): "0521742b7a5da4344f06826e0f2a057568e64857a18c0b1025910a466b86d859",
-    (64, 1): "328c5752eacc619c90e3f180f3ad51980d88edf9ec87cc3165b8f1df2aaaf376",
-    (64, 3): "4b78b4e2cde3cb80d27f4cf0a48b57a57ffb1a892e5ef78dc201cab676b5ff4b",
-    (224, 1): "47f41654a4d02aaf5045b3702466fdae2e8e9fe6fafba7250b62e62cdb6158de",
-    (224, 3): "da088268314fdc784fa4dc6f31dd8b99900e92d02832ca8dca8971cf13680f5d",
+    (64, 1): "d6b135be41c976e3eb3100ab3a842c34bf2928bfde95c0aada80e7ef674c880f",
+    (64, 3): "2ba04e29bd3f4baff8176b96828c35b3769cc1ea60c7279ee967d415491e3853",
+    (224, 1): "6b84e0a3aa3e5689de3479b994717bcd5a73f49c127e555ce347fefc9d2f3935",
+    (224, 3): "cea00dae19dd1027baa64c41ca146332c77a9ccae52b735d3fab6af4989803db",
 }
 
 
@@ -545,7 +647,7 @@ def test_golden_bytes(side, channels):
     poison = CUDAPoison(key=Key.public("golden"))
     batch = np.stack([photograph(side, channels)] * 4)
     digest = hashlib.sha256(poison.apply(batch, [0, 3, 17, 40]).tobytes()).hexdigest()
-    assert CUDAPoison.version == 1
+    assert CUDAPoison.version == 2
     assert digest == GOLDEN[side, channels]
 
 

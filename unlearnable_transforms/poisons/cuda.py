@@ -10,39 +10,50 @@ blurs, shifts and re-lights the picture, and a network that trains on it learns 
 Where the paper is silent: the convolution is a correlation (no flip) with zero padding of k // 2; results are rounded
 to nearest; an all-black picture, whose maximum is 0, stays black.
 
+Photographs, from 72 px on the shorter side. A filter of k pixels is gone once somebody shrinks the picture, so there it
+is spread: its entries lie round(side / 48) pixels apart, smeared over as many, with the 1 in the middle and sharp. The
+picture gets a soft glow towards the sides that its class has, which is still there when it has been shrunk to 64 px. Of
+the nine entries the 1 and the two largest others are kept, since a glow to all sides is blur, which all classes share.
+The sum of the entries takes the place of the maximum, and borders are mirrored: brightness stays, no dark edge. This is
+ours, not the paper's.
+
 Telling the filters of one key apart. Independent draws put the 1 of four in ten classes at the same place, and some
 pairs of filters come out nearly equal, which leaves a victim nothing to learn but the things. Here class number i
 takes, out of 64 draws of the paper's distribution, the one that is farthest from the filters of classes 0..i-1
 (Mitchell's best candidate). That needs no knowledge of how many classes follow. Far means: the largest cosine between
 the filter and any earlier one, both shifted so that their 1 lies at the origin, also with one of them mirrored, because
 a victim that crops and flips does not see shifts and mirrors.
-
-Exactness. Filters are rounded to multiples of 2**-12 and pixels are 0..255, so every product and partial sum is a
-multiple of 2**-12 below 2**12 and float32 holds it exactly: the sum is the same in any order, on any backend.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from ..keys import Key, Stream
-from ..pixels import keep_heap
 from ..samples import SampleError, class_token, class_tokens, class_value
 from .base import Poison, register
+from .convolution import GRID, HALO_GRID, MAX_STEP, MAX_SUM, Backend, convolve, halo
 
-GRID = 2**12  # filters are multiples of 1 / GRID
-MAX_SUM = 16.0  # largest sum of absolute weights for which float32 sums of pixels are exact
 CANDIDATES = 64
 BLOCK = 1024  # classes told apart from each other; class i and class i + BLOCK are drawn independently
-FOLD_LIMIT = 11  # side of the largest filter that is faster as a direct sum than by Fourier transform
+TRAIN_SIDE = 48  # a halo's entries lie one pixel apart in a photograph that is shrunk to this shorter side
+HALO_ENTRIES = 2  # beside the 1
 
-Backend = Literal["auto", "folded", "single", "fft"]
+Strength = Literal["subtle", "normal", "strong"]
+BLUR: dict[Strength, float] = {"subtle": 0.15, "normal": 0.3, "strong": 0.5}  # p_b; the paper's is 0.3
+HALO: dict[Strength, float] = {"subtle": 0.5, "normal": 1.0, "strong": 2.0}  # sum of the entries beside the 1
+
+
+class Shape(NamedTuple):
+    """What a filter is drawn with: side k, p_b or the halo's sum, and pixels from entry to entry (above 1: a halo)."""
+
+    size: int
+    mass: float
+    step: int
 
 
 @register("cuda")
@@ -53,10 +64,14 @@ class CUDAPoison(Poison):
         key: the private key.
         kernels: explicit filters instead of keyed ones, a mapping label -> (k, k) array, k odd, or its pairs: to
             reproduce a published data set. They are rounded to multiples of 2**-12. They are as secret as a key.
-        kernel_size: k, odd. Default from the shorter side of the picture: 3 up to 32 px, 9 from 224 px (the paper's
-            settings), 5 and 7 in between.
-        blur: the blur parameter p_b in (0, 1]. Default: 0.3 up to 32 px, 0.06 from 224 px (the paper's), in between
-            such that the mass beside the 1, (k*k - 1) * p_b / 2, grows with the logarithm of the side.
+        strength: ``subtle``, ``normal`` (the default) or ``strong``, with filters that grow with the picture: up to
+            71 px on the shorter side k = 3 and p_b = 0.15, 0.3 (the paper's for CIFAR) or 0.5, above a halo of sum
+            0.5, 1.0 or 2.0.
+        kernel_size: k, odd, instead of ``strength``: the paper's filter, pixel by pixel, at every size of picture.
+            Default with ``blur``: 3. The paper's setting for ImageNet at 224 px is 9.
+        blur: the blur parameter p_b in (0, 1], instead of ``strength``. Default with ``kernel_size``: 0.3 for k = 3
+            and 0.06 for k = 9, the paper's, in between and beyond such that the sum of the entries beside the 1,
+            (k*k - 1) * p_b / 2, grows with the logarithm of k.
         image_key, label_key, classes: see :class:`~unlearnable_transforms.poisons.base.Poison`. Text labels without
             ``classes`` get independent draws, which may come out close to each other: pass ``classes``.
 
@@ -65,13 +80,14 @@ class CUDAPoison(Poison):
         ValueError: a filter that is not square and odd, not finite, zero, or heavier than a sum of 16.
     """
 
-    version = 1
+    version = 2
 
     def __init__(
         self,
         key: Key | None = None,
         *,
         kernels: Mapping[Any, Any] | Sequence[tuple[Any, Any]] | None = None,
+        strength: Strength | None = None,
         kernel_size: int | None = None,
         blur: float | None = None,
         image_key: str | None = None,
@@ -83,26 +99,36 @@ class CUDAPoison(Poison):
             raise TypeError(
                 "CUDAPoison takes a key (key=Key.generate() or Key.load(path)) or explicit kernels, not both"
             )
-        if kernels is not None and (kernel_size is not None or blur is not None):
-            raise TypeError("explicit kernels have their size and blur in them: leave out kernel_size and blur")
+        sized = kernel_size is not None or blur is not None
+        if kernels is not None and (sized or strength is not None):
+            raise TypeError(
+                "explicit kernels have their size and blur in them: leave out strength, kernel_size and blur"
+            )
+        if sized and strength is not None:
+            raise TypeError("strength stands for kernel_size and blur: give it, or them")
+        if strength is not None and strength not in get_args(Strength):
+            raise ValueError(f"strength is one of {', '.join(get_args(Strength))}, got {strength!r}")
         if kernel_size is not None and (not _is_whole(kernel_size) or kernel_size % 2 == 0 or kernel_size < 3):
             raise ValueError(f"kernel_size is an odd integer and at least 3, got {kernel_size!r}")
         if blur is not None and not 0 < blur <= 1:
             raise ValueError(f"blur (p_b) lies in (0, 1], got {blur}")
-        if kernel_size is not None and blur is not None:
-            _check_weight(kernel_size, blur)
+        if sized:
+            size = 3 if kernel_size is None else int(kernel_size)
+            _check_weight(size, default_blur(size) if blur is None else float(blur))
+        self.strength = strength
         self.kernel_size = None if kernel_size is None else int(kernel_size)
         self.blur = None if blur is None else float(blur)
         self._explicit = None if kernels is None else _explicit_filters(kernels, classes)
         in_order = [] if self.classes is None else sorted(class_tokens(self.classes))
         self._places = {token: place for place, token in enumerate(in_order)}
-        self._made: dict[tuple[str, int, float], np.ndarray] = {}  # filled as filters are needed, not part of the state
+        self._made: dict[tuple[str, Shape], np.ndarray] = {}  # filled as filters are needed, not part of the state
 
     def arguments(self) -> dict[str, Any]:
         explicit = None
         if self._explicit is not None:
             explicit = [[class_value(token), weights.tolist()] for token, weights in sorted(self._explicit.items())]
-        return {"kernel_size": self.kernel_size, "blur": self.blur, "kernels": explicit, **super().arguments()}
+        own = {"strength": self.strength, "kernel_size": self.kernel_size, "blur": self.blur, "kernels": explicit}
+        return {**own, **super().arguments()}
 
     def public_arguments(self) -> dict[str, Any]:
         hidden = None if self._explicit is None else f"{len(self._explicit)} secret filters"
@@ -113,14 +139,28 @@ class CUDAPoison(Poison):
 
         Args:
             labels: class labels.
-            image_size: side or (height, width) in pixels; needed where size or blur are chosen from it.
+            image_size: side or (height, width) in pixels; needed where the filters grow with the picture. From 72 px
+                on the entries of what is returned stand for ``round(side / 48)`` pixels each.
         """
         if image_size is None:
-            if self._explicit is None and (self.kernel_size is None or self.blur is None):
-                raise ValueError("kernel_size and blur are chosen from the image size here: pass image_size=")
+            if self._grows:
+                raise ValueError("the filters grow with the picture here: pass image_size=")
             image_size = 32
         side = image_size if isinstance(image_size, int) else min(image_size)
         return np.stack([self._filter(class_token(label, self.classes), side) for label in labels])
+
+    @property
+    def _grows(self) -> bool:
+        return self._explicit is None and self.kernel_size is None and self.blur is None
+
+    def _shape(self, side: int) -> Shape:
+        """The filter of a picture with this shorter side."""
+        step = min(MAX_STEP, round(side / TRAIN_SIDE)) if self._grows else 1
+        if step > 1:
+            return Shape(3, HALO[self.strength or "normal"], step)
+        size = self.kernel_size or 3
+        blur = BLUR[self.strength or "normal"] if self._grows else self.blur
+        return Shape(size, default_blur(size) if blur is None else blur, 1)
 
     def _protect(
         self,
@@ -134,12 +174,16 @@ class CUDAPoison(Poison):
             without = [row for row, token in enumerate(tokens) if token not in self._explicit]
             if without:
                 raise SampleError(self._no_filter(tokens[without[0]]), without)
-        number = {token: n for n, token in enumerate(dict.fromkeys(tokens))}
-        filters = [self._filter(token, side) for token in number]
-        if len({f.shape for f in filters}) > 1:  # explicit filters of several sizes
-            size = max(f.shape[0] for f in filters)
-            filters = [np.pad(f, (size - f.shape[0]) // 2) for f in filters]
-        table = np.stack(filters)
+        filters = {token: self._filter(token, side) for token in dict.fromkeys(tokens)}
+        step = self._shape(side).step
+        if step > 1:
+            glowing = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+            for image, token, result in zip(images, tokens, glowing, strict=True):
+                halo(image, filters[token], step, result)
+            return glowing
+        size = max(f.shape[0] for f in filters.values())  # explicit filters may be of several sizes
+        table = np.stack([np.pad(f, (size - f.shape[0]) // 2) for f in filters.values()])
+        number = {token: n for n, token in enumerate(filters)}
         weights = torch.from_numpy(table[[number[token] for token in tokens]])
         with torch.no_grad():
             blurred = convolve(images, weights, backend)
@@ -154,11 +198,12 @@ class CUDAPoison(Poison):
         return blurred
 
     def unlock_note(self, clean: np.ndarray, protected: np.ndarray, token: str) -> float | None:
-        """The maximum that the picture was divided by, in pixel levels. None for a black picture."""
-        if not protected.any():
+        """The maximum that the picture was divided by, in pixel levels. None for a black picture and for halos."""
+        side = min(clean.shape[:2])
+        if self._shape(side).step > 1 or not protected.any():
             return None
         # The maximum lies where the protected picture is brightest, so few places need to be looked at.
-        weights = self._filter(token, min(clean.shape[:2]))
+        weights = self._filter(token, side)
         bright = np.argwhere(protected == protected.max())
         pad = weights.shape[0] // 2
         if len(bright) * weights.size > clean.size:
@@ -173,15 +218,21 @@ class CUDAPoison(Poison):
             if token not in self._explicit:
                 raise SampleError(self._no_filter(token))
             return self._explicit[token]
-        size = self.kernel_size or paper_kernel_size(side)
-        blur = self.blur if self.blur is not None else paper_blur(side, size)
-        if (token, size, blur) not in self._made:
-            _check_weight(size, blur)
-            draws, peak = self._draw(token, size)
-            weights = np.rint(draws * (blur * GRID)) / GRID
-            weights.flat[peak] = 1.0
-            self._made[token, size, blur] = weights.astype(np.float32)
-        return self._made[token, size, blur]
+        shape = self._shape(side)._replace(step=min(2, self._shape(side).step))  # one filter for all halos
+        if (token, shape) not in self._made:
+            self._made[token, shape] = self._make_filter(token, shape)
+        return self._made[token, shape]
+
+    def _make_filter(self, token: str, shape: Shape) -> np.ndarray:
+        size, mass, step = shape
+        draws, peak = self._draw(token, size, step > 1)
+        if step > 1:
+            weights = np.rint(draws * (mass * HALO_GRID / draws.sum())) / HALO_GRID
+        else:
+            _check_weight(size, mass)
+            weights = np.rint(draws * (mass * GRID)) / GRID
+        weights.flat[peak] = 1.0
+        return weights.astype(np.float32)
 
     def _no_filter(self, token: str) -> str:
         assert self._explicit is not None
@@ -190,7 +241,7 @@ class CUDAPoison(Poison):
             f"class {class_value(token)!r} has no filter in kernels=, which has {known}: add it, or leave the row out"
         )
 
-    def _draw(self, token: str, size: int) -> tuple[np.ndarray, int]:
+    def _draw(self, token: str, size: int, sparse: bool) -> tuple[np.ndarray, int]:
         """The class's uniform draws (k, k) in [0, 1) and the flat place of its 1."""
         assert self.key is not None
         if self._places:
@@ -198,46 +249,44 @@ class CUDAPoison(Poison):
         elif token.startswith("i:"):
             place = int(token[2:])
         else:
-            draws, peaks = _draw_filters(self.key.stream("cuda", token, size), 1, size)
+            draws, peaks = _draw_filters(self.key.stream("cuda", *_purpose(sparse), token, size), 1, size, sparse)
             return draws[0], int(peaks[0])
         # Walk in steps of powers of two: the filters of an open class list are found again in the cache.
         count = 1 << max(4, (place % BLOCK).bit_length())
-        draws, peaks = spread_filters(self.key, size, place // BLOCK, count)
+        draws, peaks = spread_filters(self.key, size, place // BLOCK, count, sparse)
         return draws[place % BLOCK], int(peaks[place % BLOCK])
 
 
 # ---- filters ---------------------------------------------------------------------------------------------------------
 
 
-def paper_kernel_size(side: int) -> int:
-    """k for a picture with this shorter side: 3 up to 32 px, 9 from 224 px (paper, section 5.1), odd in between."""
-    return 3 + 2 * round(3 * _between(side))
-
-
-def paper_blur(side: int, size: int) -> float:
-    """p_b: the mass beside the 1 is 1.2 up to 32 px and 2.4 from 224 px (paper, section 5.1)."""
-    return round(2 * 1.2 * 2 ** _between(side) / (size**2 - 1), 4)
-
-
-def _between(side: int) -> float:
-    """0 at 32 px and below, 1 at 224 px and above, logarithmic in between."""
-    return float(np.clip(np.log(side / 32) / np.log(7), 0, 1))
+def default_blur(size: int) -> float:
+    """p_b of a k x k filter: 0.3 for k = 3 and 0.06 for k = 9 (paper, section 5.1), between and beyond in log k."""
+    return round(2 * 1.2 * 2 ** (np.log(size / 3) / np.log(3)) / (size**2 - 1), 4)
 
 
 @lru_cache(maxsize=64)
-def spread_filters(key: Key, size: int, block: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def spread_filters(key: Key, size: int, block: int, count: int, sparse: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Draws for classes 0..count-1 of a block, each far from those before it: (count, k, k) in [0, 1), peaks (count,).
 
     Integer arithmetic below 2**53 in float64, so the choice is the same on every machine.
+
+    Args:
+        key, size: of the filters.
+        block: which BLOCK of classes.
+        count: number of classes, up to BLOCK.
+        sparse: whether all but the 1 and the HALO_ENTRIES largest others are zero, for halos.
     """
-    blur = paper_blur(32, size)  # a fixed one: the choice must not depend on the picture's size
     chosen = np.empty((count, size, size))
     peaks = np.empty(count, np.int64)
     seen = np.empty((2 * count, (2 * size - 1) ** 2))  # centred filters and their mirrors
     power = np.empty(2 * count)
     for i in range(count):
-        draws, places = _draw_filters(key.stream("cuda", "spread", size, block, i), CANDIDATES, size)
-        centred = _centre(np.rint(draws * (blur * GRID)), places)
+        stream = key.stream("cuda", *_purpose(sparse), "spread", size, block, i)
+        draws, places = _draw_filters(stream, CANDIDATES, size, sparse)
+        # With a fixed mass, that of normal strength: the choice must not depend on the strength.
+        scale = HALO["normal"] / draws.sum((1, 2), keepdims=True) if sparse else default_blur(size)
+        centred = _centre(np.rint(draws * (scale * GRID)), places)
         flat = centred.reshape(CANDIDATES, -1)
         squares = (flat**2).sum(1)
         best = 0
@@ -250,9 +299,19 @@ def spread_filters(key: Key, size: int, block: int, count: int) -> tuple[np.ndar
     return chosen, peaks
 
 
-def _draw_filters(stream: Stream, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The paper's draw, n times: uniforms (n, k, k) and the flat place of the 1 (n,)."""
-    return stream.uniform(n, size, size), stream.integers(n, size * size)
+def _purpose(sparse: bool) -> tuple[str, ...]:
+    """Halos have draws of their own: who learns the filters of small pictures does not know those of photographs."""
+    return ("halo",) if sparse else ()
+
+
+def _draw_filters(stream: Stream, n: int, size: int, sparse: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The paper's draw, n times: uniforms (n, k, k) and the flat place of the 1 (n,), where a sparse draw is 0."""
+    draws, peaks = stream.uniform(n, size, size), stream.integers(n, size * size)
+    if sparse:
+        flat = draws.reshape(n, -1)
+        flat[np.arange(n), peaks] = 0
+        np.put_along_axis(flat, flat.argsort(1, kind="stable")[:, :-HALO_ENTRIES], 0, 1)
+    return draws, peaks
 
 
 def _centre(weights: np.ndarray, peaks: np.ndarray) -> np.ndarray:
@@ -298,82 +357,3 @@ def _explicit_filters(kernels: Mapping[Any, Any] | Sequence, classes: Sequence |
     if not filters:
         raise ValueError("kernels is empty: give a filter for every class")
     return filters
-
-
-# ---- convolution -----------------------------------------------------------------------------------------------------
-
-
-def convolve(images: torch.Tensor, weights: torch.Tensor, backend: Backend = "auto") -> torch.Tensor:
-    """Correlate each picture with its own filter, zero-padded, exactly.
-
-    Args:
-        images: uint8 (B, C, H, W).
-        weights: float32 (B, k, k), multiples of 1 / GRID with absolute sums up to MAX_SUM.
-        backend: ``folded`` makes every channel of every picture a group of one convolution, ``single`` goes picture
-            by picture, ``fft`` (float64, rounded back to the grid) pays for large filters. All give the same bits.
-
-    Returns:
-        float32 (B, C, H, W).
-    """
-    if backend == "auto":
-        backend = "folded" if weights.shape[-1] <= FOLD_LIMIT else "fft"
-    with _exact_float32():
-        return {"folded": _folded, "single": _single, "fft": _fft}[backend](images, weights)
-
-
-@contextmanager
-def _exact_float32() -> Iterator[None]:
-    """Float32 that is float32: autocast and torch's ``fp32_precision`` would make the sums bfloat16 ones."""
-    with torch.autocast("cpu", enabled=False):
-        conv = getattr(torch.backends.mkldnn, "conv", None)  # since torch 2.9
-        if getattr(conv, "fp32_precision", "none") in ("ieee", "none"):
-            yield
-            return
-        before = torch.backends.mkldnn.enabled  # the precision itself cannot be put back: reading it resolves defaults
-        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            torch.backends.mkldnn.enabled = before
-
-
-def _folded(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    keep_heap()
-    count, channels, height, width = images.shape
-    pad = weights.shape[-1] // 2
-    # The kernel works on blocks of 16 channels: a lone photograph is cut into strips of rows to fill one.
-    strips = -(-16 // (count * channels)) if height * width > 64 * 64 else 1
-    groups = count * channels * strips
-    if strips == 1:
-        stacked, row_padding = images.float(), pad
-    else:
-        rows = -(-height // strips)
-        padded = F.pad(images, (0, 0, pad, pad + strips * rows - height))
-        stacked, row_padding = padded.unfold(2, rows + 2 * pad, rows).transpose(3, 4).float(), 0
-    blurred = F.conv2d(
-        stacked.reshape(1, groups, -1, width),
-        weights.repeat_interleave(channels * strips, 0)[:, None],
-        padding=(row_padding, pad),
-        groups=groups,
-    )
-    return blurred.view(count, channels, -1, width)[:, :, :height].contiguous()
-
-
-def _single(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    padding = weights.shape[-1] // 2
-    return torch.stack(
-        [
-            F.conv2d(image.float()[:, None], weight[None, None], padding=padding)[:, 0]
-            for image, weight in zip(images, weights, strict=True)
-        ]
-    )
-
-
-def _fft(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    height, width = images.shape[2:]
-    pad = weights.shape[-1] // 2
-    size = [-(-(side + 2 * pad) // 16) * 16 for side in (height, width)]  # multiples of 16 transform fast
-    spectrum = torch.fft.rfft2(images.double(), s=size)
-    spectrum *= torch.fft.rfft2(weights.double().flip(1, 2), s=size)[:, None]
-    blurred = torch.fft.irfft2(spectrum, s=size)[..., pad : pad + height, pad : pad + width]
-    return (blurred * GRID).round_().div_(GRID).float().contiguous()

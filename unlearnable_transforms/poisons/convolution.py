@@ -1,0 +1,153 @@
+"""Pictures times filters, exactly: the same bytes in any order, on any backend.
+
+Filters are multiples of 2**-12 and pixels are 0..255, so every product and partial sum is a multiple of 2**-12 below
+2**12 and float32 holds it exactly.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..pixels import keep_heap
+
+GRID = 2**12  # filters are multiples of 1 / GRID
+MAX_SUM = 16.0  # largest sum of absolute weights for which float32 sums of pixels are exact
+FOLD_LIMIT = 11  # side of the largest filter that is faster as a direct sum than by Fourier transform
+HALO_GRID = 2**8  # weights of halos are multiples of 1 / HALO_GRID, and soft pixels of 1 / SOFT_GRID
+SOFT_GRID = 2**4
+MAX_STEP = 256  # the sum of so many squared pixels is below 2**24
+STRIP = 2**18  # values of a strip of rows that is worked on at a time, so that it stays in the processor's cache
+
+Backend = Literal["auto", "folded", "single", "fft"]
+
+
+def convolve(images: torch.Tensor, weights: torch.Tensor, backend: Backend = "auto") -> torch.Tensor:
+    """Correlate each picture with its own filter, zero-padded, exactly.
+
+    Args:
+        images: uint8 (B, C, H, W).
+        weights: float32 (B, k, k), multiples of 1 / GRID with absolute sums up to MAX_SUM.
+        backend: ``folded`` makes every channel of every picture a group of one convolution, ``single`` goes picture
+            by picture, ``fft`` (float64, rounded back to the grid) pays for large filters. All give the same bits.
+
+    Returns:
+        float32 (B, C, H, W).
+    """
+    if backend == "auto":
+        backend = "folded" if weights.shape[-1] <= FOLD_LIMIT else "fft"
+    with _exact_float32():
+        return {"folded": _folded, "single": _single, "fft": _fft}[backend](images, weights)
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """Float32 that is float32: autocast and torch's ``fp32_precision`` would make the sums bfloat16 ones."""
+    with torch.autocast("cpu", enabled=False):
+        conv = getattr(torch.backends.mkldnn, "conv", None)  # since torch 2.9
+        if getattr(conv, "fp32_precision", "none") in ("ieee", "none"):
+            yield
+            return
+        before = torch.backends.mkldnn.enabled  # the precision itself cannot be put back: reading it resolves defaults
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            torch.backends.mkldnn.enabled = before
+
+
+def _folded(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    keep_heap()
+    count, channels, height, width = images.shape
+    pad = weights.shape[-1] // 2
+    # The kernel works on blocks of 16 channels: a lone photograph is cut into strips of rows to fill one.
+    strips = -(-16 // (count * channels)) if height * width > 64 * 64 else 1
+    groups = count * channels * strips
+    if strips == 1:
+        stacked, row_padding = images.float(), pad
+    else:
+        rows = -(-height // strips)
+        padded = F.pad(images, (0, 0, pad, pad + strips * rows - height))
+        stacked, row_padding = padded.unfold(2, rows + 2 * pad, rows).transpose(3, 4).float(), 0
+    blurred = F.conv2d(
+        stacked.reshape(1, groups, -1, width),
+        weights.repeat_interleave(channels * strips, 0)[:, None],
+        padding=(row_padding, pad),
+        groups=groups,
+    )
+    return blurred.view(count, channels, -1, width)[:, :, :height].contiguous()
+
+
+def _single(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    padding = weights.shape[-1] // 2
+    return torch.stack(
+        [
+            F.conv2d(image.float()[:, None], weight[None, None], padding=padding)[:, 0]
+            for image, weight in zip(images, weights, strict=True)
+        ]
+    )
+
+
+def _fft(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    height, width = images.shape[2:]
+    pad = weights.shape[-1] // 2
+    size = [-(-(side + 2 * pad) // 16) * 16 for side in (height, width)]  # multiples of 16 transform fast
+    spectrum = torch.fft.rfft2(images.double(), s=size)
+    spectrum *= torch.fft.rfft2(weights.double().flip(1, 2), s=size)[:, None]
+    blurred = torch.fft.irfft2(spectrum, s=size)[..., pad : pad + height, pad : pad + width]
+    return (blurred * GRID).round_().div_(GRID).float().contiguous()
+
+
+def halo(image: torch.Tensor, weights: np.ndarray, step: int, result: torch.Tensor) -> None:
+    """Add soft, shifted copies of a picture to it, and divide by the sum of the weights.
+
+    The filter, seen from its 1, is spread so that its entries lie ``step`` pixels apart, and every entry but the 1 is
+    smeared over ``step`` x ``step`` pixels: the picture stays sharp and gets a glow. Borders are mirrored.
+
+    Args:
+        image: uint8 (C, H, W), H and W greater than (k + 1) * step.
+        weights: float32 (k, k), at least 0, one entry 1, the others multiples of 1 / HALO_GRID with a sum below 15.
+        step: distance of the filter's entries, 1..MAX_STEP pixels.
+        result: float32 (C, H, W), where whole numbers in 0..255 are written.
+    """
+    size = len(weights)
+    row, column = divmod(int((weights == 1).argmax()), size)
+    reach = (size - 1) * step + step // 2 + 1
+    start = reach - step // 2
+    taps = [
+        (start + (i - row) * step, start + (j - column) * step, float(weights[i, j]) / SOFT_GRID)
+        for i, j in np.argwhere(weights).tolist()
+        if (i, j) != (row, column)
+    ]
+    gain = 1 / float(weights.sum())
+    height, width = image.shape[1:]
+    rows = max(4 * reach, STRIP // width)
+    for channel, target in zip(image, result, strict=True):
+        padded = np.pad(channel.numpy(), reach, mode="reflect")
+        for top in range(0, height, rows):
+            part = target[top : top + rows].copy_(channel[top : top + rows])
+            around = torch.from_numpy(padded[top : top + len(part) + 2 * reach]).float()
+            soft = _window_sums(_window_sums(around, step, 1), step, 0)
+            soft.mul_(SOFT_GRID / step**2).round_()
+            for down, right, weight in taps:
+                part.add_(soft[down : down + len(part), right : right + width], alpha=weight)
+            part.mul_(gain).round_()
+
+
+def _window_sums(values: torch.Tensor, length: int, dim: int) -> torch.Tensor:
+    """Sums of ``length`` neighbours along ``dim``, which gets shorter by length - 1; from sums of 1, 2, 4, ..."""
+    count = values.shape[dim] - length + 1
+    total, done, size = None, 0, 1
+    while True:
+        if length & size:
+            part = values.narrow(dim, done, count)
+            total = part if total is None else total + part
+            done += size
+            if done == length:
+                return total
+        shorter = values.shape[dim] - size
+        values = values.narrow(dim, 0, shorter) + values.narrow(dim, size, shorter)
+        size *= 2
