@@ -4,10 +4,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import encode, pixels
-from folders import command_here, make_folder, save_key, tree
+from folders import command_here, make_folder, photograph, save_key, tree
+from PIL import Image
 
+import unlearnable_transforms as ut
 from unlearnable_transforms.protection.ledger import read_ledger
 
 
@@ -64,6 +67,19 @@ def test_options_of_the_method_and_of_the_format(tmp_path, out, protect, key_fil
     assert "arguments" in capsys.readouterr().err
 
 
+def test_strength_is_that_of_the_method(tmp_path, out, protect, key_file):
+    image = photograph(3, 100, 130)
+    for folder in ("ant", "cat"):
+        (tmp_path / "source" / folder).mkdir(parents=True)
+        (tmp_path / "source" / folder / "one.png").write_bytes(encode(image))
+    assert protect(tmp_path / "source", "--strength", "strong") == 0
+    key = ut.Key.load(key_file)
+    strong, normal = (ut.CUDAPoison(key=key, strength=name)(image, 1)[0] for name in ("strong", "normal"))
+    written = np.asarray(Image.open(out / "cat" / "one.png"))
+    assert (written == strong).all()
+    assert (written != normal).any()
+
+
 def test_a_key_that_others_can_read_is_told_in_one_line(tmp_path, protect, key_file, capsys):
     key_file.chmod(0o644)
     assert protect(make_folder(tmp_path / "source", 3)) == 0
@@ -85,6 +101,7 @@ def test_fraction_warns_with_the_papers_figure(tmp_path, protect, capsys):
         (("--config", "x"), "--config has no meaning"),
         (("--method", "nothing"), "no method 'nothing'"),
         (("--kernel-size", "4"), "odd"),
+        (("--strength", "strong", "--blur", "0.2"), "strength stands for"),
         (("--fraction", "0"), "fraction"),
         (("--ledger", "{out}/ledger.parquet"), "published"),
         (("--label-key", "x"), "--label-key has no meaning"),

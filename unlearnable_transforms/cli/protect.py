@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 INCOMPLETE = 1  # some pictures could not be read, or the disk is full
 INTERRUPTED = 130
-METHOD_OPTIONS = ("kernel_size", "blur", "image_key", "label_key")  # passed on when given
+METHOD_OPTIONS = ("strength", "kernel_size", "blur", "image_key", "label_key")  # passed on when given
 
 
 def add_to(commands: Any) -> None:
@@ -66,8 +66,13 @@ def add_to(commands: Any) -> None:
     both.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
     both.add_argument("--ledger", type=Path, metavar="PATH", help="private record (default: in the cache folder)")
     method = parser.add_argument_group("for the method")
-    method.add_argument("--kernel-size", type=_count, metavar="K", help="side of CUDA's filters, odd")
-    method.add_argument("--blur", type=float, metavar="P", help="CUDA's blur parameter p_b")
+    method.add_argument(
+        "--strength",
+        choices=("subtle", "normal", "strong"),
+        help="of CUDA; what each looks like and is worth: docs/photographs.md (default: normal)",
+    )
+    method.add_argument("--kernel-size", type=_count, metavar="K", help="side of CUDA's filters, odd, instead of --strength")
+    method.add_argument("--blur", type=float, metavar="P", help="CUDA's blur parameter p_b, instead of --strength")
     parser.set_defaults(run=run)
 
 
