@@ -9,7 +9,10 @@ from .pictures import png
 
 WIDTH, HEIGHT = 300, 170
 LEFT, RIGHT, TOP, BOTTOM = 30, 8, 8, 22  # margins
-COLOURS = ("#2f6fde", "#d1495b", "#2a9d6f", "#c98a1b", "#8457c9", "#1b98a8", "#b5577f", "#7a7f2a")  # on white and black
+COLOURS = (  # to be seen on white and on black
+    "#2f6fde", "#d1495b", "#2a9d6f", "#c98a1b", "#8457c9", "#1b98a8",
+    "#b5577f", "#7a7f2a", "#5f7c9a", "#c2603a", "#4fae3f", "#a07be0",
+)  # fmt: skip
 
 
 def curves(lines: Mapping[str, Sequence[float]], colours: Mapping[str, str]) -> str:
