@@ -3,11 +3,10 @@
 Parts, in the order in which they were used:
 
     choose    validation: 400 rows held out of the training set; sum of the halo's entries and their distance
-    sizes     validation: strengths and the paper's filters, against the side at which the victim trains
-    test      the test set: three keys at 96 px, protected and shrunk, protected and saved as JPEG 75 and shrunk, and
-              the paper's filter drawn at 96 px itself
+    sizes     validation: the strengths at 64 px, and the side at which the victim trains
+    test      the test set: three keys at 96 px, protected and shrunk, protected and saved as JPEG 75 and shrunk; one
+              with the paper's filter drawn at 96 px itself
     picture   docs/images/photographs.png and photographs-difference.png, nothing is trained
-    curves    docs/images/photographs-sizes.png, from the results of `sizes`
 
 The victim is the screen's ResNet-9, 40 epochs, batch 64, crop and flip; accuracy after the last epoch on photographs
 that nobody changed. Shrinking: shorter side with bicubic antialiasing, middle square. Every run is appended to
@@ -31,6 +30,7 @@ from PIL import Image, ImageOps
 
 from unlearnable_transforms import CUDAPoison, Key
 from unlearnable_transforms.pixels import gain_fitted_psnr, psnr, ssim
+from unlearnable_transforms.poisons.convolution import HALO_GRID
 from unlearnable_transforms.poisons.cuda import Shape
 from unlearnable_transforms.training.loop import Recipe, accuracy, train
 from unlearnable_transforms.victims.registry import build_victim
@@ -55,10 +55,25 @@ class Trial(CUDAPoison):
         return Shape(3, self.total, max(2, round(side / self.reach)))
 
 
+class Dense(Trial):
+    """A halo of all eight entries of the filter that small pictures get."""
+
+    def _make_filter(self, token: str, shape: Shape) -> np.ndarray:
+        weights, peak = self._draw(token, shape.size, False)
+        weights = weights.copy()
+        weights.flat[peak] = 0
+        weights = np.rint(weights * (shape.mass * HALO_GRID / weights.sum())) / HALO_GRID
+        weights.flat[peak] = 1
+        return weights.astype(np.float32)
+
+
 def make(method: dict[str, Any], key: str) -> CUDAPoison | None:
     if not method:
         return None
-    return Trial(Key.public(key), **method) if "reach" in method else CUDAPoison(key=Key.public(key), **method)
+    if "reach" not in method:
+        return CUDAPoison(key=Key.public(key), **method)
+    kind = Dense if method.get("entries") == 8 else Trial
+    return kind(Key.public(key), method["total"], method["reach"])
 
 
 @cache
@@ -138,23 +153,23 @@ def task(method: dict[str, Any], *, side: int, on: str = "validation", key: str 
 
 PAPER = {"kernel_size": 9, "blur": 0.06}
 SMALL = {"kernel_size": 3, "blur": 0.3}
-SIDES = (64, 96, 128)
+SIDES = (64, 128)
 STRENGTHS = ("subtle", "normal", "strong")
 
 
 def tasks(part: str) -> list[dict[str, Any]]:
     if part == "choose":
         halos = [{"total": total, "reach": reach} for reach in (64, 48, 40, 32) for total in (0.5, 1.0)]
-        halos += [{"total": total, "reach": 40} for total in (1.5, 2.0)]
-        return [task({}, side=64), task(PAPER, side=64), *(task(halo, side=64) for halo in halos)]
+        halos += [{"total": 1.2, "reach": 64, "entries": 8}]
+        plain = [task({}, side=64), task(PAPER, side=64), task(SMALL, side=64, native=True)]
+        return plain + [task(halo, side=64) for halo in halos]
     if part == "sizes":
-        methods = [{}, PAPER, *({"strength": name} for name in STRENGTHS)]
-        return [task(method, side=side) for side in SIDES for method in methods]
+        small = [task(method, side=64) for method in (PAPER, *({"strength": name} for name in STRENGTHS))]
+        return small + [task(method, side=side) for side in SIDES[1:] for method in ({}, {"strength": "normal"})]
     made = [task({}, side=96, on="test")]
     for key in KEYS:
         made += [task({"strength": "normal"}, side=96, on="test", key=key, jpeg=jpeg) for jpeg in (None, 75)]
-        made += [task(SMALL, side=96, on="test", key=key, native=True)]
-    return made
+    return [*made, task(SMALL, side=96, on="test", native=True)]
 
 
 def known() -> dict[str, dict[str, Any]]:
@@ -195,31 +210,13 @@ def picture() -> None:
         print(IMAGES / f"{name}.jpg", ": clean,", ", ".join(STRENGTHS), "(4x difference)" if "diff" in name else "")
 
 
-def curves() -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    results = known()
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    named = {"clean": {}, "k=9, p_b=0.06 (paper)": PAPER} | {s: {"strength": s} for s in STRENGTHS}
-    for name, method in named.items():
-        heights = [results[identity(task(method, side=side))]["accuracy"] for side in SIDES]
-        axes.plot(SIDES, heights, marker="o", label=name)
-    axes.set(xlabel="side at which the victim trains, px", ylabel="accuracy on unchanged photographs, %", xticks=SIDES)
-    axes.set_ylim(0)
-    axes.legend(fontsize=8)
-    figure.savefig(IMAGES / "photographs-sizes.png", dpi=120, bbox_inches="tight")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["choose", "sizes", "test", "picture", "curves"])
+    parser.add_argument("part", choices=["choose", "sizes", "test", "picture"])
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes of one thread")
     arguments = parser.parse_args()
-    if arguments.part in ("picture", "curves"):
-        {"picture": picture, "curves": curves}[arguments.part]()
+    if arguments.part == "picture":
+        picture()
         return
     wanted, have = tasks(arguments.part), known()
     missing = [each for each in wanted if identity(each) not in have]
