@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .protect import INTERRUPTED, _count, make_poison
+from .protect import INTERRUPTED, METHOD_OPTIONS, _count, make_poison
 
 if TYPE_CHECKING:
     from ..evaluation.report import Report
@@ -31,6 +31,7 @@ def add_to(commands: Any) -> None:
     add("--attacker-clean", metavar="SET", help="other clean pictures, for defenses that start from such")
     add("--key", type=Path, action="append", default=[], metavar="FILE", help="protect --clean with it; again for more")
     add("--method", default="cuda", metavar="NAME", help="see `unlearnable methods` (default: cuda)")
+    add("--strength", choices=("subtle", "normal", "strong"), help="of CUDA (default: normal)")
     add("--kernel-size", type=_count, metavar="K", help="side of CUDA's filters, odd")
     add("--blur", type=float, metavar="P", help="CUDA's blur parameter p_b")
     add(
@@ -79,7 +80,8 @@ def _compute(args: argparse.Namespace) -> "Report":
 
     if args.test is None:
         raise ValueError("say with --test which clean pictures to test on (or pass --report to draw OUT again)")
-    poisons = [make_poison(argparse.Namespace(**{**vars(args), "key": key})) for key in args.key]
+    options = {**dict.fromkeys(METHOD_OPTIONS), **vars(args)}
+    poisons = [make_poison(argparse.Namespace(**{**options, "key": key})) for key in args.key]
     return evaluate(
         clean=args.clean,
         test=args.test,
