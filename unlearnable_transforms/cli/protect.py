@@ -71,7 +71,9 @@ def add_to(commands: Any) -> None:
         choices=("subtle", "normal", "strong"),
         help="of CUDA; what each looks like and is worth: docs/photographs.md (default: normal)",
     )
-    method.add_argument("--kernel-size", type=_count, metavar="K", help="side of CUDA's filters, odd, instead of --strength")
+    method.add_argument(
+        "--kernel-size", type=_count, metavar="K", help="side of CUDA's filters, odd, instead of --strength"
+    )
     method.add_argument("--blur", type=float, metavar="P", help="CUDA's blur parameter p_b, instead of --strength")
     parser.set_defaults(run=run)
 
