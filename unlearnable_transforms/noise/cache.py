@@ -1,0 +1,327 @@
+"""Where noise is kept: tables by what made them, found again by the pictures that they cover.
+
+    noise/<method>-<address>/                what made the noise: method, version, arguments, key fingerprint
+        address.json
+        <digest of the table>/               one fit
+            manifest.json                    written last: rows, shards, checksums, the fit's report
+            00000.safetensors ...            shards, see table.py
+            surrogate.safetensors            what `extend` makes noise for further pictures with
+        work-<digest of the ids>/            a fit under way: its checkpoint
+
+Noise is as secret as the key: folders have mode 0700, files 0600.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from safetensors.numpy import load, save_file
+
+from ..files import private_directory, replacing
+from .table import REMEDY, NoiseError, NoiseTable, Shard
+
+SHARD_BYTES = 1 << 28
+SURROGATE = "surrogate.safetensors"
+
+
+class Entry:
+    """One fit in the cache.
+
+    Args:
+        folder: that its manifest lies in.
+
+    Raises:
+        NoiseError: the manifest is missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            manifest = json.loads((folder / "manifest.json").read_bytes())
+            checksum = manifest.pop("checksum")
+        except FileNotFoundError:
+            raise NoiseError(
+                f"there is no noise {folder.name} in {folder.parent}: fit again, or `unlearnable cache import`"
+            ) from None
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise NoiseError(f"{folder / 'manifest.json'} is damaged: {REMEDY}") from None
+        if checksum != _json_checksum(manifest):
+            raise NoiseError(f"{folder / 'manifest.json'} is damaged: {REMEDY}")
+        self.manifest = manifest
+
+    @property
+    def rows(self) -> int:
+        """How many pictures it knows."""
+        return self.manifest["rows"]
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the fit reported of itself."""
+        return self.manifest["report"]
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk."""
+        return sum(path.stat().st_size for path in self.folder.iterdir())
+
+    def table(self) -> NoiseTable:
+        """The noise; one copy a process.
+
+        Raises:
+            NoiseError: a shard is missing, cut off, damaged, or belongs to another table.
+        """
+        return _open_table(self.folder, self.manifest["digest"])
+
+    def surrogate(self) -> dict[str, np.ndarray]:
+        """The tensors that ``extend`` starts from, verified.
+
+        Raises:
+            NoiseError: they are damaged.
+        """
+        path, known = self.folder / SURROGATE, self.manifest["surrogate"]
+        data = path.read_bytes() if path.exists() else b""
+        if known != xxhash.xxh3_128_hexdigest(data):
+            raise NoiseError(f"{path} is damaged: {REMEDY}")
+        return load(data)
+
+    def verify(self) -> None:
+        """Read everything and compare it with its checksums.
+
+        Raises:
+            NoiseError: something is damaged.
+        """
+        table = _read_table(self.folder, self.manifest["shards"], self.manifest["digest"])
+        table.verify()
+        self.surrogate()
+
+
+class NoiseCache:
+    """All noise that one method makes with one key.
+
+    Args:
+        address: JSON values that tell what makes the noise: method, version, arguments, key_fingerprint.
+    """
+
+    def __init__(self, address: Mapping[str, Any]) -> None:
+        self.address = json.loads(json.dumps(address))
+        self.name = f"{address['method']}-{_json_checksum(self.address)[:16]}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its tables lie; made when it is first asked for.
+
+        Raises:
+            NoiseError: what lies there was made by something else.
+        """
+        folder = private_directory("noise", self.name)
+        path = folder / "address.json"
+        if not path.exists():
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(self.address, indent=1, sort_keys=True))
+        elif read_address(folder) != self.address:
+            raise NoiseError(f"{folder} holds noise of another method or key: {REMEDY}")
+        return folder
+
+    def entries(self) -> list[Entry]:
+        """All fits, the oldest first, so that a set goes on finding the noise that it found before."""
+        folders = [path.parent for path in self.folder.glob("*/manifest.json") if not path.parent.name.startswith(".")]
+        return sorted(map(Entry, folders), key=lambda entry: (entry.manifest["created"], entry.folder.name))
+
+    def find(self, ids: np.ndarray) -> Entry | None:
+        """The first fit that knows all of these pictures, whatever their order and whatever else it knows."""
+        return next((entry for entry in self.entries() if entry.rows >= len(ids) and entry.table().covers(ids)), None)
+
+    def open(self, digest: str) -> Entry:
+        """The fit of a name.
+
+        Raises:
+            NoiseError: it is not there, or damaged.
+        """
+        return Entry(self.folder / digest)
+
+    def save(
+        self,
+        shards: Iterable[Shard],
+        surrogate: Mapping[str, np.ndarray],
+        report: Mapping[str, Any],
+        *,
+        extends: Entry | None = None,
+    ) -> Entry:
+        """Keep a fit, whole or not at all. The caller holds the lock.
+
+        Args:
+            shards: written as they come.
+            surrogate: for ``extend``.
+            report: JSON values.
+            extends: an earlier fit whose shards are part of this one, too: they are linked, not copied.
+        """
+        part = self.folder / f".part-{os.getpid()}"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(mode=0o700)
+        try:
+            listed: list[dict[str, Any]] = []
+            for old in extends.manifest["shards"] if extends else ():
+                assert extends is not None
+                _link(extends.folder / old["file"], part / f"{len(listed):05}.safetensors")
+                listed.append({**old, "file": f"{len(listed):05}.safetensors"})
+            for shard in shards:
+                path = part / f"{len(listed):05}.safetensors"
+                with replacing(path) as temporary:
+                    shard.save(temporary)
+                    temporary.chmod(0o600)
+                listed.append({"file": path.name, "bytes": path.stat().st_size, "index": shard.index_checksum()})
+            with replacing(part / SURROGATE) as temporary:
+                save_file({name: np.ascontiguousarray(array) for name, array in surrogate.items()}, temporary)
+                temporary.chmod(0o600)
+            table = _read_table(part, listed, None)
+            manifest = {
+                "digest": table.digest,
+                "rows": len(table),
+                "created": time.time(),
+                "shards": listed,
+                "surrogate": xxhash.xxh3_128_hexdigest((part / SURROGATE).read_bytes()),
+                "report": dict(report),
+            }
+            with replacing(part / "manifest.json") as temporary:
+                temporary.write_text(json.dumps({**manifest, "checksum": _json_checksum(manifest)}, indent=1))
+            target = self.folder / table.digest
+            if not target.exists():
+                part.rename(target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return Entry(target)
+
+    def work(self, ids: np.ndarray) -> Path:
+        """The folder of the checkpoint of a fit on these pictures."""
+        folder = self.folder / f"work-{xxhash.xxh3_128_hexdigest(ids.tobytes())}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """For one process at a time: others wait here, and then find what this one has made."""
+        with os.fdopen(os.open(self.folder / "lock", os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            with suppress(ImportError):  # Windows: two fits at once are not noticed there
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX)
+            for rest in self.folder.glob(".part-*"):  # what a killed process left
+                shutil.rmtree(rest, ignore_errors=True)
+            yield
+
+
+# ---- the whole cache, for the command line ---------------------------------------------------------------------------
+
+
+def list_folders() -> list[Path]:
+    """The folder of every fit in the cache, damaged ones included."""
+    return sorted(path.parent for path in private_directory("noise").glob("*/*/manifest.json"))
+
+
+def read_address(folder: Path) -> dict[str, Any]:
+    """What made the noise in a folder.
+
+    Raises:
+        NoiseError: it does not say, or its name is that of another.
+    """
+    try:
+        return json.loads((folder / "address.json").read_bytes())
+    except (OSError, ValueError):
+        raise NoiseError(f"{folder / 'address.json'} is damaged: {REMEDY}") from None
+
+
+def find_folder(digest: str) -> Path:
+    """The folder of the fit whose digest begins like this.
+
+    Raises:
+        KeyError: there is none, or more than one.
+    """
+    found = [folder for folder in list_folders() if folder.name.startswith(digest)]
+    if len(found) != 1:
+        raise KeyError(f"{len(found) or 'none'} of the fits in the cache begins with {digest!r}: see `cache ls`")
+    return found[0]
+
+
+def export_noise(digest: str, target: Path) -> Path:
+    """Copy a fit to a new folder, verified. It is as secret as the key.
+
+    Raises:
+        FileExistsError: the folder exists.
+        NoiseError: the fit is damaged.
+    """
+    folder = find_folder(digest)
+    Entry(folder).verify()
+    target.mkdir(mode=0o700)
+    shutil.copytree(folder, target / folder.name)
+    shutil.copyfile(folder.parent / "address.json", target / "address.json")
+    return target
+
+
+def import_noise(source: Path) -> Entry:
+    """Take what :func:`export_noise` wrote into this cache.
+
+    Raises:
+        NoiseError: it is damaged.
+        FileNotFoundError: there is no noise in the folder.
+    """
+    found = [path.parent for path in source.glob("*/manifest.json")]
+    if len(found) != 1:
+        raise FileNotFoundError(f"{source} is not a folder made by `unlearnable cache export`")
+    entry = Entry(found[0])
+    entry.verify()
+    address = read_address(source)
+    if not isinstance(address, dict) or "method" not in address:
+        raise NoiseError(f"{source / 'address.json'} is damaged: export it again")
+    cache = NoiseCache(address)
+    with cache.locked():
+        part, target = cache.folder / f".part-{os.getpid()}", cache.folder / entry.manifest["digest"]
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(found[0], part)
+        part.chmod(0o700)
+        if not target.exists():
+            part.rename(target)
+        shutil.rmtree(part, ignore_errors=True)
+    return Entry(target)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=16)
+def _open_table(folder: Path, digest: str) -> NoiseTable:
+    return _read_table(folder, Entry(folder).manifest["shards"], digest)
+
+
+def _read_table(folder: Path, listed: list[dict[str, Any]], digest: str | None) -> NoiseTable:
+    shards = []
+    for known in listed:
+        path = folder / known["file"]
+        if path.exists() and path.stat().st_size != known["bytes"]:
+            raise NoiseError(f"{path} has {path.stat().st_size} bytes instead of {known['bytes']}: {REMEDY}")
+        shard = Shard.open(path)
+        if shard.index_checksum() != known["index"]:
+            raise NoiseError(f"the index of {path} is damaged, or another table's: {REMEDY}")
+        shards.append(shard)
+    table = NoiseTable(shards)
+    if digest is not None and table.digest != digest:
+        raise NoiseError(f"{folder} holds other noise than its name says: {REMEDY}")
+    return table
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def _json_checksum(value: Any) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(value, sort_keys=True).encode())

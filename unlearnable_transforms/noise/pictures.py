@@ -1,0 +1,279 @@
+"""The pictures that a fit learns from: any data set, read once, in the order of the sample ids, each picture once.
+
+The order and the copies in the data set therefore leave no trace in the noise. Pixels lie in a nameless temporary file
+in the cache folder, mapped into memory, which is gone when the process ends, however it ends.
+"""
+
+import copy
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import xxhash
+from torch import Tensor
+from torchvision.datasets import VisionDataset
+
+from ..containers import open_image
+from ..files import private_directory, replacing
+from ..samples import SampleError, batch_tokens, class_tokens, class_value, sample_id
+from ..sources import find_columns
+from .table import ID, NoiseTable, id_array
+
+MIXED_SIDE = 64  # pixels, at which noise for pictures of several sizes is made: about what a victim shrinks them to
+
+
+class Sample(NamedTuple):
+    """One opened picture: uint8 (H, W, C), C = 1 or 3; class token; sample id."""
+
+    colour: np.ndarray
+    token: str
+    id: bytes
+
+
+class Source:
+    """A labelled data set that can be read more than once.
+
+    Args:
+        data: a ``datasets.Dataset``, a torchvision-style data set of ``(image, label)``, or a tuple
+            ``(images, labels)`` as ``Poison.apply`` takes them.
+        transform: applied to each picture first, as whoever calls the poison does.
+        image_key, label_key, classes: as the poison's.
+
+    Raises:
+        TypeError: a streaming data set, several splits, or something else.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        transform: Callable[[Any], Any] | None = None,
+        *,
+        image_key: str | None = None,
+        label_key: str | None = None,
+        classes: list | None = None,
+    ) -> None:
+        self.transform, self.classes = transform, classes
+        kind = type(data).__name__
+        ours = type(data).__module__.startswith("datasets.")
+        if kind in ("DatasetDict", "IterableDatasetDict"):
+            raise TypeError(f"fit learns from one data set: pass a split of {sorted(data)}, usually data['train']")
+        if kind == "IterableDataset" or isinstance(data, torch.utils.data.IterableDataset):
+            raise TypeError(
+                "a streaming data set can be read only once: materialise it, for instance with "
+                "datasets.Dataset.from_list(list(stream)), and fit on that"
+            )
+        self._columns: tuple[str, str] | None = None
+        if kind == "Dataset" and ours:
+            self._columns = find_columns(data.column_names, image_key, label_key)
+            data = data.with_format(None).select_columns(list(self._columns))
+        elif isinstance(data, tuple) and len(data) == 2:
+            if len(data[0]) != len(data[1]):
+                raise SampleError(f"{len(data[0])} images came with {len(data[1])} labels; pass one label an image")
+        elif not (hasattr(data, "__len__") and hasattr(data, "__getitem__")) or isinstance(data, str | dict):
+            raise TypeError(
+                "fit takes a datasets.Dataset, a data set of (image, label) pairs, or a tuple (images, labels), not "
+                f"{kind}"
+            )
+        elif isinstance(data, VisionDataset) and data.transform is not None:
+            data = copy.copy(data)  # ProtectedDataset runs the data set's own transform after the poison
+            data.transform = data.transforms = None
+        self.data = data
+
+    def __iter__(self) -> Iterator[Sample]:
+        """All samples in the data set's order.
+
+        Raises:
+            SampleError: a picture or label that cannot be read; the row is named.
+        """
+        for row, (image, label) in enumerate(self._rows()):
+            try:
+                opened = open_image(image if self.transform is None else self.transform(image))
+                (token,) = batch_tokens([label], 1, self.classes)
+            except (TypeError, ValueError) as error:
+                raise SampleError.at([row], error) from None
+            yield Sample(opened.colour, token, sample_id(opened.colour, token))
+
+    def _rows(self) -> Iterator[tuple[Any, Any]]:
+        if self._columns is not None:
+            image, label = self._columns
+            for row in self.data:
+                yield row[image], row[label]
+        elif isinstance(self.data, tuple):
+            yield from zip(*self.data, strict=True)
+        else:
+            for row in range(len(self.data)):
+                item = self.data[row]
+                if not isinstance(item, tuple | list) or len(item) < 2:
+                    raise TypeError(f"item {row} is not (image, label) but {type(item).__name__}")
+                yield item[0], item[1]
+
+    # ---- a memo of the ids, so that a data set that was read before need not be decoded again ------------------------
+
+    def remembered(self) -> np.ndarray | None:
+        """The sorted ids of a ``datasets.Dataset`` that was read before, if that is known; of type ``ID``."""
+        path = self._memo()
+        if path is None or not path.exists():
+            return None
+        content = path.read_bytes()
+        if xxhash.xxh3_128_digest(content[:-16]) != content[-16:]:
+            return None  # damaged: the data set is read again
+        return np.frombuffer(content[:-16], ID)
+
+    def remember(self, ids: np.ndarray) -> None:
+        """Keep the ids for :meth:`remembered`."""
+        path = self._memo()
+        if path is not None:
+            with replacing(path) as temporary:
+                temporary.write_bytes(ids.tobytes() + xxhash.xxh3_128_digest(ids.tobytes()))
+
+    def _memo(self) -> Path | None:
+        if self._columns is None or self.transform is not None:
+            return None
+        digest = xxhash.xxh3_128(f"1|{self.data._fingerprint}|{self._columns}|{self.classes}".encode())
+        stored = self.data.data.column(self._columns[0])
+        if any(chunk.type.num_fields != 2 for chunk in stored.chunks):
+            return None  # not pictures: reading them will say so
+        for chunk in stored.chunks:
+            if chunk.field("bytes").null_count:  # in files: these may change, and the fingerprint would not
+                for path in chunk.field("path").to_pylist():
+                    if path is None or not os.path.exists(path):
+                        return None
+                    status = os.stat(path)
+                    digest.update(f"{path}|{status.st_size}|{status.st_mtime_ns}".encode())
+        return private_directory("noise", "memo") / digest.hexdigest()
+
+
+class Pictures:
+    """The samples of a source, for training: pixels of one size and classes as numbers.
+
+    Args:
+        source: read on the way; kept to read full-sized pictures again.
+        size: (height, width) in pixels that pictures are resized to; None keeps the size that all have, or takes a
+            square of ``MIXED_SIDE`` where they differ.
+        classes: sorted tokens; None: of the source's class list, or of the classes that occur.
+        known: pictures that are in this table are left out.
+
+    Attributes:
+        ids: (N,) of type ``ID``, sorted, each once.
+        labels: int64 (N,), places in ``classes``.
+        classes: sorted tokens.
+        shapes: int32 (N, 3), channels (1: grey), height, width at full size.
+        grey: bool (N,).
+        size: (height, width) of :meth:`batch`.
+
+    Raises:
+        SampleError: as iterating the source; fewer than two classes, or one that is not in ``classes``.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        size: tuple[int, int] | None = None,
+        classes: list[str] | None = None,
+        known: NoiseTable | None = None,
+    ) -> None:
+        self.source, self._known = source, known
+        self._file = tempfile.TemporaryFile(dir=private_directory("noise"))  # noqa: SIM115
+        try:
+            samples = self._read(size)
+        except _SizesDiffer:
+            samples = self._read((MIXED_SIDE, MIXED_SIDE))
+        ids = id_array([id_ for id_, _, _ in samples])
+        self.ids, self._places = np.unique(ids, return_index=True)
+        tokens = [samples[place][1] for place in self._places]
+        if classes is None:
+            classes = sorted(class_tokens(source.classes) if source.classes else set(tokens))
+            _check_classes(tokens)
+        numbers = {token: number for number, token in enumerate(classes)}
+        strange = sorted(set(tokens) - set(numbers))
+        if strange:
+            raise SampleError(
+                f"the classes {list(map(class_value, strange))} were not there when the method was fitted"
+            )
+        self.classes = classes
+        self.labels = torch.tensor([numbers[token] for token in tokens], dtype=torch.int64)
+        self.shapes = np.array([samples[place][2] for place in self._places], np.int32).reshape(-1, 3)
+        self.grey = torch.from_numpy(self.shapes[:, 0] == 1)
+        self._file.flush()
+        if samples:
+            self._pixels = np.memmap(self._file, np.uint8, "r", shape=(len(samples), 3, *self.size))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, rows: np.ndarray | slice) -> Tensor:
+        """uint8 (B, 3, height, width) of some rows, in id order."""
+        return torch.from_numpy(self._pixels[self._places[rows]])
+
+    def at_full_size(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Row and uint8 (H, W, C) of each picture, in any order."""
+        same = (self.shapes[:, 1:] == self.size).all()
+        if same:
+            for row, place in enumerate(self._places):
+                yield row, self._pixels[place, : self.shapes[row, 0]].transpose(1, 2, 0)
+            return
+        seen = np.zeros(len(self), bool)
+        for sample in self._samples():
+            row = int(np.searchsorted(self.ids, id_array([sample.id])[0]))
+            if row == len(self) or self.ids[row : row + 1].tobytes() != sample.id:
+                raise RuntimeError("the data set changed while it was read: fit again")
+            if not seen[row]:
+                seen[row] = True
+                yield row, as_grey(sample.colour)
+        if not seen.all():
+            raise RuntimeError("the data set changed while it was read: fit again")
+
+    def _read(self, size: tuple[int, int] | None) -> list[tuple[bytes, str, tuple[int, int, int]]]:
+        """Write all pixels, resized to ``size``, to the file: id, token, shape of each picture."""
+        self._file.seek(0)
+        self._file.truncate()
+        fixed, samples = size is not None, []
+        for sample in self._samples():
+            colour = as_grey(sample.colour)
+            if size is None:
+                size = colour.shape[:2]
+            if colour.shape[:2] != size:
+                if not fixed:
+                    raise _SizesDiffer
+                pixels = resize(torch.from_numpy(colour.copy()).permute(2, 0, 1)[None].float(), size)
+                colour = pixels[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+            planes = np.broadcast_to(colour.transpose(2, 0, 1), (3, *size))
+            self._file.write(np.ascontiguousarray(planes).data)
+            height, width = sample.colour.shape[:2]
+            samples.append((sample.id, sample.token, (colour.shape[2], height, width)))
+        self.size = size or (0, 0)
+        return samples
+
+    def _samples(self) -> Iterator[Sample]:
+        for sample in self.source:
+            if self._known is None or self._known.find([sample.id])[0] < 0:
+                yield sample
+
+
+class _SizesDiffer(Exception):
+    pass
+
+
+def _check_classes(tokens: list[str]) -> None:
+    if len(set(tokens)) < 2:
+        raise SampleError(
+            f"there are {len(tokens)} different pictures of {len(set(tokens))} classes: a method that learns what "
+            "tells classes apart needs two of each; CUDA protects single classes"
+        )
+
+
+def as_grey(colour: np.ndarray) -> np.ndarray:
+    """A picture (H, W, C) with one channel if all its channels are equal: both have one id, and so one noise."""
+    if colour.shape[2] == 3 and (colour == colour[:, :, :1]).all():
+        return colour[:, :, :1]
+    return colour
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Float (B, C, H, W) -> (B, C, *size), bilinear, with antialiasing where it shrinks."""
+    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)

@@ -1,0 +1,387 @@
+"""Methods that learn noise for a data set: ``fit`` makes it and keeps it, ``_protect`` looks it up.
+
+A subclass writes how the noise is made, :meth:`FittedPoison._learn`, and how more of it is made with the surrogate that
+was kept, :meth:`FittedPoison._continue`. The rest is here: one table for all pictures, the cache, bounds, reports.
+"""
+
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TypedDict
+
+import numpy as np
+import torch
+
+from ..keys import Key
+from ..noise.cache import SHARD_BYTES, Entry, NoiseCache
+from ..noise.pictures import Pictures, Source, resize
+from ..noise.table import ID, NoiseError, Shard, id_array
+from ..pixels import psnr
+from ..samples import SampleError, class_tokens, sample_id
+from .base import Poison
+from .checks import separability
+
+MISS = (
+    "the fit has not seen these pictures, so there is no noise for them. Usual causes: a resize or another transform "
+    "before the poison (fit(data, transform=...) does the same), EXIF orientation applied by one reader and not by "
+    "the other, another JPEG decoder, another label. For new pictures: poison.extend(more)"
+)
+
+
+PASS = 128  # pictures: the unit in which the literature counts passes
+
+
+class FitWarning(UserWarning):
+    """Signs that a fit has made noise that will not protect."""
+
+
+class FitArguments(TypedDict, total=False):
+    """Arguments that all fitted methods take; see :class:`FittedPoison`."""
+
+    eps: float
+    work_size: int | None
+    data: Any
+    noise: str | None
+    image_key: str | None
+    label_key: str | None
+    classes: Sequence[str] | Sequence[int] | None
+
+
+class Learnt(TypedDict):
+    """What a fit leaves.
+
+    ``tensors``: for ``extend``. ``accuracy``: of the surrogate on the pictures with noise. ``target``: what share of
+    them the surrogate takes for what the method wants. ``passes``: forward and backward, of ``PASS`` pictures.
+    """
+
+    tensors: dict[str, np.ndarray]
+    accuracy: float
+    target: float
+    passes: float
+
+
+class FittedPoison(Poison):
+    """Base of the methods that add noise which ``fit`` has made.
+
+    Args:
+        key: the private key. Required.
+        eps: bound of the noise in L-inf, in units of 1 = white: at most ``255 * eps`` levels a pixel, exactly.
+        work_size: side in pixels of the square at which the noise is made; it is enlarged to each picture's size then.
+            None: the size of the pictures, or 64 where they differ in size.
+        data: fit on this at once.
+        noise: name of noise in the cache, as the attribute ``noise`` says, instead of a fit.
+        image_key, label_key, classes: see :class:`~unlearnable_transforms.poisons.base.Poison`.
+
+    Attributes:
+        noise: name of the noise, None before the fit.
+
+    Raises:
+        TypeError: no key.
+        ValueError: ``eps`` is not in [1/255, 127/255], or ``work_size`` below 8.
+    """
+
+    needs_ids = True
+
+    def __init__(
+        self,
+        key: Key | None = None,
+        *,
+        eps: float = 8 / 255,
+        work_size: int | None = None,
+        data: Any = None,
+        noise: str | None = None,
+        image_key: str | None = None,
+        label_key: str | None = None,
+        classes: Sequence[str] | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(key, image_key=image_key, label_key=label_key, classes=classes)
+        if key is None:
+            raise TypeError(f"{type(self).__name__} needs key=Key.generate() or Key.load(path)")
+        if not 1 / 255 <= eps <= 127 / 255:
+            raise ValueError(f"eps is in units of 1 = white and lies in [1/255, 127/255], got {eps}")
+        if work_size is not None and work_size < 8:
+            raise ValueError(f"work_size is at least 8 pixels, got {work_size}")
+        if data is not None and noise is not None:
+            raise TypeError("data= makes noise, noise= names some that is made already: give one")
+        self.eps = float(eps)
+        self.work_size = None if work_size is None else int(work_size)
+        self.noise = noise
+        self._opened: Entry | None = None
+        if data is not None:
+            self.fit(data)
+
+    # ---- what a method writes -------------------------------------------------------------------------------------
+
+    def _learn(self, pictures: Pictures, noise: np.memmap, work: Path) -> Learnt:
+        """Make the noise.
+
+        Args:
+            pictures: to learn from.
+            noise: int8 (N, 3, height, width), levels at the work size, to be filled; within ``self.levels``.
+            work: folder for a checkpoint, removed after the fit. A fit that was killed and starts again finds it and
+                ends with the same bytes.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how it learns: it has no _learn")
+
+    def _continue(self, pictures: Pictures, noise: np.memmap, tensors: Mapping[str, np.ndarray]) -> None:
+        """Fill in noise for further pictures of the same classes and size, with what the fit left."""
+        raise TypeError(f"{type(self).__name__} makes no noise for further pictures: it has no _continue")
+
+    def settings(self) -> dict[str, Any]:
+        """The method's own constructor arguments, as plain JSON values."""
+        return {}
+
+    def _worries(self, report: Mapping[str, Any]) -> str | None:
+        """What in the report says that the noise will not protect."""
+        if report["separability"] < 0.5 + 0.5 / report["classes"]:
+            return (
+                f"a linear classifier tells the classes of only {report['separability']:.0%} of held-out noise: there "
+                "is no shortcut in it"
+            )
+        return None
+
+    # ---- fitting --------------------------------------------------------------------------------------------------
+
+    @property
+    def levels(self) -> int:
+        """The bound of the noise in levels of 1/255."""
+        return int(self.eps * 255 + 1e-6)
+
+    @property
+    def fitted(self) -> bool:
+        return self.noise is not None
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the fit found: ``surrogate_accuracy``, ``separability``, ``psnr``, ``passes`` and so on."""
+        return self._entry().report
+
+    def arguments(self) -> dict[str, Any]:
+        own = {"eps": self.eps, "work_size": self.work_size, "noise": self.noise}
+        return {**self.settings(), **own, **super().arguments()}
+
+    def fit(self, data: Any, transform: Callable | None = None) -> Self:
+        """Make noise for every picture of a data set, or find it in the cache, whatever the order of the rows is now.
+
+        Interrupted, also by kill -9, and called again, it goes on and ends with the same bytes.
+
+        Args:
+            data: a ``datasets.Dataset``, a data set of ``(image, label)`` pairs such as torchvision's, or a tuple
+                ``(images, labels)``.
+            transform: applied to each picture first, e.g. a resize that comes before the poison.
+
+        Returns:
+            The poison itself.
+
+        Raises:
+            TypeError: a streaming data set, or something else that cannot be read twice.
+            SampleError: a picture or label that cannot be protected; its row is named.
+            NoiseError: noise in the cache is damaged.
+        """
+        source = self._source(data, transform)
+        cache = self._cache()
+        known = source.remembered()
+        entry = None if known is None else cache.find(known)
+        if entry is None:
+            size = None if self.work_size is None else (self.work_size, self.work_size)
+            pictures = Pictures(source, size)
+            source.remember(pictures.ids)
+            with cache.locked():
+                entry = cache.find(pictures.ids) or self._make(pictures, cache)
+        self._attach(entry)
+        return self
+
+    def extend(self, more: Any, transform: Callable | None = None) -> Self:
+        """Make noise for further pictures with the surrogate of the fit; what there is stays as it is.
+
+        Args:
+            more: as for :meth:`fit`; pictures that have noise already are passed over.
+            transform: as for :meth:`fit`.
+
+        Raises:
+            NotFittedError: ``fit`` comes first.
+            SampleError: as :meth:`fit`; or a class that the fit has not seen.
+        """
+        self._ready()
+        before, cache = self._entry(), self._cache()
+        report = before.report
+        classes, size = report["class_tokens"], (report["size"][0], report["size"][1])
+        pictures = Pictures(self._source(more, transform), size, classes, known=before.table())
+        if len(pictures):
+            with cache.locked():
+                work = cache.work(pictures.ids)
+                noise = _buffer(work / "noise", (len(pictures), 3, *size))
+                self._continue(pictures, noise, before.surrogate())
+                shards, measured = _shards(pictures, noise, self.levels, work)
+                extended = report.get("extended", 0) + len(pictures)
+                report = {**report, "extended": extended, "extended_psnr": measured["psnr"]}
+                self._attach(cache.save(shards, before.surrogate(), report, extends=before))
+                shutil.rmtree(work)
+            _warn_unchanged(measured)
+        return self
+
+    def _make(self, pictures: Pictures, cache: NoiseCache) -> Entry:
+        work = cache.work(pictures.ids)
+        noise = _buffer(work / "noise", (len(pictures), 3, *pictures.size))
+        learnt = self._learn(pictures, noise, work)
+        shards, measured = _shards(pictures, noise, self.levels, work)
+        report = {
+            "surrogate_accuracy": learnt["accuracy"],
+            "target_share": learnt["target"],
+            "separability": separability(noise, pictures.labels, self._stream("separability")),
+            "passes": learnt["passes"],
+            **measured,
+            "size": list(pictures.size),
+            "classes": len(pictures.classes),
+            "class_tokens": pictures.classes,
+        }
+        entry = cache.save(shards, learnt["tensors"], report)
+        shutil.rmtree(work)
+        _warn_unchanged(measured)
+        worries = self._worries(report)
+        if worries:
+            warnings.warn(
+                f"this noise will hardly protect: {worries}. More pictures, more steps or another surrogate may help; "
+                "measure it (ut.evaluate) before you rely on it",
+                FitWarning,
+                stacklevel=4,
+            )
+        return entry
+
+    def _source(self, data: Any, transform: Callable | None) -> Source:
+        return Source(
+            data, transform, image_key=self.image_key, label_key=self.label_key, classes=self.classes
+        )  # fmt: skip
+
+    def _cache(self) -> NoiseCache:
+        assert self.key is not None
+        ours = {
+            name: value for name, value in self.arguments().items() if name not in ("noise", "image_key", "label_key")
+        }
+        if self.classes is not None:
+            ours["classes"] = sorted(class_tokens(self.classes))
+        about = {"method": self.name, "version": self.version, "key_fingerprint": self.key.fingerprint}
+        return NoiseCache({**about, "arguments": ours})
+
+    def _attach(self, entry: Entry) -> None:
+        self.noise, self._opened = entry.folder.name, entry
+
+    def _entry(self) -> Entry:
+        self._ready()
+        if self._opened is None:
+            assert self.noise is not None
+            self._opened = self._cache().open(self.noise)
+        return self._opened
+
+    def _stream(self, *purpose: str | bytes | int) -> Any:
+        assert self.key is not None
+        return self.key.stream(self.name, *purpose)
+
+    def _generator(self, *purpose: str | bytes | int) -> torch.Generator:
+        """A generator of its own for each purpose: nothing about it needs to be in a checkpoint."""
+        return torch.Generator().manual_seed(int(self._stream(*purpose).words(1)[0] >> np.uint64(1)))
+
+    # ---- protecting -----------------------------------------------------------------------------------------------
+
+    def _protect(self, images: torch.Tensor, tokens: Sequence[str], ids: Sequence[bytes] | None) -> torch.Tensor:
+        assert ids is not None
+        table = self._entry().table()
+        rows = table.find(ids)
+        missing = np.flatnonzero(rows < 0).tolist()
+        if missing:
+            if (table.find_protected([ids[row] for row in missing]) >= 0).all():
+                raise SampleError("the picture is protected already: protect the clean one, once", missing)
+            raise SampleError(MISS, missing)
+        changed = images.numpy().astype(np.int16)
+        for place, row in enumerate(rows.tolist()):
+            changed[place] += table[row].delta
+        if changed.size and (changed.min() < 0 or changed.max() > 255):
+            raise NoiseError("the noise leads out of 0..255: it is not of these pictures")
+        return torch.from_numpy(changed.astype(np.uint8))
+
+
+# ---- from noise at the work size to the effective delta of each picture ----------------------------------------------
+
+
+def _shards(pictures: Pictures, noise: np.ndarray, levels: int, work: Path) -> tuple[Iterator[Shard], dict[str, Any]]:
+    """Shards of effective deltas, made as they are asked for, and how strong the noise is."""
+    sizes = pictures.shapes.prod(axis=1, dtype=np.int64)
+    ends = np.cumsum(sizes)
+    blob = _buffer(work / "deltas", (int(ends[-1]),))
+    protected = np.zeros(len(pictures), ID)
+    largest, quality, unchanged = 0, [], 0
+    for row, clean in pictures.at_full_size():
+        delta = at_size(noise[row], clean, levels)
+        changed = (clean + delta).astype(np.uint8)
+        blob[ends[row] - sizes[row] : ends[row]] = delta.transpose(2, 0, 1).reshape(-1)
+        token = pictures.classes[int(pictures.labels[row])]
+        protected[row] = id_array([sample_id(changed, token)])[0]
+        largest = max(largest, int(np.abs(delta).max()))
+        if delta.any():
+            quality.append(psnr(clean, changed))
+        else:
+            unchanged += 1
+    measured = {
+        "rows": len(pictures),
+        "largest_delta": largest,
+        "psnr": float(np.mean(quality)) if quality else None,
+        "unchanged": unchanged,
+    }
+
+    def cut() -> Iterator[Shard]:
+        first = 0
+        while first < len(sizes):
+            start = int(ends[first] - sizes[first])
+            last = max(first + 1, int(np.searchsorted(ends, start + SHARD_BYTES, "right")))
+            rows = slice(first, last)
+            yield Shard.build(
+                pictures.ids[rows], protected[rows], pictures.shapes[rows], np.array(blob[start : ends[last - 1]])
+            )
+            first = last
+
+    return cut(), measured
+
+
+def at_size(noise: np.ndarray, clean: np.ndarray, levels: int) -> np.ndarray:
+    """The effective delta of one picture: int16 (H, W, C), at most ``levels``, so that clean + delta is in 0..255.
+
+    Args:
+        noise: int8 (3, h, w), the three channels equal for a grey picture.
+        clean: uint8 (H, W, C), C = 1 for a grey picture.
+        levels: bound.
+    """
+    if noise.shape[1:] != clean.shape[:2]:
+        enlarged = resize(torch.from_numpy(np.array(noise[None], np.float32)), (clean.shape[0], clean.shape[1]))
+        noise = enlarged[0].round().clamp(-levels, levels).numpy()
+    full = noise[: clean.shape[2]].transpose(1, 2, 0).astype(np.int16)
+    return np.clip(clean + full, 0, 255) - clean
+
+
+def _buffer(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """int8 zeros in a file of mode 0600; what is in it already if a fit goes on."""
+    size = int(np.prod(shape, dtype=np.int64))
+    if not path.exists() or path.stat().st_size != size:
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+        with path.open("r+b") as file:
+            file.truncate(size)
+    return np.memmap(path, np.int8, "r+", shape=shape)
+
+
+def _warn_unchanged(measured: Mapping[str, Any]) -> None:
+    if measured["unchanged"]:
+        warnings.warn(
+            f"{measured['unchanged']} of {measured['rows']} pictures got no noise (all white or all black, perhaps): "
+            "they are unprotected",
+            FitWarning,
+            stacklevel=5,
+        )
+
+
+def equal_channels(values: torch.Tensor, grey: torch.Tensor) -> torch.Tensor:
+    """Float (B, 3, ...) with the mean of the channels in all three where the picture is grey, bool (B,)."""
+    if not grey.any():
+        return values
+    mean = values.mean(1, keepdim=True).expand_as(values)
+    return torch.where(grey.view(-1, *[1] * (values.ndim - 1)), mean, values)
