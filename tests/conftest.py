@@ -4,8 +4,11 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +23,7 @@ import pytest
 from datasets.fingerprint import Hasher
 from PIL import Image
 
-from unlearnable_transforms import CUDAPoison, Key
+from unlearnable_transforms import CUDAPoison, EMPoison, Key, PILPoison, Poison, REMPoison, SEMPoison, TAPPoison
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -30,15 +33,51 @@ KEY = Key.public("roads")
 NUMBERS, NAMES = [3, 0, 2, 0, 1], ["dog", "ant", "cat", "ant", "bee"]
 FILTERS = {label: np.random.default_rng(label).random((5, 5)) / 4 for label in range(4)}
 
+TINY = {"surrogate": "smallcnn", "steps": 2, "batch_size": 16, "noise_steps": 2, "attack_steps": 1, "augment": "crop"}
+_KEPT_NOISE = Path(tempfile.mkdtemp(prefix="noise-of-the-tests-"))
+
+
+def known_pictures() -> np.ndarray:
+    """uint8 (25, 12, 10, 3): what the fitted methods of the table learn from, five of each kind that is taken down the
+    roads: plain, from JPEG, with alpha, and grey, twice."""
+    plain = pixels(5, 12, 10, 3)
+    jpeg = np.stack([np.asarray(decode(encode(image, "JPEG"))) for image in plain])
+    grey = [pixels(5, 12, 10)[..., None], pixels(5, 12, 10, 2)[..., :1]]
+    return np.concatenate([plain, jpeg, pixels(5, 12, 10, 4)[..., :3], *(np.repeat(image, 3, 3) for image in grey)])
+
+
+def fitted(method: Callable[..., Poison], labels: list, **arguments) -> Callable[[], Poison]:
+    """How to make a fitted method; the noise of the first fit is found again in the tests that follow."""
+
+    def make() -> Poison:
+        cache = Path(os.environ["UNLEARNABLE_TRANSFORMS_CACHE"], "noise")
+        shutil.copytree(_KEPT_NOISE, cache, dirs_exist_ok=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # so little noise protects nothing, and says so
+            poison = method(key=KEY, data=(known_pictures(), labels * 5), **arguments)
+        shutil.copytree(cache, _KEPT_NOISE, dirs_exist_ok=True)
+        return poison
+
+    return make
+
+
 # Every method, in the ways that differ: name -> (how to make it, labels for five pictures). test_roads.py takes each of
 # them down every road, test_state.py pickles and fingerprints them.
-POISONS: dict[str, tuple[Callable[[], CUDAPoison], list]] = {
+POISONS: dict[str, tuple[Callable[[], Poison], list]] = {
     "cuda": (lambda: CUDAPoison(key=KEY), NUMBERS),
     "cuda, text": (lambda: CUDAPoison(key=KEY), NAMES),
     "cuda, classes": (lambda: CUDAPoison(key=KEY, classes=CLASSES), NUMBERS),
     "cuda, classes and text": (lambda: CUDAPoison(key=KEY, classes=CLASSES), NAMES),
     "cuda, explicit": (lambda: CUDAPoison(kernels=FILTERS), NUMBERS),
     "cuda, large": (lambda: CUDAPoison(key=KEY, kernel_size=13), NUMBERS),
+    "pil": (fitted(PILPoison, NUMBERS), NUMBERS),
+    "pil, text": (fitted(PILPoison, NAMES), NAMES),
+    "pil, classes and text": (fitted(PILPoison, NAMES, classes=CLASSES), NAMES),
+    "em": (fitted(EMPoison, NUMBERS, **TINY), NUMBERS),
+    "em, class-wise": (fitted(EMPoison, NUMBERS, kind="class", **TINY), NUMBERS),
+    "sem": (fitted(SEMPoison, NUMBERS, **TINY), NUMBERS),
+    "rem": (fitted(REMPoison, NUMBERS, **TINY), NUMBERS),
+    "tap": (fitted(TAPPoison, NUMBERS, **TINY, restarts=2), NUMBERS),
 }
 
 
@@ -120,22 +159,25 @@ def run_python(code: str, *, timeout: float = 100, **environment: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def elsewhere() -> dict:
+def elsewhere(tmp_path_factory) -> dict:
     """What another process, with other hashes of text and one thread, makes of ``report``."""
-    return json.loads(run_python("import conftest; print(conftest.report())", PYTHONHASHSEED="7", OMP_NUM_THREADS="1"))
+    cache = str(tmp_path_factory.mktemp("cache-elsewhere"))
+    code = "import conftest; print(conftest.report())"
+    return json.loads(run_python(code, PYTHONHASHSEED="7", OMP_NUM_THREADS="1", UNLEARNABLE_TRANSFORMS_CACHE=cache))
 
 
 def report() -> str:
     """Random words, fingerprints and protected bytes, as JSON."""
-    images = pixels(5, 40, 43, 3)
+    images, known = pixels(5, 40, 43, 3), pixels(5, 12, 10, 3)
+    poisons = {name: (make(), labels) for name, (make, labels) in POISONS.items()}
     return json.dumps(
         {
             "words": KEY.stream("x").words(3).tolist(),
             "derived": KEY.derive("user/name").fingerprint,
-            "hashes": {name: Hasher.hash(make()) for name, (make, _) in POISONS.items()},
+            "hashes": {name: Hasher.hash(poison) for name, (poison, _) in poisons.items()},
             "bytes": {
-                name: hashlib.sha256(make().apply(images, labels).tobytes()).hexdigest()
-                for name, (make, labels) in POISONS.items()
+                name: hashlib.sha256(poison.apply(known if poison.needs_ids else images, labels).tobytes()).hexdigest()
+                for name, (poison, labels) in poisons.items()
             },
         }
     )

@@ -323,7 +323,7 @@ def make_set(folder: Path, source: str, labels: list) -> tuple[datasets.Dataset,
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("road", DATASET_ROADS)
-@pytest.mark.parametrize("name", ["cuda", "cuda, classes and text", "cuda, explicit"])
+@pytest.mark.parametrize("name", ["cuda", "cuda, classes and text", "cuda, explicit", "pil", "sem"])
 @pytest.mark.filterwarnings("ignore:Downcasting array dtype", "ignore:To copy construct from a tensor")
 def test_roads_of_data_sets(tmp_path, name, road, source):
     make, labels = POISONS[name]
@@ -339,7 +339,7 @@ def test_roads_of_data_sets(tmp_path, name, road, source):
 
 
 @pytest.mark.parametrize("road", ["map", "map batched", "ut.protect"])
-@pytest.mark.parametrize("name", ["cuda", "cuda, explicit"])
+@pytest.mark.parametrize("name", ["cuda", "cuda, explicit", "pil, classes and text"])
 def test_roads_of_data_sets_in_two_processes(tmp_path, name, road):
     make, labels = POISONS[name]
     data, clean = make_set(tmp_path / "pictures", "JPEG", labels)

@@ -55,8 +55,9 @@ def test_use_does_not_change_the_fingerprint(name):
     before = Hasher.hash(poison)
     poison.apply(IMAGES, labels)
     poison(IMAGES[0], labels[0])
-    poison.kernels(labels, image_size=50)
-    poison.fit(None)
+    if isinstance(poison, CUDAPoison):
+        poison.kernels(labels, image_size=50)
+        poison.fit(None)
     repr(poison), hash(poison), poison.public_config()
     assert Hasher.hash(poison) == before == Hasher.hash(make())
 
@@ -116,14 +117,14 @@ def test_every_argument_changes_the_fingerprint(monkeypatch):
     hashes = {Hasher.hash(poison) for poison in different}
     assert len(hashes) == len(different)
     assert all(a != b for i, a in enumerate(different) for b in different[:i])
-    monkeypatch.setattr(CUDAPoison, "version", 2)
+    monkeypatch.setattr(CUDAPoison, "version", 99)
     assert Hasher.hash(CUDAPoison(KEY)) not in hashes
 
 
 def test_pickles_of_another_version_are_refused(monkeypatch):
     data = pickle.dumps(CUDAPoison(KEY))
-    monkeypatch.setattr(CUDAPoison, "version", 2)
-    with pytest.raises(ValueError, match=r"version 1 was pickled, this library has version 2: make the poison anew"):
+    monkeypatch.setattr(CUDAPoison, "version", 99)
+    with pytest.raises(ValueError, match=r"version \d+ was pickled, this library has version 99: make the poison anew"):
         pickle.loads(data)
 
 
@@ -178,7 +179,7 @@ def test_the_second_map_calls_nothing(tmp_path, calls, batched):
 def test_a_new_version_of_the_method_does_not_take_old_pictures(tmp_path, calls, monkeypatch):
     data = on_disk(tmp_path / "set")
     data.map(CUDAPoison(KEY))
-    monkeypatch.setattr(CUDAPoison, "version", 2)
+    monkeypatch.setattr(CUDAPoison, "version", 99)
     data.map(CUDAPoison(KEY))
     assert sum(calls) == 10
 

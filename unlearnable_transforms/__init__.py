@@ -15,6 +15,13 @@ _EXPORTS = {
     "NotFittedError": "poisons.base",
     "UnchangedWarning": "poisons.base",
     "CUDAPoison": "poisons.cuda",
+    "SEMPoison": "poisons.sem",
+    "EMPoison": "poisons.em",
+    "REMPoison": "poisons.rem",
+    "TAPPoison": "poisons.tap",
+    "PILPoison": "poisons.pil",
+    "FitWarning": "poisons.fitted",
+    "NoiseError": "noise.table",
     "list_poisons": "poisons",
     "get_poison": "poisons",
     "ProtectedDataset": "adapters.torchvision",
@@ -35,12 +42,19 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.report import Report as Report
     from .keys import Key as Key
+    from .noise.table import NoiseError as NoiseError
     from .poisons import get_poison as get_poison
     from .poisons import list_poisons as list_poisons
     from .poisons.base import NotFittedError as NotFittedError
     from .poisons.base import Poison as Poison
     from .poisons.base import UnchangedWarning as UnchangedWarning
     from .poisons.cuda import CUDAPoison as CUDAPoison
+    from .poisons.em import EMPoison as EMPoison
+    from .poisons.fitted import FitWarning as FitWarning
+    from .poisons.pil import PILPoison as PILPoison
+    from .poisons.rem import REMPoison as REMPoison
+    from .poisons.sem import SEMPoison as SEMPoison
+    from .poisons.tap import TAPPoison as TAPPoison
     from .protection.protect import protect as protect
     from .samples import SampleError as SampleError
     from .victims import list_victims as list_victims

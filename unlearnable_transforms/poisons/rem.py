@@ -1,0 +1,48 @@
+"""REM: robust error-minimizing noise (Fu, He, Liu, Shen and Tao, ICLR 2022, arXiv 2203.14533).
+
+    min over theta, min over delta with |delta| <= eps of E_t max over |a| <= r_a of  CE(f(t(x + delta) + a), y)
+
+Both the surrogate's steps and the noise's meet an attack, so that each of the K * S gradients of the noise costs A + 1
+passes: that is what SEM saves.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..victims.nets import PixelModel
+from .base import register
+from .optimised import OptimisedPoison, Settings, adversarial
+
+
+@register("rem")
+class REMPoison(OptimisedPoison):
+    """Noise that withstands adversarial training up to a radius, learnt against attacks.
+
+    Args:
+        key: the private key.
+        preset, device, **arguments: see :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
+    """
+
+    presets: ClassVar = {
+        "paper": Settings(steps=5000, noise_steps=10, samples=5, radius=4 / 255, attack_steps=10),
+        "paper-large": Settings(
+            steps=3000, noise_steps=7, noise_step_size=2 / 255, samples=4, radius=4 / 255, attack_steps=7
+        ),
+        "fast": Settings(
+            steps=2000, warmup=0.05, cuts=(0.8,), noise_steps=5, radius=4 / 255, ramp=0.6, attack_steps=3
+        ),
+        "cpu": Settings(
+            surrogate="resnet9-screen", steps=400, warmup=0.05, cuts=(0.8,), noise_steps=4, radius=4 / 255, ramp=0.6,
+            attack_steps=2, final_noise_steps=6,
+        ),
+    }  # fmt: skip
+
+    def _noise_view(self, model: PixelModel, z: Tensor, y: Tensor, now: Settings, generator: torch.Generator) -> Tensor:
+        return adversarial(model, z, y, now, generator)
+
+    def _surrogate_view(
+        self, model: PixelModel, z: Tensor, y: Tensor, now: Settings, generator: torch.Generator
+    ) -> Tensor:
+        return adversarial(model, z, y, now, generator)
