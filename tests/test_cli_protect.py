@@ -118,7 +118,7 @@ def test_wrong_options_are_errors_of_one_line(tmp_path, out, protect, capsys, op
 
 
 def test_an_option_that_the_method_does_not_have(tmp_path, out, protect, capsys, monkeypatch):
-    monkeypatch.setattr("unlearnable_transforms.cli.protect.METHOD_OPTIONS", ("config",))
+    monkeypatch.setattr("unlearnable_transforms.cli.method.METHOD_OPTIONS", ("config",))
     assert protect(make_folder(tmp_path / "source", 3), "--config", "x") == 2
     assert "the method cuda has no option --config" in capsys.readouterr().err
 

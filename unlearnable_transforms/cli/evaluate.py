@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .protect import INTERRUPTED, METHOD_OPTIONS, _count, make_poison
+from .method import METHOD_OPTIONS, add_method_options, count, make_poison
+from .protect import INTERRUPTED
 
 if TYPE_CHECKING:
     from ..evaluation.report import Report
@@ -30,10 +31,6 @@ def add_to(commands: Any) -> None:
     add("--protected", metavar="SET", help="training pictures that somebody protected already")
     add("--attacker-clean", metavar="SET", help="other clean pictures, for defenses that start from such")
     add("--key", type=Path, action="append", default=[], metavar="FILE", help="protect --clean with it; again for more")
-    add("--method", default="cuda", metavar="NAME", help="see `unlearnable methods` (default: cuda)")
-    add("--strength", choices=("subtle", "normal", "strong"), help="of CUDA (default: normal)")
-    add("--kernel-size", type=_count, metavar="K", help="side of CUDA's filters, odd")
-    add("--blur", type=float, metavar="P", help="CUDA's blur parameter p_b")
     add(
         "--defense",
         action="append",
@@ -45,13 +42,14 @@ def add_to(commands: Any) -> None:
     add("--recipe", default="screen", metavar="NAME", help="screen, paper or digits (default: screen)")
     add("--fraction", type=float, action="append", default=[], metavar="F", help="also protect only this share")
     add("--no-controls", action="store_true", help="leave out one filter for all, or random noise of equal PSNR")
-    add("--rows", type=_count, metavar="N", help="training pictures (default: the recipe's)")
-    add("--image-size", type=_count, metavar="PIXELS", help="to which victims resize (default: the pictures' own)")
+    add("--rows", type=count, metavar="N", help="training pictures (default: the recipe's)")
+    add("--image-size", type=count, metavar="PIXELS", help="to which victims resize (default: the pictures' own)")
     add("--image-key", metavar="COLUMN", help="default: image or img")
     add("--label-key", metavar="COLUMN", help="default: label, labels or fine_label")
     add("--samples", type=int, default=8, metavar="N", help="pictures shown in the report; 0 for one that is published")
-    add("--workers", type=_count, metavar="N", help="processes (default: one a core)")
+    add("--workers", type=count, metavar="N", help="processes (default: one a core)")
     add("--device", metavar="NAME", help="cpu or cuda (default: a GPU where there is one)")
+    add_method_options(parser)
     parser.set_defaults(run=run)
 
 

@@ -1,20 +1,17 @@
 """``unlearnable protect``: folders of pictures, Parquet files, saved data sets and Hub data sets, protected."""
 
 import argparse
-import inspect
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ..poisons.base import Poison
+from .method import add_method_options, count, make_poison
 
 INCOMPLETE = 1  # some pictures could not be read, or the disk is full
 INTERRUPTED = 130
-METHOD_OPTIONS = ("strength", "kernel_size", "blur", "image_key", "label_key")  # passed on when given
 
 
 def add_to(commands: Any) -> None:
@@ -29,7 +26,6 @@ def add_to(commands: Any) -> None:
     add = parser.add_argument
     add("source", metavar="SOURCE", help="folder of pictures, Parquet file or folder, saved data set, or Hub name")
     add("out", type=Path, metavar="OUT", help="new or empty folder; or one that the same command began")
-    add("--method", default="cuda", metavar="NAME", help="see `unlearnable methods` (default: cuda)")
     add("--key", type=Path, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
     folders = parser.add_argument_group("folders of pictures")
     folders.add_argument("--label", metavar="NAME", help="one class for all: an album, an artist or a person")
@@ -63,25 +59,10 @@ def add_to(commands: Any) -> None:
         help="write a split that is not training data too, unprotected; again for each",
     )
     both.add_argument("--fraction", type=float, default=1.0, metavar="F", help="share to protect (default: 1)")
-    both.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
+    both.add_argument("--workers", type=count, metavar="N", help="processes (default: one a core)")
     both.add_argument("--ledger", type=Path, metavar="PATH", help="private record (default: in the cache folder)")
-    method = parser.add_argument_group("for the method")
-    method.add_argument(
-        "--strength",
-        choices=("subtle", "normal", "strong"),
-        help="of CUDA; what each looks like and is worth: docs/photographs.md (default: normal)",
-    )
-    method.add_argument(
-        "--kernel-size", type=_count, metavar="K", help="side of CUDA's filters, odd, instead of --strength"
-    )
-    method.add_argument("--blur", type=float, metavar="P", help="CUDA's blur parameter p_b, instead of --strength")
+    add_method_options(parser)
     parser.set_defaults(run=run)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 up, not {text!r}")
-    return int(text)
 
 
 def _quality(text: str) -> int:
@@ -154,24 +135,6 @@ def run(args: argparse.Namespace) -> int:
         )
         return INCOMPLETE
     return 0
-
-
-def make_poison(args: argparse.Namespace) -> "Poison":
-    """The method that the arguments ask for.
-
-    Raises:
-        KeyError: no such method.
-        ValueError: the method has no such option.
-    """
-    from ..keys import Key
-    from ..poisons import get_poison
-
-    method = get_poison(args.method)
-    given = {name: getattr(args, name) for name in METHOD_OPTIONS if getattr(args, name) is not None}
-    unknown = sorted(set(given) - set(inspect.signature(method).parameters))
-    if unknown:
-        raise ValueError(f"the method {args.method} has no option --{unknown[0].replace('_', '-')}")
-    return method(key=Key.load(args.key), **given)
 
 
 def _refuse(args: argparse.Namespace, kind: str, *names: str) -> None:

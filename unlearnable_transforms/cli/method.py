@@ -1,0 +1,48 @@
+"""The options that name a protection method, the same for every command."""
+
+import argparse
+import inspect
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..poisons.base import Poison
+
+METHOD_OPTIONS = ("strength", "kernel_size", "blur", "image_key", "label_key")  # passed on when given
+
+
+def add_method_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--method`` and what belongs to it."""
+    add = parser.add_argument_group("method").add_argument
+    add("--method", default="cuda", metavar="NAME", help="see `unlearnable methods` (default: cuda)")
+    add(
+        "--strength",
+        choices=("subtle", "normal", "strong"),
+        help="of CUDA; what each looks like and is worth: docs/photographs.md (default: normal)",
+    )
+    add("--kernel-size", type=count, metavar="K", help="side of CUDA's filters, odd, instead of --strength")
+    add("--blur", type=float, metavar="P", help="CUDA's blur parameter p_b, instead of --strength")
+
+
+def count(text: str) -> int:
+    """A whole number from 1 up, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 up, not {text!r}")
+    return int(text)
+
+
+def make_poison(args: argparse.Namespace) -> "Poison":
+    """The method that the arguments ask for.
+
+    Raises:
+        KeyError: no such method.
+        ValueError: the method has no such option.
+    """
+    from ..keys import Key
+    from ..poisons import get_poison
+
+    method = get_poison(args.method)
+    given = {name: getattr(args, name) for name in METHOD_OPTIONS if getattr(args, name) is not None}
+    unknown = sorted(set(given) - set(inspect.signature(method).parameters))
+    if unknown:
+        raise ValueError(f"the method {args.method} has no option --{unknown[0].replace('_', '-')}")
+    return method(key=Key.load(args.key), **given)
