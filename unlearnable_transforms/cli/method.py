@@ -2,12 +2,12 @@
 
 import argparse
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 if TYPE_CHECKING:
     from ..poisons.base import Poison
 
-METHOD_OPTIONS = ("strength", "kernel_size", "blur", "image_key", "label_key")  # passed on when given
+METHOD_OPTIONS = ("strength", "kernel_size", "blur", "preset", "eps", "image_key", "label_key")  # passed on when given
 
 
 def add_method_options(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +21,12 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--kernel-size", type=count, metavar="K", help="side of CUDA's filters, odd, instead of --strength")
     add("--blur", type=float, metavar="P", help="CUDA's blur parameter p_b, instead of --strength")
+    add("--preset", choices=("paper", "fast", "cpu"), help="how much work a fit of em, rem, sem, tap is (default: cpu)")
+    add("--eps", type=_levels, metavar="LEVELS", help="bound of added noise in levels of 255 (default: 8)")
+
+
+def _levels(text: str) -> float:
+    return count(text) / 255
 
 
 def count(text: str) -> int:
@@ -42,7 +48,16 @@ def make_poison(args: argparse.Namespace) -> "Poison":
 
     method = get_poison(args.method)
     given = {name: getattr(args, name) for name in METHOD_OPTIONS if getattr(args, name) is not None}
-    unknown = sorted(set(given) - set(inspect.signature(method).parameters))
+    unknown = sorted(set(given) - _arguments_of(method))
     if unknown:
         raise ValueError(f"the method {args.method} has no option --{unknown[0].replace('_', '-')}")
     return method(key=Key.load(args.key), **given)
+
+
+def _arguments_of(method: type["Poison"]) -> set[str]:
+    """Names of the constructor's arguments, those that it hands on included."""
+    names = set()
+    for name, parameter in inspect.signature(method).parameters.items():
+        (handed_on,) = get_args(parameter.annotation) if parameter.kind is parameter.VAR_KEYWORD else (None,)
+        names |= {name} if handed_on is None else set(handed_on.__annotations__)
+    return names

@@ -178,11 +178,14 @@ class Pictures:
         known: NoiseTable | None = None,
     ) -> None:
         self.source, self._known = source, known
-        self._file = tempfile.TemporaryFile(dir=private_directory("noise"))  # noqa: SIM115
-        try:
-            samples = self._read(size)
-        except _SizesDiffer:
-            samples = self._read((MIXED_SIDE, MIXED_SIDE))
+        with tempfile.TemporaryFile(dir=private_directory("noise")) as self._file:
+            try:
+                samples = self._read(size)
+            except _SizesDiffer:
+                samples = self._read((MIXED_SIDE, MIXED_SIDE))
+            self._file.flush()
+            if samples:  # the mapping outlives the file
+                self._pixels = np.memmap(self._file, np.uint8, "r", shape=(len(samples), 3, *self.size))
         ids = id_array([id_ for id_, _, _ in samples])
         self.ids, self._places = np.unique(ids, return_index=True)
         tokens = [samples[place][1] for place in self._places]
@@ -199,9 +202,6 @@ class Pictures:
         self.labels = torch.tensor([numbers[token] for token in tokens], dtype=torch.int64)
         self.shapes = np.array([samples[place][2] for place in self._places], np.int32).reshape(-1, 3)
         self.grey = torch.from_numpy(self.shapes[:, 0] == 1)
-        self._file.flush()
-        if samples:
-            self._pixels = np.memmap(self._file, np.uint8, "r", shape=(len(samples), 3, *self.size))
 
     def __len__(self) -> int:
         return len(self.ids)

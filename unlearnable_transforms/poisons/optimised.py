@@ -38,6 +38,7 @@ from .surrogate import Schedule, Surrogate
 
 Augment = Literal["crop-flip", "crop", "none"]
 LARGE_SIDE = 96  # pixels, from which on a preset for large pictures is taken where there is one
+LEARNT = 0.25  # of the way from guessing to certainty: a surrogate that has not come so far has no shortcut to give
 STATISTICS = 10_000  # pictures, for the surrogate's normalisation
 
 
@@ -167,6 +168,12 @@ class OptimisedPoison(FittedPoison):
         large = f"{self.preset}-large"
         name = large if side >= LARGE_SIDE and large in self.presets else self.preset
         return replace(self.presets[name], **self._own)
+
+    def _worries(self, report: Mapping[str, Any]) -> str | None:
+        share, guess = report["target_share"], 1 / report["classes"]
+        if share < guess + LEARNT * (1 - guess):
+            return f"the surrogate takes only {share:.0%} of the protected pictures for what their noise is to say"
+        return super()._worries(report)
 
     # ---- what a method says ---------------------------------------------------------------------------------------
 

@@ -5,14 +5,15 @@ at the end write the ledger and the metadata files from the journal. Nothing but
 """
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ..poisons.base import NotFittedError, Poison
+from ..poisons.base import Poison
 from ..samples import class_token
 from ..sources import is_train_split
 from ..workers import run_tasks
@@ -20,7 +21,7 @@ from .encode import Codec, FileWorker, Task
 from .fraction import check_fraction
 from .journal import Journal, open_journal
 from .ledger import SCHEMA, check_ledger_place, write_ledger
-from .listing import Listing, check_targets, list_folder, named, target_name
+from .listing import Listing, check_targets, list_folder, named, readable_name, target_name
 from .metadata import check_metadata, rewrite_metadata
 from .report import Summary, add_record, measured_every
 
@@ -48,7 +49,7 @@ def protect_folder(
         source: one folder a class (labels are places in the sorted list of their names, as torchvision and datasets
             count them), folders ``train``, ``test``, ... that hold such folders, or any tree if ``label`` is given.
         out: an empty or new folder, not in ``source``; or one that an interrupted call began.
-        poison: a protection method that needs no fit.
+        poison: a protection method; fitted on the training pictures if it needs to be and is not.
         codec: how pictures are written; default: PNG with the colour profile.
         fraction: share of the pictures to protect, chosen by a keyed hash of each; all are encoded alike.
         label: the class of all pictures: an album, an artist or a person.
@@ -63,15 +64,11 @@ def protect_folder(
     Raises:
         ValueError: the source, the output folder or the journal are not as they must be.
         OSError: the output cannot be written, e.g. the disk is full. Call again to continue.
-        NotFittedError: the method learns from the data first.
+        SampleError: a method that is to be fitted cannot learn from these pictures.
     """
     source, out = Path(source), Path(out)
     codec = codec or Codec()
     check_fraction(fraction, poison)
-    if not poison.fitted:
-        raise NotFittedError(
-            f"{type(poison).__name__} learns from the data first: fit it, or use ut.protect on a data set"
-        )
     check_places(source, out)
     check_ledger_place(ledger, out)
     listing = list_folder(source, label is not None, keep_splits)
@@ -79,6 +76,8 @@ def protect_folder(
     metadata = [path for path in listing.metadata if listing.split(path) not in listing.left_out]
     for path in metadata:
         check_metadata(source, path)
+    if not poison.fitted:
+        poison.fit(FolderPictures(source, listing, label))
     settings = {
         "source": str(source.resolve()),
         **poison.public_config(),
@@ -100,6 +99,28 @@ def protect_folder(
                 journal.append(records)
                 bar.update(len(records))
         return _finish(source, out, listing, metadata, journal, poison, codec, ledger)
+
+
+class FolderPictures(Sequence):
+    """The training pictures of a folder as ``(image, label)`` pairs, read when they are asked for."""
+
+    def __init__(self, source: Path, listing: Listing, label: str | None) -> None:
+        self.source, self.listing, self.label = source, listing, label
+        self.paths = [
+            path for path in listing.paths if not listing.splits or is_train_split(listing.split(path))
+        ]  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: Any) -> Any:
+        path = self.paths[row]
+        try:
+            with Image.open(self.source / path) as image:
+                image.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"{readable_name(path)} cannot be read ({error}): repair or remove it") from None
+        return image, self.listing.label(path) if self.label is None else self.label
 
 
 def _useful(workers: int, listing: Listing, done: bytearray) -> int:

@@ -196,6 +196,23 @@ def _loaded(source: str, config: str | None, saved: str, cache: Path) -> Iterato
         shutil.rmtree(cache, ignore_errors=True)
 
 
+@contextmanager
+def load_training_splits(source: str, config: str | None, scratch: Path) -> Iterator[dict[str, Dataset]]:
+    """The splits of a source that are training data, by name.
+
+    Args:
+        source: as for :func:`protect_tables`.
+        scratch: a private folder for what is unpacked; it is removed.
+
+    Raises:
+        ValueError: none is.
+    """
+    saved = _saved_kind(Path(source))
+    with _loaded(source, config, saved, scratch) as splits:
+        train, _ = _choose(splits, (), alone=Path(source).is_file() or saved == "one")
+        yield {name: splits[name] for name in train}
+
+
 def _load(source: str, config: str | None, saved: str, cache: Path) -> Any:
     path = Path(source)
     try:

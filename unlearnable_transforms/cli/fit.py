@@ -1,0 +1,54 @@
+"""``unlearnable fit``: make noise for a data set and keep it, for `unlearnable protect` to find."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from .method import add_method_options, make_poison
+
+INTERRUPTED = 130
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    parser = commands.add_parser(
+        "fit",
+        help="make the noise of a method that learns from the data, and keep it",
+        description="Make the noise of a method that learns from the data and keep it in the cache. `unlearnable "
+        "protect` finds it there with the same method, options and key. Interrupted and started again, it goes on.",
+    )
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="folder of pictures, Parquet file or folder, saved data set, or Hub name")
+    add("--key", type=Path, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
+    add("--config", metavar="NAME", help="configuration of a Hub data set")
+    add("--image-key", metavar="COLUMN", help="default: image or img")
+    add("--label-key", metavar="COLUMN", help="default: label, labels or fine_label")
+    add_method_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit; print what the fit found.
+
+    Returns:
+        The exit code.
+    """
+    from ..poisons.fitted import FittedPoison
+    from ..protection.fitting import fit_source
+
+    poison = make_poison(args)
+    if not isinstance(poison, FittedPoison):
+        raise ValueError(f"the method {args.method} needs no fit: use `unlearnable protect`")
+    try:
+        fit_source(args.source, poison, config=args.config)
+    except KeyboardInterrupt:
+        print("\nstopped; what is done is kept, run the same command again to continue", file=sys.stderr)
+        return INTERRUPTED
+    report = poison.report
+    print(f"noise {poison.noise} for {report['rows']} pictures, at most {report['largest_delta']} levels")
+    print(
+        f"the surrogate is right on {report['surrogate_accuracy']:.1%} of the protected pictures; a linear classifier "
+        f"tells the classes of {report['separability']:.1%} of held-out noise"
+    )
+    return 0
