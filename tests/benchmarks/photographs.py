@@ -4,8 +4,7 @@ Parts, in the order in which they were used:
 
     choose    validation: 400 rows held out of the training set; sum of the halo's entries and their distance
     sizes     validation: the strengths at 64 px, and the side at which the victim trains
-    test      the test set: three keys at 96 px, protected and shrunk, protected and saved as JPEG 75 and shrunk; one
-              with the paper's filter drawn at 96 px itself
+    test      the test set: three keys at 96 px, protected and shrunk, protected and saved as JPEG 75 and shrunk
     picture   docs/images/photographs.png and photographs-difference.png, nothing is trained
 
 The victim is the screen's ResNet-9, 40 epochs, batch 64, crop and flip; accuracy after the last epoch on photographs
@@ -71,7 +70,9 @@ def make(method: dict[str, Any], key: str) -> CUDAPoison | None:
     if not method:
         return None
     if "reach" not in method:
-        return CUDAPoison(key=Key.public(key), **method)
+        return CUDAPoison(
+            key=Key.public(key), **{name: value for name, value in method.items() if name != "one for all"}
+        )
     kind = Dense if method.get("entries") == 8 else Trial
     return kind(Key.public(key), method["total"], method["reach"])
 
@@ -121,8 +122,11 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     if poison is not None:
         if native:
             first, last = (([shrunk(image, side) for image in some], marks) for some, marks in (first, last))
-        protected = [poison(image, label)[0] for image, label in zip(*first, strict=True)]
-        own = [poison(image, label)[0] for image, label in zip(*last, strict=True)]
+        one = task["method"].get("one for all", False)  # the control: class 0's filter on every class
+        protected, own = (
+            [poison(image, 0 if one else label)[0] for image, label in zip(*some, strict=True)]
+            for some in (first, last)
+        )
     washed = protected if task["jpeg"] is None else [as_jpeg(image, task["jpeg"]) for image in protected]
     train_set = stack([shrunk(image, side) for image in washed]), torch.from_numpy(labels[rows])
     targets = torch.from_numpy(test_labels)
@@ -153,7 +157,6 @@ def task(method: dict[str, Any], *, side: int, on: str = "validation", key: str 
 
 PAPER = {"kernel_size": 9, "blur": 0.06}
 SMALL = {"kernel_size": 3, "blur": 0.3}
-SIDES = (64, 128)
 STRENGTHS = ("subtle", "normal", "strong")
 
 
@@ -164,12 +167,13 @@ def tasks(part: str) -> list[dict[str, Any]]:
         plain = [task({}, side=64), task(PAPER, side=64), task(SMALL, side=64, native=True)]
         return plain + [task(halo, side=64) for halo in halos]
     if part == "sizes":
-        small = [task(method, side=64) for method in (PAPER, *({"strength": name} for name in STRENGTHS))]
-        return small + [task(method, side=side) for side in SIDES[1:] for method in ({}, {"strength": "normal"})]
+        control = {"strength": "normal", "one for all": True}
+        small = [task(method, side=64) for method in (PAPER, control, *({"strength": name} for name in STRENGTHS))]
+        return small + [task(method, side=96) for method in ({}, {"strength": "normal"}, {"strength": "subtle"})]
     made = [task({}, side=96, on="test")]
     for key in KEYS:
         made += [task({"strength": "normal"}, side=96, on="test", key=key, jpeg=jpeg) for jpeg in (None, 75)]
-    return [*made, task(SMALL, side=96, on="test", native=True)]
+    return made
 
 
 def known() -> dict[str, dict[str, Any]]:
