@@ -19,6 +19,7 @@ from unlearnable_transforms.poisons import optimised, surrogate
 from unlearnable_transforms.poisons.optimised import Settings
 
 SHORT = {"surrogate": "smallcnn", "steps": 3, "batch_size": 32, "noise_steps": 3, "attack_steps": 2, "augment": "crop"}
+SHORT["final_noise_steps"] = None  # as many
 RADIUS = 12 / 255
 FAMILY = {
     "em": lambda **more: EMPoison(KEY, **{**SHORT, **more}),

@@ -264,7 +264,7 @@ class OptimisedPoison(FittedPoison):
                     noise[rows] = self._whole_levels(delta).to(torch.int8).cpu().numpy()
                     surrogate.done = rows.stop
                     if work is not None:
-                        surrogate.save(work)
+                        surrogate.save(work, first=noise.flush)
                 bar.update(rows.stop - rows.start)
 
     def _noise_kept(

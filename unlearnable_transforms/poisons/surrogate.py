@@ -100,10 +100,18 @@ class Surrogate:
         """Take over what :meth:`tensors` gave."""
         self._take({name: torch.from_numpy(np.array(array)) for name, array in tensors.items()})
 
-    def save(self, folder: Path, *, always: bool = False) -> None:
-        """Write the checkpoint, whole or not at all; if ``CHECKPOINT_SECONDS`` have passed since the last one."""
+    def save(self, folder: Path, *, always: bool = False, first: Callable[[], object] | None = None) -> None:
+        """Write the checkpoint, whole or not at all; if ``CHECKPOINT_SECONDS`` have passed since the last one.
+
+        Args:
+            folder: where.
+            always: also if they have not.
+            first: brings what the checkpoint counts on to the disk.
+        """
         if not always and time.monotonic() - self._saved < CHECKPOINT_SECONDS:
             return
+        if first is not None:
+            first()
         tensors = self._kept()
         for name, parameter in self.net.named_parameters():
             momentum = self._optimizer.state[parameter].get("momentum_buffer")
