@@ -63,7 +63,7 @@ def main() -> None:
     worst = worst_defenses(report)
     names = [name for name in arguments.defenses if name.partition(":")[0] in worst]
     print(f"\nThree seeds for {', '.join(names)}", flush=True)
-    evaluate(**settings, defenses=names, seeds=MORE_SEEDS)
+    evaluate(**settings, defenses=names, seeds=MORE_SEEDS, controls=False)
     report = Report.load(arguments.out)
     print(f"\n{report}\n\nLook at {report.save(arguments.out)}")
 

@@ -3,7 +3,7 @@
 Parts, in the order in which they were used:
 
     choose    validation: 400 rows held out of the training set; sum of the halo's entries and their distance
-    sizes     validation: the strengths at 64 px, and the side at which the victim trains
+    strengths validation: the strengths, and one halo for all classes
     test      the test set: three keys at 96 px, protected and shrunk, protected and saved as JPEG 75 and shrunk
     picture   docs/images/photographs.png and photographs-difference.png, nothing is trained
 
@@ -166,10 +166,9 @@ def tasks(part: str) -> list[dict[str, Any]]:
         halos += [{"total": 1.2, "reach": 64, "entries": 8}]
         plain = [task({}, side=64), task(PAPER, side=64), task(SMALL, side=64, native=True)]
         return plain + [task(halo, side=64) for halo in halos]
-    if part == "sizes":
+    if part == "strengths":
         control = {"strength": "normal", "one for all": True}
-        small = [task(method, side=64) for method in (PAPER, control, *({"strength": name} for name in STRENGTHS))]
-        return small + [task(method, side=96) for method in ({}, {"strength": "normal"}, {"strength": "subtle"})]
+        return [task(method, side=64) for method in ({}, control, *({"strength": name} for name in STRENGTHS))]
     made = [task({}, side=96, on="test")]
     for key in KEYS:
         made += [task({"strength": "normal"}, side=96, on="test", key=key, jpeg=jpeg) for jpeg in (None, 75)]
@@ -216,7 +215,7 @@ def picture() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["choose", "sizes", "test", "picture"])
+    parser.add_argument("part", choices=["choose", "strengths", "test", "picture"])
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes of one thread")
     arguments = parser.parse_args()
     if arguments.part == "picture":
