@@ -47,10 +47,11 @@ def plain_halo(image: np.ndarray, weights: np.ndarray, step: int) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [(72, 100), (101, 97), (640, 161), (171, 900)], ids=str)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_halos_equal_the_plain_formula(key, shape, channels):
+@pytest.mark.parametrize("strength", ["subtle", "normal", "strong"])
+def test_halos_equal_the_plain_formula(key, shape, channels, strength):
     image = pixels(*shape, channels)
-    poison = CUDAPoison(key=key)
-    step = round(min(shape) / 48)
+    poison = CUDAPoison(key=key, strength=strength)
+    step = round(min(shape) / (32 if strength == "strong" else 48))
     for label in range(3):
         protected = poison(image, label)[0]
         expected = plain_halo(image, poison.kernels([label], image_size=shape)[0], step)

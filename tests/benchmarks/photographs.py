@@ -163,7 +163,7 @@ STRENGTHS = ("subtle", "normal", "strong")
 def tasks(part: str) -> list[dict[str, Any]]:
     if part == "choose":
         halos = [{"total": total, "reach": reach} for reach in (64, 48, 40, 32) for total in (0.5, 1.0)]
-        halos += [{"total": 1.2, "reach": 64, "entries": 8}]
+        halos += [{"total": 2.0, "reach": 48}, {"total": 1.2, "reach": 64, "entries": 8}]
         plain = [task({}, side=64), task(PAPER, side=64), task(SMALL, side=64, native=True)]
         return plain + [task(halo, side=64) for halo in halos]
     if part == "strengths":

@@ -11,11 +11,11 @@ Where the paper is silent: the convolution is a correlation (no flip) with zero 
 to nearest; an all-black picture, whose maximum is 0, stays black.
 
 Photographs, from 72 px on the shorter side. A filter of k pixels is gone once somebody shrinks the picture, so there it
-is spread: its entries lie round(side / 48) pixels apart, smeared over as many, with the 1 in the middle and sharp. The
-picture gets a soft glow towards the sides that its class has, which is still there when it has been shrunk to 64 px. Of
-the nine entries the 1 and the two largest others are kept, since a glow to all sides is blur, which all classes share.
-The sum of the entries takes the place of the maximum, and borders are mirrored: brightness stays, no dark edge. This is
-ours, not the paper's.
+is spread: its entries lie round(side / 48) pixels apart (side / 32 if strong), smeared over as many, with the 1 in the
+middle and sharp. The picture gets a soft glow towards the sides that its class has, which is still there when it has
+been shrunk to 64 px. Of the nine entries the 1 and the two largest others are kept, since a glow to all sides is blur,
+which all classes share. The sum of the entries takes the place of the maximum, and borders are mirrored: brightness
+stays, no dark edge. This is ours, not the paper's.
 
 Telling the filters of one key apart. Independent draws put the 1 of four in ten classes at the same place, and some
 pairs of filters come out nearly equal, which leaves a victim nothing to learn but the things. Here class number i
@@ -40,12 +40,13 @@ from .convolution import GRID, HALO_GRID, MAX_STEP, MAX_SUM, Backend, convolve, 
 
 CANDIDATES = 64
 BLOCK = 1024  # classes told apart from each other; class i and class i + BLOCK are drawn independently
-TRAIN_SIDE = 48  # a halo's entries lie one pixel apart in a photograph that is shrunk to this shorter side
+HALO_SIDE = 72  # shorter side in pixels from which on pictures get halos
 HALO_ENTRIES = 2  # beside the 1
 
 Strength = Literal["subtle", "normal", "strong"]
 BLUR: dict[Strength, float] = {"subtle": 0.15, "normal": 0.3, "strong": 0.5}  # p_b; the paper's is 0.3
-HALO: dict[Strength, float] = {"subtle": 0.5, "normal": 1.0, "strong": 2.0}  # sum of the entries beside the 1
+HALO: dict[Strength, float] = {"subtle": 0.5, "normal": 1.0, "strong": 1.0}  # sum of the entries beside the 1
+REACH: dict[Strength, int] = {"subtle": 48, "normal": 48, "strong": 32}  # entries lie shorter side / reach apart
 
 
 class Shape(NamedTuple):
@@ -65,8 +66,8 @@ class CUDAPoison(Poison):
         kernels: explicit filters instead of keyed ones, a mapping label -> (k, k) array, k odd, or its pairs: to
             reproduce a published data set. They are rounded to multiples of 2**-12. They are as secret as a key.
         strength: ``subtle``, ``normal`` (the default) or ``strong``, with filters that grow with the picture: up to
-            71 px on the shorter side k = 3 and p_b = 0.15, 0.3 (the paper's for CIFAR) or 0.5, above a halo of sum
-            0.5, 1.0 or 2.0.
+            71 px on the shorter side k = 3 and p_b = 0.15, 0.3 (the paper's for CIFAR) or 0.5; above a halo of sum
+            0.5, 1.0 or 1.0 whose entries lie side / 48, side / 48 or side / 32 pixels apart.
         kernel_size: k, odd, instead of ``strength``: the paper's filter, pixel by pixel, at every size of picture.
             Default with ``blur``: 3. The paper's setting for ImageNet at 224 px is 9.
         blur: the blur parameter p_b in (0, 1], instead of ``strength``. Default with ``kernel_size``: 0.3 for k = 3
@@ -140,7 +141,7 @@ class CUDAPoison(Poison):
         Args:
             labels: class labels.
             image_size: side or (height, width) in pixels; needed where the filters grow with the picture. From 72 px
-                on the entries of what is returned stand for ``round(side / 48)`` pixels each.
+                on the entries of what is returned stand for several pixels each.
         """
         if image_size is None:
             if self._grows:
@@ -155,11 +156,11 @@ class CUDAPoison(Poison):
 
     def _shape(self, side: int) -> Shape:
         """The filter of a picture with this shorter side."""
-        step = min(MAX_STEP, round(side / TRAIN_SIDE)) if self._grows else 1
-        if step > 1:
-            return Shape(3, HALO[self.strength or "normal"], step)
+        strength = self.strength or "normal"
+        if self._grows and side >= HALO_SIDE:
+            return Shape(3, HALO[strength], min(MAX_STEP, round(side / REACH[strength])))
         size = self.kernel_size or 3
-        blur = BLUR[self.strength or "normal"] if self._grows else self.blur
+        blur = BLUR[strength] if self._grows else self.blur
         return Shape(size, default_blur(size) if blur is None else blur, 1)
 
     def _protect(
