@@ -86,7 +86,9 @@ def chunks(data: bytes) -> set[str]:
 
 def command(*arguments: object, shard_bytes: int | None = None, **options) -> subprocess.Popen:
     """`unlearnable protect` in a process of its own, in a process group of its own."""
-    code = "import sys; from unlearnable_transforms.protection import shards; "
+    # A background job of a shell ignores Ctrl-C, and so would this process: not what is to be tested.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from unlearnable_transforms.protection import shards; "
     code += f"shards.SHARD_BYTES = {shard_bytes} or shards.SHARD_BYTES; "
     code += "from unlearnable_transforms.cli.main import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
