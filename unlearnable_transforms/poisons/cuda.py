@@ -219,7 +219,8 @@ class CUDAPoison(Poison):
             if token not in self._explicit:
                 raise SampleError(self._no_filter(token))
             return self._explicit[token]
-        shape = self._shape(side)._replace(step=min(2, self._shape(side).step))  # one filter for all halos
+        shape = self._shape(side)
+        shape = shape._replace(step=min(2, shape.step))  # one filter for all halos
         if (token, shape) not in self._made:
             self._made[token, shape] = self._make_filter(token, shape)
         return self._made[token, shape]
