@@ -23,7 +23,7 @@ import pytest
 from datasets.fingerprint import Hasher
 from PIL import Image
 
-from unlearnable_transforms import CUDAPoison, EMPoison, Key, PILPoison, Poison, REMPoison, SEMPoison, TAPPoison
+from unlearnable_transforms import Chain, CUDAPoison, EMPoison, Key, PILPoison, Poison, REMPoison, SEMPoison, TAPPoison
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -61,6 +61,10 @@ def fitted(method: Callable[..., Poison], labels: list, **arguments) -> Callable
     return make
 
 
+def chain(key: Key, data) -> Chain:
+    return Chain([PILPoison(key=key), CUDAPoison(key=key), SEMPoison(key=key, **TINY)], data=data)
+
+
 # Every method, in the ways that differ: name -> (how to make it, labels for five pictures). test_roads.py takes each of
 # them down every road, test_state.py pickles and fingerprints them.
 POISONS: dict[str, tuple[Callable[[], Poison], list]] = {
@@ -78,6 +82,7 @@ POISONS: dict[str, tuple[Callable[[], Poison], list]] = {
     "sem": (fitted(SEMPoison, NUMBERS, **TINY), NUMBERS),
     "rem": (fitted(REMPoison, NUMBERS, **TINY), NUMBERS),
     "tap": (fitted(TAPPoison, NUMBERS, **TINY, restarts=2), NUMBERS),
+    "chain": (fitted(chain, NUMBERS), NUMBERS),
 }
 
 

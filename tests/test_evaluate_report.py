@@ -28,7 +28,7 @@ from unlearnable_transforms.evaluation.metrics import (
 )
 from unlearnable_transforms.evaluation.pictures import looks, quality
 from unlearnable_transforms.evaluation.report import Report
-from unlearnable_transforms.evaluation.sets import TrainingSet, change_of, noise_of_equal_psnr, training_sets
+from unlearnable_transforms.evaluation.sets import TrainingSet, change_of, noise_of_psnr, training_sets
 from unlearnable_transforms.pixels import psnr
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
@@ -253,11 +253,12 @@ def test_noise_control_is_as_strong_as_the_protection_and_fixed():
     rng = np.random.default_rng(0)
     clean = rng.integers(20, 236, (32, 32, 3), dtype=np.uint8)
     changed = np.clip(clean.astype(int) + rng.choice([-8, 8], clean.shape), 0, 255).astype(np.uint8)
-    noisy = noise_of_equal_psnr(clean, changed, 5)
+    wanted = psnr(clean, changed)
+    noisy = noise_of_psnr(clean, wanted, 5)
     assert psnr(clean, noisy) == pytest.approx(psnr(clean, changed), abs=0.05)
-    assert np.array_equal(noisy, noise_of_equal_psnr(clean, changed, 5))
-    assert not np.array_equal(noisy, noise_of_equal_psnr(clean, changed, 6))
-    assert np.array_equal(noise_of_equal_psnr(clean, clean, 5), clean)
+    assert np.array_equal(noisy, noise_of_psnr(clean, wanted, 5))
+    assert not np.array_equal(noisy, noise_of_psnr(clean, wanted, 6))
+    assert np.array_equal(noise_of_psnr(clean, float("inf"), 5), clean)
 
 
 def test_quality_by_hand():

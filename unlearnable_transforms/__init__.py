@@ -20,6 +20,7 @@ _EXPORTS = {
     "REMPoison": "poisons.rem",
     "TAPPoison": "poisons.tap",
     "PILPoison": "poisons.pil",
+    "Chain": "poisons.chain",
     "FitWarning": "poisons.fitted",
     "NoiseError": "noise.table",
     "list_poisons": "poisons",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from .poisons.base import NotFittedError as NotFittedError
     from .poisons.base import Poison as Poison
     from .poisons.base import UnchangedWarning as UnchangedWarning
+    from .poisons.chain import Chain as Chain
     from .poisons.cuda import CUDAPoison as CUDAPoison
     from .poisons.em import EMPoison as EMPoison
     from .poisons.fitted import FitWarning as FitWarning

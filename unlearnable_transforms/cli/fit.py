@@ -38,17 +38,21 @@ def run(args: argparse.Namespace) -> int:
     from ..protection.fitting import fit_source
 
     poison = make_poison(args)
-    if not isinstance(poison, FittedPoison):
+    links = [link for link in getattr(poison, "links", [poison]) if isinstance(link, FittedPoison)]
+    if not links:
         raise ValueError(f"the method {args.method} needs no fit: use `unlearnable protect`")
     try:
         fit_source(args.source, poison, config=args.config)
     except KeyboardInterrupt:
         print("\nstopped; what is done is kept, run the same command again to continue", file=sys.stderr)
         return INTERRUPTED
-    report = poison.report
-    print(f"noise {poison.noise} for {report['rows']} pictures, at most {report['largest_delta']} levels")
-    print(
-        f"the surrogate is right on {report['surrogate_accuracy']:.1%} of the protected pictures; a linear classifier "
-        f"tells the classes of {report['separability']:.1%} of held-out noise"
-    )
+    for link in links:
+        report = link.report
+        print(
+            f"{link.name}: noise {link.noise} for {report['rows']} pictures, at most {report['largest_delta']} levels"
+        )
+        print(
+            f"the surrogate is right on {report['surrogate_accuracy']:.1%} of the protected pictures; a linear "
+            f"classifier tells the classes of {report['separability']:.1%} of held-out noise"
+        )
     return 0

@@ -13,7 +13,12 @@ METHOD_OPTIONS = ("strength", "kernel_size", "blur", "preset", "eps", "image_key
 def add_method_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--method`` and what belongs to it."""
     add = parser.add_argument_group("method").add_argument
-    add("--method", default="cuda", metavar="NAME", help="see `unlearnable methods` (default: cuda)")
+    add(
+        "--method",
+        default="cuda",
+        metavar="NAME",
+        help="see `unlearnable methods`; several with commas make a chain, cuda,pil (default: cuda)",
+    )
     add(
         "--strength",
         choices=("subtle", "normal", "strong"),
@@ -37,21 +42,28 @@ def count(text: str) -> int:
 
 
 def make_poison(args: argparse.Namespace) -> "Poison":
-    """The method that the arguments ask for.
+    """The method that the arguments ask for, or the chain. An option goes to every link that knows it.
 
     Raises:
         KeyError: no such method.
-        ValueError: the method has no such option.
+        ValueError: no link has such an option.
     """
     from ..keys import Key
     from ..poisons import get_poison
+    from ..poisons.chain import Chain
 
-    method = get_poison(args.method)
+    methods = [get_poison(name) for name in args.method.split(",")]
     given = {name: getattr(args, name) for name in METHOD_OPTIONS if getattr(args, name) is not None}
-    unknown = sorted(set(given) - _arguments_of(method))
+    known = [_arguments_of(method) for method in methods]
+    unknown = sorted(set(given).difference(*known))
     if unknown:
         raise ValueError(f"the method {args.method} has no option --{unknown[0].replace('_', '-')}")
-    return method(key=Key.load(args.key), **given)
+    key = Key.load(args.key)
+    links = [
+        method(key=key, **{name: value for name, value in given.items() if name in names})
+        for method, names in zip(methods, known, strict=True)
+    ]
+    return links[0] if len(links) == 1 else Chain(links)
 
 
 def _arguments_of(method: type["Poison"]) -> set[str]:

@@ -14,6 +14,7 @@ import torch
 
 from ..pixels import psnr
 from ..poisons.base import Poison
+from ..poisons.chain import Chain
 from ..poisons.fraction import is_chosen
 from ..samples import batch_tokens, sample_id
 from ..training.loop import seeded_generator
@@ -77,7 +78,7 @@ def describe(poison: Poison) -> dict[str, Any]:
 def label_of(poison: Poison) -> str:
     """``cuda (public:screen-0)``, or with the first digits of the key's fingerprint."""
     key = poison.key
-    return poison.name if key is None else f"{poison.name} ({key.name or key.fingerprint[:8]})"
+    return poison.title if key is None else f"{poison.title} ({key.name or key.fingerprint[:8]})"
 
 
 def change_of(poison: Poison, pictures: Pictures) -> Change:
@@ -97,28 +98,32 @@ def fitted(poison: Poison, pictures: Pictures) -> Poison:
 
 
 def _control(label: str, poison: Poison, config: dict[str, Any], clean: Pictures) -> TrainingSet:
-    protect = change_of(poison, clean)
-    if poison.name == "cuda":
-        tokens = batch_tokens(clean.labels, len(clean), poison.classes)
-        one = min(tokens, key=lambda token: (len(token), token))  # class 0, or the first name among the shortest
+    """As much change that says nothing of the class: one filter for all of them, or noise. Of a chain, link by link."""
+    links = poison.links if isinstance(poison, Chain) else (poison,)
+    tokens = batch_tokens(clean.labels, len(clean), poison.classes)
+    one = min(tokens, key=lambda token: (len(token), token))  # class 0, or the first name among the shortest
 
-        def as_one_class(images: list[np.ndarray], rows: Sequence[int]) -> list[np.ndarray]:
-            return poison.protect_arrays(images, [one] * len(images))
+    def change(images: list[np.ndarray], rows: Sequence[int]) -> list[np.ndarray]:
+        before, result = images, images
+        for place, link in enumerate(links, 1):
+            after = Chain(links[:place]).protect_arrays(images, [tokens[row] for row in rows])
+            if link.name == "cuda":
+                result = link.protect_arrays(result, [one] * len(result))
+            else:
+                strengths = [psnr(*pair) for pair in zip(before, after, strict=True)]
+                result = [noise_of_psnr(*args) for args in zip(result, strengths, rows, strict=True)]
+            before = after
+        return result
 
-        made = {"control": "one filter for all classes", "of": config}
-        return TrainingSet(f"{label}, one filter", "control", made, clean, as_one_class, of=label)
-
-    def as_noise(images: list[np.ndarray], rows: Sequence[int]) -> list[np.ndarray]:
-        pairs = zip(images, protect(images, rows), rows, strict=True)
-        return [noise_of_equal_psnr(image, changed, row) for image, changed, row in pairs]
-
-    made = {"control": "random noise of equal PSNR", "of": config}
-    return TrainingSet(f"{label}, random noise", "control", made, clean, as_noise, of=label)
+    names = {link.name for link in links}
+    kinds = ["one filter"] * ("cuda" in names) + ["random noise"] * bool(names - {"cuda"})
+    told = {"one filter": "one filter for all classes", "random noise": "random noise of equal PSNR"}
+    made = {"control": ", ".join(told[kind] for kind in kinds), "of": config}
+    return TrainingSet(f"{label}, {' and '.join(kinds)}", "control", made, clean, change, of=label)
 
 
-def noise_of_equal_psnr(clean: np.ndarray, changed: np.ndarray, row: int) -> np.ndarray:
-    """Gaussian noise on ``clean`` with the PSNR that ``changed`` has, after rounding and clipping. uint8 (H, W, C)."""
-    wanted = psnr(clean, changed)
+def noise_of_psnr(clean: np.ndarray, wanted: float, row: int) -> np.ndarray:
+    """Gaussian noise on ``clean`` with a PSNR of ``wanted`` dB after rounding and clipping. uint8 (H, W, C)."""
     if np.isinf(wanted):
         return clean.copy()
     draws = torch.randn(clean.shape, generator=seeded_generator(row, "equal noise")).numpy()

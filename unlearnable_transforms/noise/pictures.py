@@ -24,6 +24,8 @@ from ..samples import SampleError, batch_tokens, class_tokens, class_value, samp
 from ..sources import find_columns
 from .table import ID, NoiseTable, id_array
 
+CHUNK = 64  # pictures that go through other methods at a time,
+CHUNK_VALUES = 1 << 20  # fewer where they are large
 MIXED_SIDE = 64  # pixels, at which noise for pictures of several sizes is made: about what a victim shrinks them to
 
 
@@ -42,6 +44,8 @@ class Source:
         data: a ``datasets.Dataset``, a torchvision-style data set of ``(image, label)``, or a tuple
             ``(images, labels)`` as ``Poison.apply`` takes them.
         transform: applied to each picture first, as whoever calls the poison does.
+        through: what other methods make of the pictures before: takes and gives opened pictures, with their tokens.
+            The ids are those of the clean pictures.
         image_key, label_key, classes: as the poison's.
 
     Raises:
@@ -52,12 +56,13 @@ class Source:
         self,
         data: Any,
         transform: Callable[[Any], Any] | None = None,
+        through: Callable[[list[np.ndarray], list[str]], list[np.ndarray]] | None = None,
         *,
         image_key: str | None = None,
         label_key: str | None = None,
         classes: list | None = None,
     ) -> None:
-        self.transform, self.classes = transform, classes
+        self.transform, self.through, self.classes = transform, through, classes
         kind = type(data).__name__
         ours = type(data).__module__.startswith("datasets.")
         if kind in ("DatasetDict", "IterableDatasetDict"):
@@ -90,13 +95,33 @@ class Source:
         Raises:
             SampleError: a picture or label that cannot be read; the row is named.
         """
+        waiting: list[Sample] = []
         for row, (image, label) in enumerate(self._rows()):
             try:
                 opened = open_image(image if self.transform is None else self.transform(image))
                 (token,) = batch_tokens([label], 1, self.classes)
             except (TypeError, ValueError) as error:
                 raise SampleError.at([row], error) from None
-            yield Sample(opened.colour, token, sample_id(opened.colour, token))
+            sample = Sample(opened.colour, token, sample_id(opened.colour, token))
+            if self.through is None:
+                yield sample
+                continue
+            waiting.append(sample)
+            if len(waiting) == CHUNK or sample.colour.size > CHUNK_VALUES:
+                yield from self._changed(waiting, row)
+                waiting = []
+        yield from self._changed(waiting, row) if waiting else ()
+
+    def _changed(self, samples: list[Sample], last: int) -> Iterator[Sample]:
+        """The same with the pixels that the methods before make of them; ``last`` is the row of the last."""
+        assert self.through is not None
+        try:
+            changed = self.through([sample.colour for sample in samples], [sample.token for sample in samples])
+        except SampleError as error:
+            first = last + 1 - len(samples)
+            raise SampleError.at([first + row for row in error.rows], error) from None
+        for sample, colour in zip(samples, changed, strict=True):
+            yield sample._replace(colour=colour)
 
     def _rows(self) -> Iterator[tuple[Any, Any]]:
         if self._columns is not None:

@@ -64,6 +64,7 @@ class Poison:
     name: ClassVar[str]
     version: ClassVar[int] = 1
     needs_ids: ClassVar[bool] = False  # whether _protect looks at the sample ids
+    after: "tuple[Poison, ...]" = ()  # the links before it, where the method stands in a chain
 
     def __init__(
         self,
@@ -297,6 +298,11 @@ class Poison:
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
+    @property
+    def title(self) -> str:
+        """The name to show in tables; a chain has those of its links."""
+        return self.name
+
     def public_config(self) -> dict[str, Any]:
         """What may be published of a method: name, version, public arguments, the key's fingerprint."""
         return {
@@ -305,6 +311,10 @@ class Poison:
             "arguments": self.public_arguments(),
             "key_fingerprint": None if self.key is None else self.key.fingerprint,
         }
+
+    def private_config(self) -> dict[str, Any]:
+        """As :meth:`public_config`, with the arguments that stay private: equal methods give equal ones."""
+        return {**self.public_config(), "arguments": self.arguments()}
 
     def __getstate__(self) -> dict[str, Any]:
         # Canonical, so that `datasets` finds its cache in another process, and never the lazily filled attributes.

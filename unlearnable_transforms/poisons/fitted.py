@@ -20,6 +20,7 @@ from ..noise.table import ID, NoiseError, Shard, id_array
 from ..pixels import psnr
 from ..samples import SampleError, class_tokens, sample_id
 from .base import Poison
+from .chain import Chain
 from .checks import separability
 
 MISS = (
@@ -250,8 +251,9 @@ class FittedPoison(Poison):
         return entry
 
     def _source(self, data: Any, transform: Callable | None) -> Source:
+        through = Chain(self.after).protect_arrays if self.after else None
         return Source(
-            data, transform, image_key=self.image_key, label_key=self.label_key, classes=self.classes
+            data, transform, through, image_key=self.image_key, label_key=self.label_key, classes=self.classes
         )  # fmt: skip
 
     def _cache(self) -> NoiseCache:
@@ -262,6 +264,8 @@ class FittedPoison(Poison):
         if self.classes is not None:
             ours["classes"] = sorted(class_tokens(self.classes))
         about = {"method": self.name, "version": self.version, "key_fingerprint": self.key.fingerprint}
+        if self.after:
+            about["after"] = [link.private_config() for link in self.after]
         return NoiseCache({**about, "arguments": ours})
 
     def _attach(self, entry: Entry) -> None:
