@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from unlearnable_transforms.training.loop import DIGITS, History, PixelModel, Recipe, accuracy, predict, train
-from unlearnable_transforms.training.transforms import crop_flip
+from unlearnable_transforms.training.transforms import crop_flip, resized_crop_flip
 from unlearnable_transforms.victims.nets import ResNet9
 from unlearnable_transforms.victims.registry import build_victim, initialise
 
@@ -85,6 +85,45 @@ def test_crop_flip_gradient_counts_the_pixels_kept():
     assert images.grad is not None
     assert set(images.grad.unique().tolist()) == {0.0, 2.0}
     assert images.grad.eq(2).sum() == out.ne(0).sum()
+
+
+@pytest.mark.parametrize("size", [(40, 40), (30, 60)])
+def test_resized_crop_flip_gives_the_parts_that_it_says(size):
+    height, width = size
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    image = torch.stack([rows.float(), columns.float(), torch.ones(size)])
+    out = resized_crop_flip(image.expand(2000, -1, -1, -1), _seeded(0))
+    assert out.shape == (2000, 3, height, width)
+    assert (out[:, 2] - 1).abs().max() < 1e-5  # never outside the image
+    # Coordinates grow in straight lines: the slope is the share of the side that the part takes.
+    high = (out[:, 0, 20, 5] - out[:, 0, 10, 5]) / 10
+    wide = (out[:, 1, 5, 20] - out[:, 1, 5, 10]) / 10
+    middle = (high > 0.15) & (high < 0.9) & (wide.abs() < 0.9)  # borders repeat their pixels
+    area, ratio = high * wide.abs(), wide.abs() * width / (high * height)
+    assert 0.08 <= area[middle].min() < 0.1
+    assert 0.7 < ratio[middle].min() < 0.78
+    assert 1.28 < ratio[middle].max() < 1.36
+    if size == (40, 40):  # elsewhere wide parts are cut down to the image
+        assert area.mean() == pytest.approx(0.54, abs=0.03)
+    assert (wide < 0).float().mean() == pytest.approx(0.5, abs=0.05)
+    top = out[:, 0, 0, 5]
+    assert top[middle].min() < 1
+    assert (out[:, 0, -1, 5])[middle].max() > height - 2
+
+
+def test_resized_crop_flip_is_differentiable_and_repeatable():
+    images = torch.rand(4, 3, 16, 12, generator=_seeded(2)).requires_grad_()
+    out = resized_crop_flip(images, _seeded(1))
+    assert out.equal(resized_crop_flip(images, _seeded(1)))
+    (gradient,) = torch.autograd.grad(out.sum(), images)
+    assert gradient.sum() == pytest.approx(out.numel(), rel=1e-4)
+    whole = resized_crop_flip(images, _seeded(1), scale=(1.0, 1.0), ratio=(12 / 16, 12 / 16))
+    flipped = torch.stack(
+        [min((image, image.flip(2)), key=lambda x: (x - y).abs().max()) for image, y in zip(images, whole, strict=True)]
+    )
+    assert torch.allclose(whole, flipped, atol=1e-5)
+    with pytest.raises(ValueError, match="must have shape"):
+        resized_crop_flip(torch.zeros(3, 8, 8), _seeded(0))
 
 
 def test_crop_flip_bad_input():

@@ -19,7 +19,7 @@ t is a random crop and flip, drawn for each picture and sample. What a method sa
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal, Unpack, get_args
 
 import numpy as np
 import torch
@@ -30,13 +30,13 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from ..keys import Key
 from ..noise.pictures import Pictures
 from ..training.attacks import attacking, pgd, random_start, summed_cross_entropy
-from ..training.transforms import crop_flip
+from ..training.transforms import crop_flip, resized_crop_flip
 from ..victims import build_victim, list_victims
 from ..victims.nets import PixelModel
 from .fitted import PASS, FitArguments, FittedPoison, Learnt, equal_channels
 from .surrogate import Schedule, Surrogate
 
-Augment = Literal["crop-flip", "crop", "none"]
+Augment = Literal["crop-flip", "crop", "resized-crop", "none"]
 LARGE_SIDE = 96  # pixels, from which on a preset for large pictures is taken where there is one
 LEARNT = 0.25  # of the way from guessing to certainty: a surrogate that has not come so far has no shortcut to give
 STATISTICS = 10_000  # pictures, for the surrogate's normalisation
@@ -58,7 +58,8 @@ class Settings:
         ramp: share of the steps over which the perturbation grows from 0 to ``radius``.
         attack_steps: A, of the attack that finds it; each of 2 * radius / A.
         final_noise_steps, final_samples: K and S of the noise that is kept; None: the same.
-        augment: the transform t: "crop-flip", "crop" or "none", cropping after zero padding of an eighth.
+        augment: the transform t: "crop-flip" and "crop" after zero padding of an eighth; "resized-crop", a random part
+            enlarged, and flipped; or "none".
     """
 
     surrogate: str = "resnet18"
@@ -84,8 +85,8 @@ class Settings:
             raise ValueError("steps, noise_steps, samples and attack_steps are at least 1, batch_size is at least 2")
         if self.radius < 0 or not 0 <= self.ramp <= 1 or self.rate <= 0 or not 0 <= self.warmup <= 1:
             raise ValueError("radius is at least 0, rate above 0, ramp and warmup lie in [0, 1]")
-        if self.augment not in ("crop-flip", "crop", "none"):
-            raise ValueError(f'augment is "crop-flip", "crop" or "none", got {self.augment!r}')
+        if self.augment not in get_args(Augment):
+            raise ValueError(f"augment is one of {', '.join(get_args(Augment))}, got {self.augment!r}")
 
     def at(self, progress: float) -> "Settings":
         """The same at ``progress`` in [0, 1] of the steps, when the radius has not grown to its full size yet."""
@@ -336,6 +337,8 @@ def transformed(pixels: Tensor, augment: Augment, generator: torch.Generator) ->
     """The random transform t, differentiable: float (B, 3, H, W)."""
     if augment == "none":
         return pixels
+    if augment == "resized-crop":
+        return resized_crop_flip(pixels, generator)
     padding = max(1, min(pixels.shape[2:]) // 8)
     return crop_flip(pixels, generator, padding=padding, flip=augment == "crop-flip")
 

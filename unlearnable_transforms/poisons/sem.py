@@ -30,7 +30,8 @@ class SEMPoison(OptimisedPoison):
     presets: ClassVar = {
         "paper": Settings(steps=5000, noise_steps=10, samples=5, radius=4 / 255, attack_steps=10),
         "paper-large": Settings(
-            steps=3000, noise_steps=7, noise_step_size=2 / 255, samples=4, radius=4 / 255, attack_steps=7
+            steps=3000, noise_steps=7, noise_step_size=2 / 255, samples=4, radius=4 / 255, attack_steps=7,
+            augment="resized-crop",
         ),
         "fast": Settings(
             steps=2000, warmup=0.05, cuts=(0.8,), noise_steps=5, radius=4 / 255, ramp=0.6, attack_steps=3,

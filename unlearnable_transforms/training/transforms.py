@@ -1,5 +1,6 @@
 """Random transforms of whole batches: vectorised, differentiable, on any device; and libraries' transforms, seeded."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -42,6 +43,43 @@ def crop_flip(images: Tensor, generator: torch.Generator, *, padding: int, flip:
     place = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
     place = place.view(batch, 1, height * width).expand(batch, channels, height * width)
     return padded.flatten(2).gather(2, place).view(batch, channels, height, width)
+
+
+def resized_crop_flip(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Tensor:
+    """A random part of each image, enlarged to the size of the whole, and a random horizontal flip.
+
+    What torchvision's RandomResizedCrop and RandomHorizontalFlip do, bilinear, for a whole batch at once and
+    differentiable. A part that would not fit is cut down to the image instead of drawn again.
+
+    Args:
+        images: float (B, C, H, W), any device. May require gradients.
+        generator: source of the draws; a CPU generator gives the same draws for every device of `images`.
+        scale: bounds of the part's share of the area.
+        ratio: bounds of its width over its height, drawn evenly on the logarithm.
+
+    Returns a new tensor of the same shape, dtype and device.
+    Raises ValueError for a shape that is not 4-d.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")
+    batch, _, height, width = images.shape
+    area, shape, top, left, side = torch.rand(5, batch, generator=generator, device=generator.device)
+    area = scale[0] + (scale[1] - scale[0]) * area
+    shape = (math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * shape).exp() * height / width
+    high, wide = (area / shape).sqrt().clamp(max=1), (area * shape).sqrt().clamp(max=1)  # shares of the sides
+    theta = torch.zeros(batch, 2, 3)
+    theta[:, 0, 0] = torch.where(side < 0.5, -wide, wide)
+    theta[:, 1, 1] = high
+    theta[:, 0, 2] = (1 - wide) * (2 * left - 1)  # in [-1, 1], where the image reaches from -1 to 1
+    theta[:, 1, 2] = (1 - high) * (2 * top - 1)
+    grid = F.affine_grid(theta.to(images.device, images.dtype), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 @contextmanager
