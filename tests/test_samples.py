@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 
 from unlearnable_transforms import SampleError
 from unlearnable_transforms.containers import open_image
-from unlearnable_transforms.samples import SampleTypeError, batch_tokens, class_token, name_rows, sample_id
+from unlearnable_transforms.samples import SampleTypeError, batch_tokens, class_token, name_rows, sample_id, sample_ids
 
 
 class Animal(IntEnum):
@@ -232,6 +232,15 @@ def rotated(image: np.ndarray) -> bytes:
 def test_ids_are_the_same_over_every_container(container):
     image = pixels(9, 7, 3)
     assert sample_id(open_image(container(image)).colour, "s:x") == sample_id(image, "s:x")
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 12, 10), (4, 1, 12, 10), (2, 3, 1, 1), (1, 1, 7, 300), (0, 3, 8, 8)], ids=str)
+def test_ids_of_a_batch_are_those_of_its_pictures(shape):
+    images, tokens = torch.from_numpy(pixels(*shape)), ["i:1", "s:möwe", "i:1", "i:2"][: shape[0]]
+    expected = [sample_id(image.permute(1, 2, 0).numpy(), token) for image, token in zip(images, tokens, strict=True)]
+    assert sample_ids(images, tokens) == expected
+    turned = images.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)
+    assert sample_ids(turned, tokens) == expected
 
 
 def test_golden_id():

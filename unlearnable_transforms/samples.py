@@ -191,3 +191,24 @@ def sample_id(pixels: np.ndarray, token: str) -> bytes:
     digest.update(np.ascontiguousarray(pixels).data)
     digest.update(f"|{pixels.shape[0]}x{pixels.shape[1]}|{token}".encode())
     return digest.digest()
+
+
+def sample_ids(images: torch.Tensor, tokens: Sequence[str]) -> list[bytes]:
+    """:func:`sample_id` of each picture of a batch, several times faster.
+
+    Args:
+        images: uint8 (B, C, H, W) on the CPU, C = 1 or 3.
+        tokens: class token of each.
+    """
+    count, channels, height, width = images.shape
+    pixels = np.empty((count, height, width, 3), np.uint8)
+    planes = images.numpy()
+    for channel in range(3):  # three strided copies: far faster than one transposition
+        pixels[..., channel] = planes[:, channel % channels]
+    ends = {token: f"|{height}x{width}|{token}".encode() for token in set(tokens)}
+    result = []
+    for picture, token in zip(pixels.reshape(count, height * width * 3), tokens, strict=True):
+        digest = xxhash.xxh3_128(picture.data)
+        digest.update(ends[token])
+        result.append(digest.digest())
+    return result

@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from ..containers import Opened, check_batch, is_batch, open_chunks, open_image
 from ..keys import Key
 from ..pixels import chunk_length, equal_arrays, unchanged_rows
-from ..samples import SampleError, batch_tokens, class_token, class_tokens, class_value, name_rows, sample_id
+from ..samples import SampleError, batch_tokens, class_token, class_tokens, class_value, name_rows, sample_ids
 from ..sources import find_columns, image_columns, image_values, is_train_split, refuse_second_image, stored_images
 
 REGISTRY: dict[str, type["Poison"]] = {}
@@ -281,10 +281,7 @@ class Poison:
 
     def _protect_rows(self, images: torch.Tensor, tokens: Sequence[str], rows: Sequence[int]) -> torch.Tensor:
         """Protect a batch whose pictures stand at ``rows`` of what the caller passed: errors name those."""
-        ids = None
-        if self.needs_ids:
-            pixels = images.permute(0, 2, 3, 1).numpy()
-            ids = [sample_id(image, token) for image, token in zip(pixels, tokens, strict=True)]
+        ids = sample_ids(images, tokens) if self.needs_ids else None
         try:
             return self._protect(images, tokens, ids)
         except SampleError as error:
