@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from unlearnable_transforms import EMPoison, FitWarning, Key, PILPoison, REMPoison, SampleError, SEMPoison, TAPPoison
 from unlearnable_transforms.noise.pictures import Pictures, Source
-from unlearnable_transforms.poisons import optimised, surrogate
+from unlearnable_transforms.poisons import optimised, pil, surrogate
 from unlearnable_transforms.poisons.optimised import Settings
 
 SHORT = {"surrogate": "smallcnn", "steps": 3, "batch_size": 32, "noise_steps": 3, "attack_steps": 2, "augment": "crop"}
@@ -296,9 +296,30 @@ def test_good_noise_is_not_complained_about():
     data = load_digits()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        poison = PILPoison(Key.public("good")).fit(((data.images * 255 / 16).astype(np.uint8), data.target))
+        poison = PILPoison(Key.public("good"), eps=48 / 255).fit(
+            ((data.images * 255 / 16).astype(np.uint8), data.target)
+        )
     assert poison.report["surrogate_accuracy"] > 0.7
     assert poison.report["separability"] > 0.9
+    assert poison.report["quick_protected"] > poison.report["quick_clean"] + 0.3
+
+
+def test_noise_that_no_network_goes_by_is_told(monkeypatch):
+    """White noise of each picture's own that a linear classifier of the surrogate's kind still knows the class by."""
+    data = load_digits()
+    images = np.kron(data.images * 255 / 16, np.ones((2, 2))).astype(np.uint8)[:1200]
+    monkeypatch.setattr(pil, "INITIAL", 1.0)
+    with pytest.warns(FitWarning, match="does not go by the noise"):
+        report = PILPoison(Key.public("white"), eps=2 / 255).fit((images, data.target[:1200])).report
+    assert report["surrogate_accuracy"] > 0.9
+    assert report["separability"] > 0.9
+    assert report["quick_protected"] - report["quick_clean"] < 0.1
+
+
+def test_too_few_pictures_are_not_judged_by_a_network(digits):
+    report = PILPoison(KEY).fit(digits).report
+    assert report["quick_protected"] is None
+    assert report["quick_clean"] is None
 
 
 # ---- arguments ----

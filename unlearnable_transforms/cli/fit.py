@@ -55,4 +55,9 @@ def run(args: argparse.Namespace) -> int:
             f"the surrogate is right on {report['surrogate_accuracy']:.1%} of the protected pictures; a linear "
             f"classifier tells the classes of {report['separability']:.1%} of held-out noise"
         )
+        if report["quick_protected"] is not None:
+            print(
+                f"a small network that trained on protected pictures is right on {report['quick_protected']:.1%} of "
+                f"others with noise and on {report['quick_clean']:.1%} without"
+            )
     return 0

@@ -21,7 +21,7 @@ from ..pixels import psnr
 from ..samples import SampleError, class_tokens, sample_id
 from .base import Poison
 from .chain import Chain
-from .checks import separability
+from .checks import quick_victim, separability
 
 MISS = (
     "the fit has not seen these pictures, so there is no noise for them. Usual causes: a resize or another transform "
@@ -30,6 +30,7 @@ MISS = (
 )
 
 
+TAKEN = 0.15  # of what can be: the least that noise must move a small network by, see checks.quick_victim
 PASS = 128  # pictures: the unit in which the literature counts passes
 
 
@@ -140,6 +141,12 @@ class FittedPoison(Poison):
                 f"a linear classifier tells the classes of only {report['separability']:.0%} of held-out noise: there "
                 "is no shortcut in it"
             )
+        protected, clean = report["quick_protected"], report["quick_clean"]
+        if protected is not None and protected - clean < TAKEN * (1 - 1 / report["classes"]):
+            return (
+                f"a small network that trained on protected pictures is right on {protected:.0%} of others with noise "
+                f"and on {clean:.0%} without: it does not go by the noise"
+            )
         return None
 
     # ---- fitting --------------------------------------------------------------------------------------------------
@@ -155,7 +162,8 @@ class FittedPoison(Poison):
 
     @property
     def report(self) -> dict[str, Any]:
-        """What the fit found: ``surrogate_accuracy``, ``separability``, ``psnr``, ``passes`` and so on."""
+        """What the fit found: ``surrogate_accuracy``, ``separability``, ``quick_protected`` and ``quick_clean`` (see
+        ``checks.quick_victim``), ``psnr``, ``passes`` and so on."""
         return self._entry().report
 
     def arguments(self) -> dict[str, Any]:
@@ -227,7 +235,10 @@ class FittedPoison(Poison):
         noise = _buffer(work / "noise", (len(pictures), 3, *pictures.size))
         learnt = self._learn(pictures, noise, work)
         shards, measured = _shards(pictures, noise, self.levels, work)
+        seen = quick_victim(pictures, noise, self._stream("quick victim"))
         report = {
+            "quick_protected": None if seen is None else seen[0],
+            "quick_clean": None if seen is None else seen[1],
             "surrogate_accuracy": learnt["accuracy"],
             "target_share": learnt["target"],
             "separability": separability(noise, pictures.labels, self._stream("separability")),
