@@ -83,8 +83,22 @@ def unchanged_rows(before: torch.Tensor, after: torch.Tensor) -> list[int]:
     The middle pixel is compared first: only rows that agree there are compared whole.
     """
     middle = (slice(None), 0, before.shape[2] // 2, before.shape[3] // 2)
-    same = (before[middle] == after[middle]).nonzero().flatten()
-    return [row for row in same.tolist() if torch.equal(before[row], after[row])]
+    a, b = before.numpy(), after.numpy()  # far faster than torch
+    rows = np.flatnonzero(a[middle] == b[middle])
+    return rows[(a[rows] == b[rows]).all((1, 2, 3))].tolist()
+
+
+def grey_rows(images: torch.Tensor) -> torch.Tensor:
+    """Which pictures of a uint8 batch (B, C, H, W) have equal channels, bool (B,); C = 1 or 3.
+
+    The middle pixel is compared first: only rows that agree there are compared whole.
+    """
+    values = images.numpy()
+    middle = values[:, :, images.shape[2] // 2, images.shape[3] // 2]
+    grey = (middle == middle[:, :1]).all(1)
+    rows = np.flatnonzero(grey)
+    grey[rows] = (values[rows, 1:] == values[rows, :1]).all((1, 2, 3))
+    return torch.from_numpy(grey)
 
 
 def equal_arrays(before: np.ndarray, after: np.ndarray) -> bool:
