@@ -12,7 +12,7 @@ any more. Two linear layers are one matrix W = W2 W1, so the gradients have a cl
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import torch
@@ -22,9 +22,11 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..keys import Key
 from ..noise.pictures import Pictures
+from ..training.transforms import crop_flip
 from .base import register
 from .fitted import PASS, FitArguments, FittedPoison, Learnt, equal_channels
 
+Augment = Literal["crop-flip", "crop", "none"]
 BATCH = 512
 INITIAL = 0.01  # of the usual size: what the first layer starts with stays in W, is white noise, and does not protect
 
@@ -39,6 +41,9 @@ class PILPoison(FittedPoison):
         steps: sign steps of the noise.
         step_size: in units of 1 = white; None: a tenth of ``eps``, the paper's.
         weight: lambda, in [0, 1].
+        augment: of the pictures that the surrogate trains on: "crop-flip", "crop" (for pictures that must not be
+            mirrored, digits for one) or "none". Not the paper's: what a linear model learns pixel by pixel does not
+            survive a victim's crops and flips, and with it the noise does.
         **common: see :class:`~unlearnable_transforms.poisons.fitted.FittedPoison`.
 
     Raises:
@@ -53,15 +58,22 @@ class PILPoison(FittedPoison):
         steps: int = 30,
         step_size: float | None = None,
         weight: float = 0.9,
+        augment: Augment = "crop-flip",
         **common: Unpack[FitArguments],
     ) -> None:
         if epochs < 1 or steps < 1 or not 0 <= weight <= 1:
             raise ValueError("PIL needs epochs >= 1, steps >= 1 and weight (lambda) in [0, 1]")
+        if augment not in get_args(Augment):
+            raise ValueError(f"augment is one of {', '.join(get_args(Augment))}, got {augment!r}")
         self.epochs, self.steps, self.step_size, self.weight = epochs, steps, step_size, weight
+        self.augment = augment
         super().__init__(key, **common)
 
     def settings(self) -> dict[str, Any]:
-        return {"epochs": self.epochs, "steps": self.steps, "step_size": self.step_size, "weight": self.weight}
+        return {
+            "epochs": self.epochs, "steps": self.steps, "step_size": self.step_size, "weight": self.weight,
+            "augment": self.augment,
+        }  # fmt: skip
 
     def _learn(self, pictures: Pictures, noise: np.memmap, work: Path) -> Learnt:
         surrogate = self._train(pictures)
@@ -86,8 +98,9 @@ class PILPoison(FittedPoison):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
         for epoch in tqdm(range(self.epochs), "PIL, surrogate", disable=None):
             order = self._stream("order", epoch).permutation(len(pictures))
+            generator = self._generator("augment", epoch)
             for rows in _batches(len(order)):
-                pixels = _flat(pictures.batch(order[rows]))
+                pixels = _flat(augmented(pictures.batch(order[rows]), self.augment, generator))
                 loss = F.cross_entropy(pixels @ layers[0].T @ layers[1].T, pictures.labels[order[rows]])
                 optimizer.zero_grad()
                 loss.backward()
@@ -119,6 +132,13 @@ class PILPoison(FittedPoison):
             direction = equal_channels(gradient.view(shape), grey).flatten(1).sign()
             delta = (delta - step_size * direction).clamp(-self.eps, self.eps)
         return delta
+
+
+def augmented(images: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
+    """Uint8 (B, C, H, W), cropped after zero padding of an eighth and flipped, each on its own."""
+    if augment == "none":
+        return images
+    return crop_flip(images, generator, padding=max(1, min(images.shape[2:]) // 8), flip=augment == "crop-flip")
 
 
 def _flat(images: Tensor) -> Tensor:

@@ -1,0 +1,152 @@
+"""All methods and three chains under eight kinds of training: `python tests/benchmarks/methods.py [--draw]`.
+
+Prints {clean, every method, three chains, controls} x {plain training, grayscale, JPEG-10, COIN, RSK+FF, orthogonal
+projection, FGSM-RS adversarial training, UEraser-lite}: a ResNet-9 on the first 10,000 rows of CIFAR-10's training
+set, tested on the clean test set, one key, one training seed; then three seeds, and three fresh keys, of the three
+methods whose highest accuracy is lowest, under the three defenses that are worst for each. Fitted methods are fitted
+with preset `cpu`. Behind the table: how much each method changes a picture, and Kendall's tau between its columns and
+published ones of ResNet-18. Every training is kept as a JSON file: a stopped run goes on. `--draw` trains nothing and
+prints what is there. `--write` brings the figures into the package, for `ut.recommended`.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import disable_progress_bars, load_dataset
+from scipy.stats import kendalltau
+
+from unlearnable_transforms import Chain, CUDAPoison, Key, Poison, Report, SEMPoison, evaluate, get_poison
+from unlearnable_transforms.pixels import gain_fitted_psnr, psnr, ssim
+from unlearnable_transforms.workers import cores
+
+ROOT = Path(__file__).parents[2]
+KEY, FRESH_KEYS = "screen-0", ("screen-1", "screen-2", "screen-3")
+DEFENSES = (
+    "erm", "grayscale", "jpeg:quality=10", "coin", "rsk-ff", "orthogonal-projection", "at-fgsm", "ueraser:variant=lite",
+)  # fmt: skip
+TRAINING, ATTACKER = range(10_000), range(10_000, 20_000)
+BEST, WORST, SEEDS = 3, 3, (0, 1, 2)
+SINGLE = ("cuda", "sem", "em", "rem", "tap", "pil", "lsp", "ar", "ops")
+CHAINS: dict[str, Callable[[Key], Poison]] = {
+    "cuda > sem": lambda key: Chain([CUDAPoison(key=key), SEMPoison(key=key)]),
+    "sem > cuda": lambda key: Chain([SEMPoison(key=key), CUDAPoison(key=key)]),
+    "cuda > ops": lambda key: Chain([CUDAPoison(key=key), get_poison("ops")(key=key)]),
+}
+# Clean test accuracy in % of a ResNet-18 on CIFAR-10. ISS: the table of github.com/liuzrcc/ImageShortcutSqueezing
+# (L-inf 8/255; LSP and AR L2 1.0). DUNE: a second-hand note of the table in arXiv 2605.01718.
+PUBLISHED = {
+    "plain, ISS": ("erm", {"em": 21.05, "rem": 25.44, "tap": 8.17, "lsp": 19.07, "ar": 13.28, "ops": 36.55}),
+    "grayscale, ISS": ("grayscale", {"em": 93.01, "rem": 92.84, "tap": 9.11, "lsp": 82.47, "ar": 34.04, "ops": 42.44}),
+    "JPEG-10, ISS": ("jpeg", {"em": 81.50, "rem": 81.50, "tap": 83.87, "lsp": 83.01, "ar": 85.15, "ops": 82.53}),
+    "plain, DUNE": ("erm", {"em": 18.26, "rem": 25.81, "cuda": 25.48, "sem": 15.94}),
+    "grayscale, DUNE": ("grayscale", {"em": 89.09, "rem": 38.87, "cuda": 22.89, "sem": 31.94}),
+    "JPEG, DUNE": ("jpeg", {"em": 78.91, "rem": 81.33, "cuda": 43.31, "sem": 81.58}),
+    "COIN, DUNE": ("coin", {"em": 19.49, "rem": 33.67, "cuda": 72.02, "sem": 24.22}),
+    "projection, DUNE": ("orthogonal-projection", {"em": 64.37, "rem": 29.45, "cuda": 28.66, "sem": 15.99}),
+    "adversarial, DUNE": ("at-fgsm", {"em": 69.72, "rem": 59.12, "cuda": 49.32, "sem": 32.43}),
+}
+
+
+def make(title: str, key: str) -> Poison:
+    return CHAINS[title](Key.public(key)) if title in CHAINS else get_poison(title)(key=Key.public(key))
+
+
+def label(title: str, key: str) -> str:
+    return f"{'CUDA' if title == 'cuda' else title}, key {key}"  # as the other tables of this folder call it
+
+
+def accuracies(report: Report, name: str) -> dict[str, float]:
+    """Mean accuracy over seeds of a row, by the defense's name."""
+    (table,) = report.tables
+    return {
+        entry.cells[0]["defense"]["name"]: entry.last
+        for (row, _), entry in table.entries.items()
+        if row[0] == name and entry.last is not None
+    }
+
+
+def looks(poison: Poison, images: np.ndarray, labels: list[int]) -> dict[str, float]:
+    """Mean PSNR, also after the best gain, and SSIM over some pictures."""
+    pairs = list(zip(images, poison.apply(images, labels), strict=True))
+    kinds = {"psnr": psnr, "psnr_gain": gain_fitted_psnr, "ssim": ssim}
+    return {name: float(np.mean([min(kind(*pair), 99.0) for pair in pairs])) for name, kind in kinds.items()}
+
+
+def taus(measured: dict[str, dict[str, float]]) -> None:
+    print("\nKendall's tau between the order of the methods here and in published tables (methods in both):")
+    for name, (defense, published) in PUBLISHED.items():
+        both = [title for title in published if defense in measured.get(title, {})]
+        if len(both) < 3:
+            print(f"  {name:18} fewer than three methods measured")
+            continue
+        tau, p = kendalltau([measured[title][defense] for title in both], [published[title] for title in both])
+        print(f"  {name:18} {tau:+.2f} (p {p:.2f}; {', '.join(both)})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "screen")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--workers", type=int, default=cores())
+    parser.add_argument("--methods", nargs="+", default=[*SINGLE, *CHAINS], help="only these (default: all)")
+    parser.add_argument("--defenses", nargs="+", default=list(DEFENSES), help="only these (default: all)")
+    parser.add_argument("--draw", action="store_true", help="print what is there, train nothing")
+    parser.add_argument("--write", action="store_true", help="also write the figures that ut.recommended reads")
+    arguments = parser.parse_args()
+    disable_progress_bars()
+    files = {split: str(arguments.data / "cifar10" / f"{split}-00000-of-00001.parquet") for split in ("train", "test")}
+    data = load_dataset("parquet", data_files=files)
+    train = data["train"].select(TRAINING)
+    settings: dict[str, Any] = {
+        "clean": train,
+        "attacker_clean": data["train"].select(ATTACKER),
+        "test": data["test"],
+        "recipe": "screen",
+        "out": arguments.out,
+        "workers": arguments.workers,
+        "samples": 0,
+    }
+    if not arguments.draw:
+        poisons = {label(title, KEY): make(title, KEY).fit(train) for title in arguments.methods}
+        for name, poison in poisons.items():  # one after the other, so that what is done is whole rows
+            evaluate(**settings, poisons={name: poison}, defenses=arguments.defenses, controls=False)
+        print(evaluate(**settings, poisons=poisons, defenses=arguments.defenses, controls=False), flush=True)
+    report = Report.load(arguments.out)
+    measured = {title: accuracies(report, label(title, KEY)) for title in arguments.methods}
+    complete = [title for title in measured if len(measured[title]) >= len(DEFENSES)]
+    names = [defense.partition(":")[0] for defense in DEFENSES]
+    rows = train.select(range(200)).with_format("numpy")
+    images, labels = np.stack(list(rows["image"])), [int(value) for value in rows["label"]]
+    ranked = sorted(complete, key=lambda title: max(measured[title][name] for name in names))
+    print("\nWorst case first, in %; how pictures look (mean of 200):")
+    figures = []
+    for title in ranked:
+        worst = max(names, key=lambda name: measured[title][name])
+        quality = looks(make(title, KEY).fit(train), images, labels)
+        figures.append({"method": title, "worst": worst, "accuracies": measured[title], **quality})
+        print(
+            f"  {title:12} at most {100 * measured[title][worst]:5.1f} under {worst:22} PSNR {quality['psnr']:5.1f}, "
+            f"after the best gain {quality['psnr_gain']:5.1f} dB, SSIM {quality['ssim']:.3f}"
+        )
+    taus(measured)
+    clean = accuracies(report, "clean")
+    if arguments.write:
+        path = ROOT / "unlearnable_transforms" / "evaluation" / "measured.json"
+        path.write_text(json.dumps({"clean": clean, "methods": figures}, indent=1) + "\n")
+        print(f"\nwrote {path}")
+    if not arguments.draw:
+        for title in ranked[:BEST]:
+            worst = sorted(names, key=lambda name: measured[title][name])[-WORST:]
+            columns = [defense for defense in DEFENSES if defense.partition(":")[0] in worst]
+            own = {label(title, KEY): make(title, KEY).fit(train)}
+            print(evaluate(**settings, poisons=own, defenses=columns, seeds=SEEDS, controls=False), flush=True)
+            fresh = {label(title, key): make(title, key).fit(train) for key in FRESH_KEYS}
+            print(evaluate(**settings, poisons=fresh, defenses=columns, controls=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()
