@@ -1,0 +1,141 @@
+"""Methods that tell classes apart by what they know of all of them: they need the class list before anything else.
+
+It comes from ``classes=``, or ``fit`` reads the labels of the data; pictures are opened only where no list of labels
+lies beside them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from torchvision.datasets import VisionDataset
+
+from ..keys import Key
+from ..noise.pictures import Source
+from ..samples import SampleError, batch_tokens, class_token, class_tokens, class_value
+from ..sources import find_columns
+from .base import Poison
+
+BY_VALUE = 1024  # integers below it count by their value
+
+
+class ClassListPoison(Poison):
+    """Base of the methods that need the class list.
+
+    Args:
+        key: the private key. Required.
+        data: take the class list from this at once.
+        known: the class list that an earlier fit has found. Unlike ``classes`` it leaves the meaning of labels alone.
+        image_key, label_key, classes: see :class:`~unlearnable_transforms.poisons.base.Poison`.
+
+    Attributes:
+        known: the classes, in the order in which they were found; None before the fit, or where ``classes`` is given.
+
+    Raises:
+        TypeError: no key, or two class lists.
+    """
+
+    def __init__(
+        self,
+        key: Key | None = None,
+        *,
+        data: Any = None,
+        known: Sequence[str] | Sequence[int] | None = None,
+        image_key: str | None = None,
+        label_key: str | None = None,
+        classes: Sequence[str] | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(key, image_key=image_key, label_key=label_key, classes=classes)
+        if key is None:
+            raise TypeError(f"{type(self).__name__} needs key=Key.generate() or Key.load(path)")
+        if known is not None and (data is not None or classes is not None):
+            raise TypeError("known= is what fit found in other data: leave out data= and classes=")
+        self.known = None if known is None else [class_value(token) for token in class_tokens(known)]
+        if data is not None:
+            self.fit(data)
+
+    def arguments(self) -> dict[str, Any]:
+        return {"known": self.known, **super().arguments()}
+
+    @property
+    def fitted(self) -> bool:
+        return self.known is not None or self.classes is not None
+
+    def fit(self, data: Any, transform: Callable | None = None) -> Self:
+        """Read the class list from the labels of a data set. Where ``classes`` was given, nothing is read.
+
+        Args:
+            data: a ``datasets.Dataset``, a data set of ``(image, label)`` pairs such as torchvision's, or a tuple
+                ``(images, labels)``.
+            transform: of the pictures: does not matter here.
+
+        Raises:
+            TypeError: a streaming data set, or something else that cannot be read twice.
+            SampleError: a label that cannot be used; its row is named.
+        """
+        if self.classes is None:
+            self.known = self._found(data)
+        return self
+
+    def extend(self, more: Any, transform: Callable | None = None) -> Self:
+        """Add the classes of further data behind those that are known, which stay as they are.
+
+        Raises:
+            NotFittedError: ``fit`` comes first.
+            As :meth:`fit`.
+        """
+        self._ready()
+        if self.known is not None:
+            longer = self.known + [value for value in self._found(more) if value not in self.known]
+            class_tokens(longer)  # integers and text are not mixed
+            self.known = longer
+        return self
+
+    def class_order(self) -> list[str]:
+        """Tokens of all classes, each behind those that it is told apart from.
+
+        Integers below ``BY_VALUE`` count by their value, so that a class is the same whether or not the others occur in
+        the data; larger ones and text follow in the order of the list: that of ``classes`` sorted, that of ``known``
+        as it grew.
+        """
+        self._ready()
+        values = self.known if self.known is not None else sorted(self.classes or [])
+        small = [value for value in values if isinstance(value, int) and value < BY_VALUE]
+        others = [value for value in values if not (isinstance(value, int) and value < BY_VALUE)]
+        return [class_token(value) for value in [*range(max(small, default=-1) + 1), *others]]
+
+    def _check_known(self, tokens: Sequence[str]) -> None:
+        """Refuse classes that are not in the list.
+
+        Raises:
+            SampleError: with the rows of such classes.
+        """
+        values = self.known if self.known is not None else self.classes or []
+        listed = {class_token(value) for value in values}
+        strange = [row for row, token in enumerate(tokens) if token not in listed]
+        if strange:
+            raise SampleError(
+                f"the class {class_value(tokens[strange[0]])!r} is not among the {len(values)} that the method knows: "
+                "call poison.extend(data) with data that has it, or give the whole list as classes=",
+                strange,
+            )
+
+    def _found(self, data: Any) -> list:
+        """The classes of a data set, sorted."""
+        source = Source(data, image_key=self.image_key, label_key=self.label_key)
+        labels = _labels(source.data, self.image_key, self.label_key)
+        values = [class_value(token) for token in set(batch_tokens(labels, len(labels)))]
+        if not values:
+            raise SampleError("the data set is empty: there are no classes in it")
+        class_tokens(values)  # integers and text are not mixed
+        return sorted(values)
+
+
+def _labels(data: Any, image_key: str | None, label_key: str | None) -> Any:
+    if isinstance(data, tuple):
+        return data[1]
+    if hasattr(data, "column_names"):
+        label = find_columns(data.column_names, image_key, label_key)[1]
+        return data.with_format("arrow")[:][label].to_pylist()
+    if hasattr(data, "targets") and not (isinstance(data, VisionDataset) and data.target_transform is not None):
+        return data.targets
+    return [data[row][1] for row in range(len(data))]
