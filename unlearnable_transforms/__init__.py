@@ -33,9 +33,10 @@ _EXPORTS = {
     "get_defense": "defenses",
     "list_victims": "victims",
 }
-_MODULES = {"albumentations": "adapters.albumentations"}
+_MODULES = {"albumentations": "adapters.albumentations", "theory": "theory"}
 
 if TYPE_CHECKING:
+    from . import theory as theory
     from .adapters import albumentations as albumentations
     from .adapters.torchvision import ProtectedDataset as ProtectedDataset
     from .defenses import get_defense as get_defense
