@@ -51,14 +51,14 @@ class Trial(CUDAPoison):
         self.total, self.reach = total, reach
 
     def _shape(self, side: int) -> Shape:
-        return Shape(3, self.total, max(2, round(side / self.reach)))
+        return Shape(3, self.total, max(2, round(side / self.reach)), "halo")
 
 
 class Dense(Trial):
     """A halo of all eight entries of the filter that small pictures get."""
 
     def _make_filter(self, token: str, shape: Shape) -> np.ndarray:
-        weights, peak = self._draw(token, shape.size, False)
+        weights, peak = self._draw(token, shape.size, "")
         weights = weights.copy()
         weights.flat[peak] = 0
         weights = np.rint(weights * (shape.mass * HALO_GRID / weights.sum())) / HALO_GRID

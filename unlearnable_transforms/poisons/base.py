@@ -19,6 +19,7 @@ from ..keys import Key
 from ..pixels import chunk_length, equal_arrays, unchanged_rows
 from ..samples import SampleError, batch_tokens, class_token, class_tokens, class_value, name_rows, sample_ids
 from ..sources import find_columns, image_columns, image_values, is_train_split, refuse_second_image, stored_images
+from .batches import counted_in, in_batches
 
 REGISTRY: dict[str, type["Poison"]] = {}
 _P = TypeVar("_P", bound=type["Poison"])
@@ -116,6 +117,33 @@ class Poison:
     def unlock_note(self, clean: np.ndarray, protected: np.ndarray, token: str) -> float | None:
         """What undoing the protection needs beside the key, for the private ledger. Pictures are uint8 (H, W, C)."""
         return None
+
+    def _unlock(
+        self,
+        images: torch.Tensor,
+        tokens: Sequence[str],
+        ids: Sequence[bytes | None],
+        notes: Sequence[float | None],
+    ) -> torch.Tensor:
+        """Pictures as they were before :meth:`_protect`, as nearly as can be.
+
+        Args:
+            images: uint8 (B, C, H, W), protected. Not to be changed.
+            tokens: class token of each picture.
+            ids: sample id of each clean picture, None where it is not known.
+            notes: what :meth:`unlock_note` said of each, None where it is not known.
+
+        Returns:
+            As :meth:`_protect`.
+
+        Raises:
+            SampleError: pictures that cannot be undone, with their rows in this batch.
+        """
+        raise TypeError(f"{type(self).__name__} cannot be undone: it has no _unlock")
+
+    def remembered_ids(self, images: torch.Tensor, tokens: Sequence[str]) -> list[bytes | None]:
+        """Sample ids of the clean pictures of a protected batch, uint8 (B, C, H, W), where the method keeps them."""
+        return [None] * len(images)
 
     def fit(self, data: Any, transform: Callable | None = None) -> Self:
         """Learn what the method needs from clean data. Methods that need nothing return at once."""
@@ -217,7 +245,7 @@ class Poison:
         check_batch(images, dims=4)
         tokens = batch_tokens(labels, len(images), self.classes)
         source = images.detach().as_subclass(torch.Tensor).cpu()
-        result = torch.empty(source.shape, dtype=torch.uint8)
+        result = torch.from_numpy(np.empty(tuple(source.shape), np.uint8))  # NumPy asks for large pages, torch does not
         self._protect_batch(source, tokens, result)
         result = result.to(images.device)
         return tv_tensors.wrap(result, like=images) if isinstance(images, tv_tensors.TVTensor) else result
@@ -267,25 +295,17 @@ class Poison:
     def protect_arrays(self, images: Sequence[np.ndarray], tokens: Sequence[str]) -> list[np.ndarray]:
         """Protect opened pictures, uint8 (H, W, C) with C = 1 or 3, sizes may differ; the same, newly made."""
         self._ready()
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for row, image in enumerate(images):
-            groups.setdefault(image.shape, []).append(row)
-        result: list[np.ndarray] = [np.empty(0)] * len(images)
-        for rows in groups.values():
-            batch = torch.from_numpy(np.stack([images[row] for row in rows])).permute(0, 3, 1, 2).contiguous()
-            names = [tokens[row] for row in rows]
-            changed = self._protect_rows(batch, names, rows).to(torch.uint8)
-            for row, colour in zip(rows, changed.permute(0, 2, 3, 1).contiguous().numpy(), strict=True):
-                result[row] = colour
-        return result
+
+        def protect(batch: torch.Tensor, rows: list[int]) -> torch.Tensor:
+            return self._protect_rows(batch, [tokens[row] for row in rows], rows)
+
+        return in_batches(images, protect)
 
     def _protect_rows(self, images: torch.Tensor, tokens: Sequence[str], rows: Sequence[int]) -> torch.Tensor:
         """Protect a batch whose pictures stand at ``rows`` of what the caller passed: errors name those."""
         ids = sample_ids(images, tokens) if self.needs_ids else None
-        try:
+        with counted_in(rows):
             return self._protect(images, tokens, ids)
-        except SampleError as error:
-            raise SampleError.at([rows[row] for row in error.rows], error) from None
 
     def _ready(self) -> None:
         if not self.fitted:

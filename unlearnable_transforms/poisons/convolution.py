@@ -113,15 +113,7 @@ def halo(image: torch.Tensor, weights: np.ndarray, step: int, result: torch.Tens
         step: distance of the filter's entries, 1..MAX_STEP pixels.
         result: float32 (C, H, W), where whole numbers in 0..255 are written.
     """
-    size = len(weights)
-    row, column = divmod(int((weights == 1).argmax()), size)
-    reach = (size - 1) * step + step // 2 + 1
-    start = reach - step // 2
-    taps = [
-        (start + (i - row) * step, start + (j - column) * step, float(weights[i, j]) / SOFT_GRID)
-        for i, j in np.argwhere(weights).tolist()
-        if (i, j) != (row, column)
-    ]
+    reach, taps = _taps(weights, step)
     gain = 1 / float(weights.sum())
     height, width = image.shape[1:]
     rows = max(4 * reach, STRIP // width)
@@ -133,8 +125,35 @@ def halo(image: torch.Tensor, weights: np.ndarray, step: int, result: torch.Tens
             soft = _window_sums(_window_sums(around, step, 1), step, 0)
             soft.mul_(SOFT_GRID / step**2).round_()
             for down, right, weight in taps:
-                part.add_(soft[down : down + len(part), right : right + width], alpha=weight)
+                part.add_(soft[down : down + len(part), right : right + width], alpha=weight / SOFT_GRID)
             part.mul_(gain).round_()
+
+
+def soft_copies(image: torch.Tensor, weights: np.ndarray, step: int) -> torch.Tensor:
+    """What :func:`halo` adds, not rounded: float32 (C, H, W) -> the same."""
+    reach, taps = _taps(weights, step)
+    height, width = image.shape[1:]
+    around = F.pad(image[None], (reach, reach, reach, reach), mode="reflect")[0]
+    soft = _window_sums(_window_sums(around, step, 2), step, 1) / step**2
+    total = torch.zeros_like(image)
+    for down, right, weight in taps:
+        total.add_(soft[:, down : down + height, right : right + width], alpha=weight)
+    return total
+
+
+def _taps(weights: np.ndarray, step: int) -> tuple[int, list[tuple[int, int, float]]]:
+    """How many pixels a halo needs around a picture, and its copies: row and column of each in the sums of the padded
+    picture's ``step`` x ``step`` windows, and weight."""
+    size = len(weights)
+    row, column = divmod(int((weights == 1).argmax()), size)
+    reach = (size - 1) * step + step // 2 + 1
+    start = reach - step // 2
+    taps = [
+        (start + (i - row) * step, start + (j - column) * step, float(weights[i, j]))
+        for i, j in np.argwhere(weights).tolist()
+        if (i, j) != (row, column)
+    ]
+    return reach, taps
 
 
 def _window_sums(values: torch.Tensor, length: int, dim: int) -> torch.Tensor:

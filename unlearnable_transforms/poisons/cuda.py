@@ -37,24 +37,28 @@ from ..keys import Key, Stream
 from ..samples import SampleError, class_token, class_tokens, class_value
 from .base import Poison, register
 from .convolution import GRID, HALO_GRID, MAX_STEP, MAX_SUM, Backend, convolve, halo
+from .deconvolution import deconvolve, remove_halo
 
 CANDIDATES = 64
 BLOCK = 1024  # classes told apart from each other; class i and class i + BLOCK are drawn independently
 HALO_SIDE = 72  # shorter side in pixels from which on pictures get halos
-HALO_ENTRIES = 2  # beside the 1
+HALO_ENTRIES = 2  # beside the 1, also of invertible filters
 
 Strength = Literal["subtle", "normal", "strong"]
 BLUR: dict[Strength, float] = {"subtle": 0.15, "normal": 0.3, "strong": 0.5}  # p_b; the paper's is 0.3
 HALO: dict[Strength, float] = {"subtle": 0.5, "normal": 1.0, "strong": 1.0}  # sum of the entries beside the 1
+INVERTIBLE: dict[Strength, float] = {"subtle": 0.5, "normal": 0.9, "strong": 0.95}  # as HALO; below 1
 REACH: dict[Strength, int] = {"subtle": 48, "normal": 48, "strong": 32}  # entries lie shorter side / reach apart
 
 
 class Shape(NamedTuple):
-    """What a filter is drawn with: side k, p_b or the halo's sum, and pixels from entry to entry (above 1: a halo)."""
+    """What a filter is drawn with: side k, p_b or the sum of the few entries beside the 1, and pixels from entry to
+    entry (above 1: a halo). Kind: empty, or that of filters with few entries, which have draws of their own."""
 
     size: int
     mass: float
     step: int
+    kind: Literal["", "halo", "invertible"] = ""
 
 
 @register("cuda")
@@ -73,6 +77,8 @@ class CUDAPoison(Poison):
         blur: the blur parameter p_b in (0, 1], instead of ``strength``. Default with ``kernel_size``: 0.3 for k = 3
             and 0.06 for k = 9, the paper's, in between and beyond such that the sum of the entries beside the 1,
             (k*k - 1) * p_b / 2, grows with the logarithm of k.
+        invertible: filters for small pictures that can be undone better, see ``unlock``: 5 x 5, the 1 in the middle,
+            two more entries of sum 0.5, 0.9 or 0.95, so that no detail is filtered away. Halos are so anyway.
         image_key, label_key, classes: see :class:`~unlearnable_transforms.poisons.base.Poison`. Text labels without
             ``classes`` get independent draws, which may come out close to each other: pass ``classes``.
 
@@ -91,6 +97,7 @@ class CUDAPoison(Poison):
         strength: Strength | None = None,
         kernel_size: int | None = None,
         blur: float | None = None,
+        invertible: bool = False,
         image_key: str | None = None,
         label_key: str | None = None,
         classes: Sequence[str] | Sequence[int] | None = None,
@@ -107,6 +114,8 @@ class CUDAPoison(Poison):
             )
         if sized and strength is not None:
             raise TypeError("strength stands for kernel_size and blur: give it, or them")
+        if invertible and (sized or kernels is not None):
+            raise TypeError("invertible filters have a size and a shape of their own: leave out all but strength")
         if strength is not None and strength not in get_args(Strength):
             raise ValueError(f"strength is one of {', '.join(get_args(Strength))}, got {strength!r}")
         if kernel_size is not None and (not _is_whole(kernel_size) or kernel_size % 2 == 0 or kernel_size < 3):
@@ -119,6 +128,7 @@ class CUDAPoison(Poison):
         self.strength = strength
         self.kernel_size = None if kernel_size is None else int(kernel_size)
         self.blur = None if blur is None else float(blur)
+        self.invertible = bool(invertible)
         self._explicit = None if kernels is None else _explicit_filters(kernels, classes)
         in_order = [] if self.classes is None else sorted(class_tokens(self.classes))
         self._places = {token: place for place, token in enumerate(in_order)}
@@ -129,6 +139,8 @@ class CUDAPoison(Poison):
         if self._explicit is not None:
             explicit = [[class_value(token), weights.tolist()] for token, weights in sorted(self._explicit.items())]
         own = {"strength": self.strength, "kernel_size": self.kernel_size, "blur": self.blur, "kernels": explicit}
+        if self.invertible:  # left out else: what older versions wrote down stays equal
+            own["invertible"] = True
         return {**own, **super().arguments()}
 
     def public_arguments(self) -> dict[str, Any]:
@@ -158,7 +170,9 @@ class CUDAPoison(Poison):
         """The filter of a picture with this shorter side."""
         strength = self.strength or "normal"
         if self._grows and side >= HALO_SIDE:
-            return Shape(3, HALO[strength], min(MAX_STEP, round(side / REACH[strength])))
+            return Shape(3, HALO[strength], min(MAX_STEP, round(side / REACH[strength])), "halo")
+        if self.invertible:
+            return Shape(3, INVERTIBLE[strength], 1, "invertible")
         size = self.kernel_size or 3
         blur = BLUR[strength] if self._grows else self.blur
         return Shape(size, default_blur(size) if blur is None else blur, 1)
@@ -171,24 +185,17 @@ class CUDAPoison(Poison):
         backend: Backend = "auto",
     ) -> torch.Tensor:
         side = min(images.shape[2:])
-        if self._explicit is not None:
-            without = [row for row, token in enumerate(tokens) if token not in self._explicit]
-            if without:
-                raise SampleError(self._no_filter(tokens[without[0]]), without)
-        filters = {token: self._filter(token, side) for token in dict.fromkeys(tokens)}
+        self._check_filters(tokens)
         step = self._shape(side).step
         if step > 1:
             glowing = torch.empty(images.shape, dtype=torch.float32, device=images.device)
             for image, token, result in zip(images, tokens, glowing, strict=True):
-                halo(image, filters[token], step, result)
+                halo(image, self._filter(token, side), step, result)
             return glowing
-        size = max(f.shape[0] for f in filters.values())  # explicit filters may be of several sizes
-        table = np.stack([np.pad(f, (size - f.shape[0]) // 2) for f in filters.values()])
-        number = {token: n for n, token in enumerate(filters)}
-        weights = torch.from_numpy(table[[number[token] for token in tokens]])
+        weights = self._weights(tokens, side)
         with torch.no_grad():
             blurred = convolve(images, weights, backend)
-            if (table < 0).any():
+            if (weights < 0).any():
                 blurred.clamp_(min=0)
             flat = blurred.view(len(images), -1)
             peak = flat.amax(1, keepdim=True)
@@ -197,6 +204,34 @@ class CUDAPoison(Poison):
         for row in black.flatten().nonzero().flatten().tolist():
             blurred[row] = images[row]
         return blurred
+
+    def _check_filters(self, tokens: Sequence[str]) -> None:
+        """Refuse classes without a filter."""
+        without = [
+            row for row, token in enumerate(tokens) if self._explicit is not None and token not in self._explicit
+        ]
+        if without:
+            raise SampleError(self._no_filter(tokens[without[0]]), without)
+
+    def _weights(self, tokens: Sequence[str], side: int) -> torch.Tensor:
+        """The filter of each picture, float32 (B, k, k); explicit ones may be of several sizes."""
+        filters = {token: self._filter(token, side) for token in dict.fromkeys(tokens)}
+        size = max(f.shape[0] for f in filters.values())
+        table = np.stack([np.pad(f, (size - f.shape[0]) // 2) for f in filters.values()])
+        number = {token: n for n, token in enumerate(filters)}
+        return torch.from_numpy(table[[number[token] for token in tokens]])
+
+    def _unlock(self, images: torch.Tensor, tokens: Sequence[str], ids: Any, notes: Any) -> torch.Tensor:
+        """By deconvolution: nearly, since rounding and the border took something away."""
+        self._check_filters(tokens)
+        side = min(images.shape[2:])
+        step = self._shape(side).step
+        with torch.no_grad():
+            if step > 1:
+                pairs = zip(images, tokens, strict=True)
+                return torch.stack([remove_halo(image, self._filter(token, side), step) for image, token in pairs])
+            peaks = torch.tensor([float("nan") if note is None else note for note in notes], dtype=torch.float32)
+            return deconvolve(images, self._weights(tokens, side), peaks)
 
     def unlock_note(self, clean: np.ndarray, protected: np.ndarray, token: str) -> float | None:
         """The maximum that the picture was divided by, in pixel levels. None for a black picture and for halos."""
@@ -226,14 +261,16 @@ class CUDAPoison(Poison):
         return self._made[token, shape]
 
     def _make_filter(self, token: str, shape: Shape) -> np.ndarray:
-        size, mass, step = shape
-        draws, peak = self._draw(token, size, step > 1)
-        if step > 1:
+        size, mass, _, kind = shape
+        draws, peak = self._draw(token, size, kind)
+        if kind:
             weights = np.rint(draws * (mass * HALO_GRID / draws.sum())) / HALO_GRID
         else:
             _check_weight(size, mass)
             weights = np.rint(draws * (mass * GRID)) / GRID
         weights.flat[peak] = 1.0
+        if kind == "invertible":
+            weights = _centre(weights[None] * GRID, np.array([peak]))[0] / GRID
         return weights.astype(np.float32)
 
     def _no_filter(self, token: str) -> str:
@@ -243,7 +280,7 @@ class CUDAPoison(Poison):
             f"class {class_value(token)!r} has no filter in kernels=, which has {known}: add it, or leave the row out"
         )
 
-    def _draw(self, token: str, size: int, sparse: bool) -> tuple[np.ndarray, int]:
+    def _draw(self, token: str, size: int, kind: str) -> tuple[np.ndarray, int]:
         """The class's uniform draws (k, k) in [0, 1) and the flat place of its 1."""
         assert self.key is not None
         if self._places:
@@ -251,11 +288,11 @@ class CUDAPoison(Poison):
         elif token.startswith("i:"):
             place = int(token[2:])
         else:
-            draws, peaks = _draw_filters(self.key.stream("cuda", *_purpose(sparse), token, size), 1, size, sparse)
+            draws, peaks = _draw_filters(self.key.stream("cuda", *_purpose(kind), token, size), 1, size, bool(kind))
             return draws[0], int(peaks[0])
         # Walk in steps of powers of two: the filters of an open class list are found again in the cache.
         count = 1 << max(4, (place % BLOCK).bit_length())
-        draws, peaks = spread_filters(self.key, size, place // BLOCK, count, sparse)
+        draws, peaks = spread_filters(self.key, size, place // BLOCK, count, kind)
         return draws[place % BLOCK], int(peaks[place % BLOCK])
 
 
@@ -268,7 +305,7 @@ def default_blur(size: int) -> float:
 
 
 @lru_cache(maxsize=64)
-def spread_filters(key: Key, size: int, block: int, count: int, sparse: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def spread_filters(key: Key, size: int, block: int, count: int, kind: str = "") -> tuple[np.ndarray, np.ndarray]:
     """Draws for classes 0..count-1 of a block, each far from those before it: (count, k, k) in [0, 1), peaks (count,).
 
     Integer arithmetic below 2**53 in float64, so the choice is the same on every machine.
@@ -277,17 +314,17 @@ def spread_filters(key: Key, size: int, block: int, count: int, sparse: bool = F
         key, size: of the filters.
         block: which BLOCK of classes.
         count: number of classes, up to BLOCK.
-        sparse: whether all but the 1 and the HALO_ENTRIES largest others are zero, for halos.
+        kind: empty, or "halo" or "invertible": all but the 1 and the HALO_ENTRIES largest others are zero.
     """
     chosen = np.empty((count, size, size))
     peaks = np.empty(count, np.int64)
     seen = np.empty((2 * count, (2 * size - 1) ** 2))  # centred filters and their mirrors
     power = np.empty(2 * count)
     for i in range(count):
-        stream = key.stream("cuda", *_purpose(sparse), "spread", size, block, i)
-        draws, places = _draw_filters(stream, CANDIDATES, size, sparse)
+        stream = key.stream("cuda", *_purpose(kind), "spread", size, block, i)
+        draws, places = _draw_filters(stream, CANDIDATES, size, bool(kind))
         # With a fixed mass, that of normal strength: the choice must not depend on the strength.
-        scale = HALO["normal"] / draws.sum((1, 2), keepdims=True) if sparse else default_blur(size)
+        scale = HALO["normal"] / draws.sum((1, 2), keepdims=True) if kind else default_blur(size)
         centred = _centre(np.rint(draws * (scale * GRID)), places)
         flat = centred.reshape(CANDIDATES, -1)
         squares = (flat**2).sum(1)
@@ -301,9 +338,9 @@ def spread_filters(key: Key, size: int, block: int, count: int, sparse: bool = F
     return chosen, peaks
 
 
-def _purpose(sparse: bool) -> tuple[str, ...]:
+def _purpose(kind: str) -> tuple[str, ...]:
     """Halos have draws of their own: who learns the filters of small pictures does not know those of photographs."""
-    return ("halo",) if sparse else ()
+    return (kind,) if kind else ()
 
 
 def _draw_filters(stream: Stream, n: int, size: int, sparse: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from ..samples import SampleError, class_tokens, sample_id
 from .base import Poison
 from .chain import Chain
 from .checks import quick_victim, separability
+from .undo import subtract_stored, table_rows
 
 MISS = (
     "the fit has not seen these pictures, so there is no noise for them. Usual causes: a resize or another transform "
@@ -314,6 +315,30 @@ class FittedPoison(Poison):
         if changed.size and (changed.min() < 0 or changed.max() > 255):
             raise NoiseError("the noise leads out of 0..255: it is not of these pictures")
         return torch.from_numpy(changed.astype(np.uint8))
+
+    def _unlock(self, images: torch.Tensor, tokens: Sequence[str], ids: Any, notes: Any) -> torch.Tensor:
+        return subtract_stored(self._entry().table(), images, tokens, ids)
+
+    def remembered_ids(self, images: torch.Tensor, tokens: Sequence[str]) -> list[bytes | None]:
+        table = self._entry().table()
+        rows = table_rows(table, images, tokens, [None] * len(images))
+        return [None if row < 0 else table.ids[row : row + 1].tobytes() for row in rows.tolist()]
+
+    def recall(self, ids: Sequence[bytes]) -> Self:
+        """Take noise from the cache that knows all of these pictures, by the ids of the clean or of the protected ones.
+
+        Raises:
+            NoiseError: there is none.
+        """
+        for entry in self._cache().entries():
+            table = entry.table()
+            if (table.find(ids) >= 0).all() or (table.find_protected(ids) >= 0).all():
+                self._attach(entry)
+                return self
+        raise NoiseError(
+            f"the cache has no noise of {self!r} for these pictures: the key or an argument is another one, or the "
+            "cache is another machine's (`unlearnable cache export` and `import`)"
+        )
 
 
 # ---- from noise at the work size to the effective delta of each picture ----------------------------------------------

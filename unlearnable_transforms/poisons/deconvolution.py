@@ -1,0 +1,92 @@
+"""Pictures back from their filtered versions, as far as rounding lets them.
+
+A filtered picture is known to half a level, cut off at the border, and divided by its maximum. What is lost is filled
+in as smoothly as the rest allows; filters whose 1 lies in the middle and outweighs the rest lose nearly nothing.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .convolution import convolve, soft_copies
+
+STEPS = 80  # of conjugate gradients: more change nothing to speak of
+SLOPE = 12.0  # levels by which neighbouring pixels of a picture differ, about
+HALO_STEPS = 60
+DAMPING = 0.8  # below 1 the series converges wherever anything of the picture is left
+
+
+def deconvolve(images: Tensor, weights: Tensor, peaks: Tensor) -> Tensor:
+    """The pictures whose filtered versions, divided by their maxima, these are.
+
+    With A the correlation with the filter, zeros beyond the border, as CUDA does it, y = peak / 255 times the picture,
+    e the error that rounding left in y, and D the differences of neighbouring pixels, that is the x with the least
+
+        |A x - y|^2 / e^2  +  |D x|^2 / SLOPE^2                  (Tikhonov regularisation)
+
+    by conjugate gradients, all pictures together.
+
+    Args:
+        images: uint8 (B, C, H, W).
+        weights: float32 (B, k, k).
+        peaks: float32 (B,), the maxima in levels. Not a number where it is not known: then the result is scaled so that
+            the brightest pixel is 255, which it is in most photographs.
+
+    Returns:
+        float32 (B, C, H, W), whole numbers in 0..255.
+    """
+    unknown = peaks.isnan()
+    total = weights.sum((1, 2)).abs().clamp_min(0.5)
+    guess = 200 * total  # for the error alone
+    scale = (torch.where(unknown, guess, peaks) / 255).view(-1, 1, 1, 1)
+    weight = scale**2 / 12 / SLOPE**2
+    back = weights.flip(1, 2)
+    target = images * scale
+
+    def normal(x: Tensor) -> Tensor:
+        return convolve(convolve(x, weights, "folded"), back, "folded") + weight * _roughness(x)
+
+    x = target / total.view(-1, 1, 1, 1)
+    rest = convolve(target, back, "folded") - normal(x)
+    direction, power = rest.clone(), _dot(rest, rest)
+    for _ in range(STEPS):
+        product = normal(direction)
+        length = power / _dot(direction, product).clamp_min(1e-9)
+        x += length * direction
+        rest -= length * product
+        before, power = power, _dot(rest, rest)
+        direction = rest + power / before.clamp_min(1e-9) * direction
+    brightest = x.amax((1, 2, 3), keepdim=True).clamp_min(1)
+    x = torch.where(unknown.view(-1, 1, 1, 1), x * (255 / brightest), x)
+    return x.round().clamp(0, 255)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum((1, 2, 3), keepdim=True)
+
+
+def _roughness(x: Tensor) -> Tensor:
+    """D transposed times D times x."""
+    down, right = x.diff(dim=2), x.diff(dim=3)
+    return F.pad(-down, (0, 0, 0, 1)) + F.pad(down, (0, 0, 1, 0)) + F.pad(-right, (0, 1)) + F.pad(right, (1, 0))
+
+
+def remove_halo(image: Tensor, weights: np.ndarray, step: int) -> Tensor:
+    """The picture that got this halo.
+
+    The picture itself has the weight 1 and the soft copies of it together hardly more, so it is found by taking away
+    the copies of what has been found so far, again and again (a damped Neumann series).
+
+    Args:
+        image: uint8 (C, H, W), as ``convolution.halo`` makes it.
+        weights, step: what made it.
+
+    Returns:
+        float32 (C, H, W), whole numbers in 0..255.
+    """
+    target = image * float(weights.sum())
+    x = image.float()
+    for _ in range(HALO_STEPS):
+        x = x + DAMPING * (target - x - soft_copies(x, weights, step))
+    return x.round().clamp(0, 255)
