@@ -28,7 +28,9 @@ from .fitted import PASS, FitArguments, FittedPoison, Learnt, equal_channels
 
 Augment = Literal["crop-flip", "crop", "none"]
 BATCH = 512
-INITIAL = 0.01  # of the usual size: what the first layer starts with stays in W, is white noise, and does not protect
+# Of the usual size: what the first layer starts with stays in W, is white noise, and does not protect. The second layer
+# starts at the identity, since random numbers would favour some classes.
+INITIAL = 0.01
 
 
 @register("pil")
@@ -37,7 +39,8 @@ class PILPoison(FittedPoison):
 
     Args:
         key: the private key.
-        epochs: of the surrogate's training (SGD, learning rate 0.003 on a cosine, batches of 512).
+        epochs: of the surrogate's training (SGD, learning rate 0.003 on a cosine, batches of 512). The paper has 30, of
+            50,000 pictures.
         steps: sign steps of the noise.
         step_size: in units of 1 = white; None: a tenth of ``eps``, the paper's.
         weight: lambda, in [0, 1].
@@ -54,7 +57,7 @@ class PILPoison(FittedPoison):
         self,
         key: Key | None = None,
         *,
-        epochs: int = 30,
+        epochs: int = 100,
         steps: int = 30,
         step_size: float | None = None,
         weight: float = 0.9,
@@ -90,10 +93,8 @@ class PILPoison(FittedPoison):
         """W = W2 W1, (K, 3 * height * width), trained on clean pixels in [0, 1]."""
         classes, inputs = len(pictures.classes), 3 * pictures.size[0] * pictures.size[1]
         generator = self._generator("surrogate")
-        layers = [
-            (scale * (2 * torch.rand(classes, size, generator=generator) - 1) / size**0.5).requires_grad_()
-            for size, scale in ((inputs, INITIAL), (classes, 1.0))
-        ]
+        first = INITIAL * (2 * torch.rand(classes, inputs, generator=generator) - 1) / inputs**0.5
+        layers = [first.requires_grad_(), torch.eye(classes).requires_grad_()]
         optimizer = torch.optim.SGD(layers, lr=0.003, momentum=0.9)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
         for epoch in tqdm(range(self.epochs), "PIL, surrogate", disable=None):
