@@ -23,7 +23,18 @@ import pytest
 from datasets.fingerprint import Hasher
 from PIL import Image
 
-from unlearnable_transforms import Chain, CUDAPoison, EMPoison, Key, PILPoison, Poison, REMPoison, SEMPoison, TAPPoison
+from unlearnable_transforms import (
+    ARPoison,
+    Chain,
+    CUDAPoison,
+    EMPoison,
+    Key,
+    PILPoison,
+    Poison,
+    REMPoison,
+    SEMPoison,
+    TAPPoison,
+)
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -74,6 +85,8 @@ POISONS: dict[str, tuple[Callable[[], Poison], list]] = {
     "cuda, classes and text": (lambda: CUDAPoison(key=KEY, classes=CLASSES), NAMES),
     "cuda, explicit": (lambda: CUDAPoison(kernels=FILTERS), NUMBERS),
     "cuda, large": (lambda: CUDAPoison(key=KEY, kernel_size=13), NUMBERS),
+    "ar": (lambda: ARPoison(key=KEY, classes=[0, 1, 2, 3]), NUMBERS),
+    "ar, text": (lambda: ARPoison(key=KEY, data=(known_pictures(), NAMES * 5)), NAMES),
     "pil": (fitted(PILPoison, NUMBERS), NUMBERS),
     "pil, text": (fitted(PILPoison, NAMES), NAMES),
     "pil, classes and text": (fitted(PILPoison, NAMES, classes=CLASSES), NAMES),

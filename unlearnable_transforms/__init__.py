@@ -20,6 +20,7 @@ _EXPORTS = {
     "REMPoison": "poisons.rem",
     "TAPPoison": "poisons.tap",
     "PILPoison": "poisons.pil",
+    "ARPoison": "poisons.ar",
     "Chain": "poisons.chain",
     "FitWarning": "poisons.fitted",
     "NoiseError": "noise.table",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from .noise.table import NoiseError as NoiseError
     from .poisons import get_poison as get_poison
     from .poisons import list_poisons as list_poisons
+    from .poisons.ar import ARPoison as ARPoison
     from .poisons.base import NotFittedError as NotFittedError
     from .poisons.base import Poison as Poison
     from .poisons.base import UnchangedWarning as UnchangedWarning

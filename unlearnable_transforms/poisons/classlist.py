@@ -107,8 +107,10 @@ class ClassListPoison(Poison):
         """Refuse classes that are not in the list.
 
         Raises:
+            NotFittedError: there is no list yet.
             SampleError: with the rows of such classes.
         """
+        self._ready()
         values = self.known if self.known is not None else self.classes or []
         listed = {class_token(value) for value in values}
         strange = [row for row, token in enumerate(tokens) if token not in listed]
