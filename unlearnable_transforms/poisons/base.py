@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 
 from ..containers import Opened, check_batch, is_batch, open_chunks, open_image
 from ..keys import Key
-from ..pixels import chunk_length, equal_arrays, unchanged_rows
+from ..pixels import chunk_length, equal_arrays, keep_heap, unchanged_rows
 from ..samples import SampleError, batch_tokens, class_token, class_tokens, class_value, name_rows, sample_ids
 from ..sources import find_columns, image_columns, image_values, is_train_split, refuse_second_image, stored_images
 from .batches import counted_in, in_batches
@@ -264,6 +264,7 @@ class Poison:
 
     def _protect_batch(self, images: torch.Tensor, tokens: list[str], result: torch.Tensor) -> None:
         """Protect uint8 (B, C, H, W) chunk by chunk into ``result``; an alpha channel (C = 2, 4) is copied."""
+        keep_heap()
         colours = images.shape[1] - (images.shape[1] in (2, 4))
         if colours != images.shape[1]:
             result[:, colours:] = images[:, colours:]
