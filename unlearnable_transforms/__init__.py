@@ -28,6 +28,8 @@ _EXPORTS = {
     "get_poison": "poisons",
     "ProtectedDataset": "adapters.torchvision",
     "protect": "protection.protect",
+    "unlock": "protection.unlock",
+    "UnlockWarning": "protection.unlock",
     "evaluate": "evaluation.evaluate",
     "Report": "evaluation.report",
     "list_defenses": "defenses",
@@ -61,6 +63,8 @@ if TYPE_CHECKING:
     from .poisons.sem import SEMPoison as SEMPoison
     from .poisons.tap import TAPPoison as TAPPoison
     from .protection.protect import protect as protect
+    from .protection.unlock import UnlockWarning as UnlockWarning
+    from .protection.unlock import unlock as unlock
     from .samples import SampleError as SampleError
     from .victims import list_victims as list_victims
 

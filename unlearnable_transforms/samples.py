@@ -185,12 +185,20 @@ def sample_id(pixels: np.ndarray, token: str) -> bytes:
         pixels: uint8 (H, W, C), C = 1 or 3; grey counts as RGB with equal channels.
         token: from :func:`class_token`.
     """
+    return ids_as(pixels, [token])[0]
+
+
+def ids_as(pixels: np.ndarray, tokens: Iterable[str]) -> list[bytes]:
+    """:func:`sample_id` of one picture as of each of several classes; its pixels are read once."""
     if pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
-    digest = xxhash.xxh3_128()
-    digest.update(np.ascontiguousarray(pixels).data)
-    digest.update(f"|{pixels.shape[0]}x{pixels.shape[1]}|{token}".encode())
-    return digest.digest()
+    of_pixels = xxhash.xxh3_128(np.ascontiguousarray(pixels).data)
+    ids = []
+    for token in tokens:
+        digest = of_pixels.copy()
+        digest.update(f"|{pixels.shape[0]}x{pixels.shape[1]}|{token}".encode())
+        ids.append(digest.digest())
+    return ids
 
 
 def sample_ids(images: torch.Tensor, tokens: Sequence[str]) -> list[bytes]:

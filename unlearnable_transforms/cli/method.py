@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 if TYPE_CHECKING:
     from ..poisons.base import Poison
 
-METHOD_OPTIONS = ("strength", "kernel_size", "blur", "preset", "eps", "image_key", "label_key")  # passed on when given
+METHOD_OPTIONS = ("strength", "kernel_size", "blur", "invertible", "preset", "eps", "image_key", "label_key")
 
 
 def add_method_options(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,12 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--kernel-size", type=count, metavar="K", help="side of CUDA's filters, odd, instead of --strength")
     add("--blur", type=float, metavar="P", help="CUDA's blur parameter p_b, instead of --strength")
+    add(
+        "--invertible",
+        action="store_true",
+        default=None,
+        help="filters of CUDA for small pictures that `unlock` undoes better",
+    )
     add("--preset", choices=("paper", "fast", "cpu"), help="how much work a fit of em, rem, sem, tap is (default: cpu)")
     add("--eps", type=_levels, metavar="LEVELS", help="bound of added noise in levels of 255 (default: 8)")
 
@@ -53,7 +59,7 @@ def make_poison(args: argparse.Namespace) -> "Poison":
     from ..poisons.chain import Chain
 
     methods = [get_poison(name) for name in args.method.split(",")]
-    given = {name: getattr(args, name) for name in METHOD_OPTIONS if getattr(args, name) is not None}
+    given = {name: value for name in METHOD_OPTIONS if (value := getattr(args, name)) is not None}
     known = [_arguments_of(method) for method in methods]
     unknown = sorted(set(given).difference(*known))
     if unknown:

@@ -26,6 +26,8 @@ SCHEMA = pa.schema(
     ]
 )
 
+KEY_CHECK = b"key check"  # in the file's metadata
+
 
 def ledger_path(key_fingerprint: str | None, protected_ids: list[bytes]) -> Path:
     """Where the ledger of these protected pictures lies by default: found again from the pictures, in any order."""
@@ -36,7 +38,9 @@ def ledger_path(key_fingerprint: str | None, protected_ids: list[bytes]) -> Path
 def write_ledger(table: pa.Table, path: str | os.PathLike | None, key_fingerprint: str | None) -> Path:
     """Write a table of ``SCHEMA`` with mode 0600, whole or not at all, to ``path`` or the default place."""
     table = table.cast(SCHEMA)
-    target = Path(path) if path is not None else ledger_path(key_fingerprint, table["protected_id"].to_pylist())
+    ids = table["protected_id"].to_pylist()
+    table = table.replace_schema_metadata({KEY_CHECK: _key_check(key_fingerprint, ids)})
+    target = Path(path) if path is not None else ledger_path(key_fingerprint, ids)
     with replacing(target) as temporary:
         pq.write_table(table, temporary)
     return target
@@ -77,3 +81,14 @@ def read_ledger(path: str | os.PathLike) -> pa.Table:
     if table.schema.names != SCHEMA.names:
         raise ValueError(f"{path} is not a ledger: its columns are {table.schema.names}")
     return table
+
+
+def fits_key(table: pa.Table, key_fingerprint: str | None) -> bool:
+    """Whether a ledger, as :func:`read_ledger` returns it, was written for this key; also if it does not say."""
+    check = (table.schema.metadata or {}).get(KEY_CHECK)
+    return check is None or check.decode() == _key_check(key_fingerprint, table["protected_id"].to_pylist())
+
+
+def _key_check(key_fingerprint: str | None, protected_ids: list[bytes]) -> str:
+    """Tells ledgers of other keys, but not to whom the key belongs without knowing its fingerprint."""
+    return xxhash.xxh3_128(f"{key_fingerprint}|".encode() + b"".join(sorted(protected_ids))).hexdigest()

@@ -102,7 +102,7 @@ class ShardWorker:
         target = self.out / shard.target
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole(target) as temporary:
-            _write_table(protected, temporary, target.suffix)
+            write_table(protected, temporary, target.suffix)
             encoded = temporary.read_bytes()
         return {**record, "bytes": len(encoded), "checksum": checksum(encoded)}
 
@@ -204,7 +204,7 @@ def _stored_bytes(data: Dataset, image_key: str) -> int:
     return round(column.nbytes * share) if inside else ROW_BYTES * len(data)
 
 
-def _write_table(data: Dataset, path: Path, suffix: str) -> None:
+def write_table(data: Dataset, path: Path, suffix: str) -> None:
     """Write rows with every picture inside, as Parquet or as an Arrow stream."""
     table = embed_table_storage(data.with_format("arrow")[:].cast(data.features.arrow_schema))
     if suffix == ".parquet":

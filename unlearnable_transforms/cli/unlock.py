@@ -1,0 +1,53 @@
+"""``unlearnable unlock``: the clean pictures of a protected folder or data set, with the key."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .method import add_method_options, count, make_poison
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    parser = commands.add_parser(
+        "unlock",
+        help="undo the protection of a folder of pictures or a data set",
+        description="Undo what `unlearnable protect` made, with its key, its method options and its ledger: exactly "
+        "where noise was added, nearly where a filter was. After an error, such as another key, nothing is written.",
+    )
+    add = parser.add_argument
+    add(
+        "source",
+        metavar="SOURCE",
+        help="protected folder of pictures, Parquet file or folder, saved data set, Hub name",
+    )
+    add("out", type=Path, metavar="OUT", help="new or empty folder: pictures become PNG, data sets Parquet")
+    add("--key", type=Path, required=True, metavar="FILE", help="the private key")
+    add("--ledger", type=Path, metavar="PATH", help="the private record (default: found in the cache folder)")
+    add("--label", metavar="NAME", help="the class of all pictures, if `protect` was given one")
+    add("--clean", metavar="SOURCE", help="the clean folder or data set, to tell how near the result comes to it")
+    add("--config", metavar="NAME", help="configuration of a Hub data set")
+    add("--image-key", metavar="COLUMN", help="default: image or img")
+    add("--label-key", metavar="COLUMN", help="default: label, labels or fine_label")
+    add("--workers", type=count, metavar="N", help="processes (default: one a core)")
+    add_method_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Undo; print what was done."""
+    from ..protection.unlock_files import unlock_source
+    from ..workers import cores
+
+    lines = unlock_source(
+        args.source,
+        args.out,
+        make_poison(args),
+        ledger=args.ledger,
+        label=args.label,
+        clean=args.clean,
+        config=args.config,
+        workers=args.workers or cores(),
+        progress=True,
+    )
+    print("\n".join(lines))

@@ -1,0 +1,342 @@
+"""Undo the protection of a data set, with the key and, where there is one, the ledger.
+
+How each method is undone stands with the method (``_unlock``). Here pictures are opened and closed, what the ledger
+says of each is found by its id, another key is refused before anything is made, and what came out is compared with the
+ids of the clean pictures.
+"""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset, DatasetDict, Features, Value
+
+from ..containers import open_chunks, open_image
+from ..files import private_directory
+from ..poisons.base import NotFittedError, Poison
+from ..poisons.batches import counted_in
+from ..poisons.chain import Chain
+from ..poisons.classlist import ClassListPoison
+from ..poisons.fitted import FittedPoison
+from ..poisons.undo import unlock_arrays
+from ..samples import SampleError, batch_tokens, class_value, ids_as, sample_id
+from ..sources import find_columns, is_train_split, stored_images
+from .ledger import fits_key, read_ledger
+
+SAMPLE = 20  # pictures by which ledgers are recognised
+EXACT, NEAR, UNKNOWN, CLEAN = "exact", "near", "unknown", "clean"
+_NO_LABEL = "-"  # stands for a label column that is not there
+
+Picture = tuple[np.ndarray, str | None]  # uint8 (H, W, C) and its class token, where a label says it
+
+
+class UnlockWarning(UserWarning):
+    """Pictures that are not restored exactly."""
+
+
+def unlock(
+    protected: Any, poison: Poison, ledger: str | os.PathLike | None = None, *, num_proc: int | None = None
+) -> Any:
+    """The clean pictures of a protected data set, exactly where noise was added, nearly where a filter was.
+
+    Args:
+        protected: what ``ut.protect`` returned: a ``Dataset``, or a ``DatasetDict`` whose training splits are undone
+            and whose others are kept. Or ``(images, labels)`` as ``Poison.apply`` takes them.
+        poison: what it was protected with. One that is to be fitted takes its noise from the cache.
+        ledger: the private record that ``protect`` wrote. Default: those of this key in the cache that know the first
+            pictures; without any, what they would have said is guessed.
+        num_proc: worker processes, as for ``Dataset.map``.
+
+    Returns:
+        The same kind; of ``(images, labels)`` the images.
+
+    Warns:
+        UnlockWarning: how many pictures are not exactly what they were, or cannot be compared.
+
+    Raises:
+        ValueError: pictures or ledger belong to another key.
+        SampleError: pictures that a given ledger does not know, or that cannot be undone; rows named.
+        TypeError: a method that cannot be undone, or another kind of data.
+        NotFittedError, NoiseError: a method whose noise or settings are nowhere to be found.
+    """
+    if isinstance(protected, tuple) and len(protected) == 2:
+        images, labels = protected
+        tokens = batch_tokens(labels, len(images), poison.classes)
+        first = ((open_image(image).colour, token) for image, token in zip(images, tokens, strict=True))
+        unlocker = make_unlocker(poison, first, ledger)
+        result, counts = _unlock_batch(images, tokens, unlocker)
+    elif isinstance(protected, Dataset | DatasetDict):
+        splits = protected if isinstance(protected, DatasetDict) else {"": protected}
+        chosen = {name: split for name, split in splits.items() if name == "" or is_train_split(name)}
+        unlocker = make_unlocker(poison, first_pictures(chosen, poison), ledger)
+        done, counts = {}, Counter[str]()
+        for name, split in chosen.items():
+            done[name], states = unlock_split(split, unlocker, num_proc=num_proc)
+            done[name].set_format(**split.format)
+            counts += states
+        result = DatasetDict({**splits, **done}) if isinstance(protected, DatasetDict) else done[""]
+    else:
+        raise TypeError(
+            f"unlock takes a datasets.Dataset or DatasetDict, or a tuple (images, labels), not "
+            f"{type(protected).__name__}; for files there is `unlearnable unlock`"
+        )
+    if counts[NEAR] or counts[UNKNOWN]:
+        warnings.warn("; ".join(told(counts)), UnlockWarning, stacklevel=2)
+    return result
+
+
+def told(counts: Mapping[str, int]) -> list[str]:
+    """What came out, in words."""
+    total = sum(counts.values())
+    texts = {
+        EXACT: "are restored exactly",
+        NEAR: "are restored nearly: the rest was lost in rounding, at borders, or since",
+        UNKNOWN: "are undone, how well is not known: no ledger knows their clean ids",
+        CLEAN: "were never protected and stay as they are",
+    }
+    return [f"{counts[state]:,} of {total:,} pictures {text}" for state, text in texts.items() if counts.get(state)]
+
+
+# ---- what ledgers say ------------------------------------------------------------------------------------------------
+
+
+class Record(NamedTuple):
+    """What a ledger says of one protected picture."""
+
+    clean_id: bytes
+    token: str
+    status: str
+    note: float | None
+
+
+class Records:
+    """What some ledgers say, by protected id.
+
+    Args:
+        tables: the ledgers.
+        complete: whether every picture has to be in them.
+    """
+
+    def __init__(self, tables: Iterable[pa.Table], complete: bool) -> None:
+        self.complete = complete
+        self.by_id: dict[bytes, Record] = {}
+        names = ("protected_id", "clean_id", "class_token", "status", "unlock_note")
+        for table in tables:
+            for id_, *values in zip(*(table[name].to_pylist() for name in names), strict=True):
+                self.by_id.setdefault(id_, Record(*values))
+        self.tokens = sorted({record.token for record in self.by_id.values()})
+
+    def find(self, colour: np.ndarray, token: str | None) -> Record | None:
+        """The record of a picture, by its label's class, else by any: secret classes stand in the ledger alone."""
+        for tokens in ([token] if token is not None else [], self.tokens):
+            for id_, name in zip(ids_as(colour, tokens), tokens, strict=True):
+                record = self.by_id.get(id_)
+                if record is not None and record.token == name:
+                    return record
+        return None
+
+
+def _find_records(poison: Poison, first: Sequence[Picture], ledger: str | os.PathLike | None) -> Records:
+    """The records of a ledger, or of those in the cache that know one of some pictures.
+
+    Raises:
+        ValueError: they are of another key.
+    """
+    fingerprint = None if poison.key is None else poison.key.fingerprint
+    if ledger is not None:
+        table = read_ledger(ledger)
+        if not fits_key(table, fingerprint):
+            raise ValueError(f"{ledger} was written for another key than {poison!r} has: use the key of that time")
+        return Records([table], complete=True)
+    ours: list[tuple[Path, pa.Table]] = []
+    others: list[tuple[Path, pa.Table]] = []
+    for path in sorted(private_directory("ledgers").glob("*.parquet")):
+        mine = path.name.startswith(f"{fingerprint or 'explicit'}-")
+        if mine or not ours:
+            table = read_ledger(path)
+            records = Records([table], complete=False)
+            if any(records.find(*picture) for picture in first):
+                (ours if mine else others).append((path, table))
+    if others and not ours:
+        raise ValueError(
+            f"these pictures were protected with another key than {poison!r} has: the ledger {others[0][0]} knows them"
+        )
+    return Records([table for _, table in ours], complete=False)
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+class Unlocker:
+    """Undoes opened pictures. It can be sent to other processes.
+
+    Args:
+        poison: ready to use.
+        records: what is known of the pictures.
+    """
+
+    def __init__(self, poison: Poison, records: Records) -> None:
+        self.poison, self.records = poison, records
+
+    def __call__(
+        self, colours: Sequence[np.ndarray], tokens: Sequence[str | None]
+    ) -> tuple[list[np.ndarray], list[str]]:
+        """The clean pictures, as nearly as can be, and how well each is restored.
+
+        Args:
+            colours: uint8 (H, W, C), protected, C = 1 or 3; sizes may differ.
+            tokens: class of each, None where no label says it.
+
+        Raises:
+            SampleError: pictures that the ledger does not know or that cannot be undone, with their rows.
+        """
+        found = [self.records.find(*picture) for picture in zip(colours, tokens, strict=True)]
+        strange = [row for row, record in enumerate(found) if record is None]
+        if strange and self.records.complete:
+            raise SampleError(
+                "the ledger does not know the picture: it was changed since (resized, saved as JPEG), or is of another "
+                "data set. Without a ledger what it says is guessed",
+                strange,
+            )
+        unlabelled = [row for row in strange if tokens[row] is None]
+        if unlabelled:
+            raise SampleError("no label and no ledger says the picture's class: pass the ledger", unlabelled)
+        results, states = list(colours), [CLEAN] * len(colours)
+        todo = [row for row, record in enumerate(found) if record is None or record.status == "protected"]
+        classes = [record.token if record else str(token) for record, token in zip(found, tokens, strict=True)]
+        with counted_in(todo):
+            restored, ids = unlock_arrays(
+                self.poison,
+                [colours[row] for row in todo],
+                [classes[row] for row in todo],
+                [record.clean_id if (record := found[row]) else None for row in todo],
+                [record.note if (record := found[row]) else None for row in todo],
+            )
+        for row, colour, id_ in zip(todo, restored, ids, strict=True):
+            results[row] = colour
+            states[row] = UNKNOWN if id_ is None else EXACT if sample_id(colour, classes[row]) == id_ else NEAR
+        return results, states
+
+
+def make_unlocker(poison: Poison, pictures: Iterable[Picture], ledger: str | os.PathLike | None = None) -> Unlocker:
+    """Find what is known of a data set from its first pictures; nothing is undone yet.
+
+    Args:
+        poison: is fitted from the cache or the ledger if it has to be.
+        pictures: protected, opened, in any order; the first few are looked at.
+        ledger: as for :func:`unlock`.
+
+    Raises:
+        ValueError: pictures or ledger belong to another key.
+        NotFittedError, NoiseError: what a fit made is not to be found.
+    """
+    first = list(islice(pictures, SAMPLE))
+    records = _find_records(poison, first, ledger)
+    ids = [record.clean_id for record in records.by_id.values() if record.status == "protected"]
+    ids = ids or [sample_id(colour, token) for colour, token in first if token is not None]
+    for link in poison.links if isinstance(poison, Chain) else (poison,):
+        if link.fitted:
+            continue
+        if isinstance(link, FittedPoison):
+            link.recall(ids)
+        elif isinstance(link, ClassListPoison) and records.tokens:
+            values = [class_value(token) for token in records.tokens]
+            link.fit((values, values))  # only labels are read
+        else:
+            raise NotFittedError(
+                f"{type(link).__name__} has learnt nothing, and no ledger says what it had: pass the method as it was "
+                "when it protected these pictures"
+            )
+    return Unlocker(poison, records)
+
+
+def _unlock_batch(images: Any, tokens: Sequence[str | None], unlocker: Unlocker) -> tuple[Any, Counter[str]]:
+    """Images of the kind that ``Poison.apply`` takes."""
+    results: list[Any] = []
+    counts: Counter[str] = Counter()
+    for start, opened in open_chunks(images, open_image):
+        rows = range(start, start + len(opened))
+        with counted_in(rows):
+            colours, states = unlocker([picture.colour for picture in opened], [tokens[row] for row in rows])
+        results += [picture.close(colour) for picture, colour in zip(opened, colours, strict=True)]
+        counts.update(states)
+    if isinstance(images, torch.Tensor):
+        return torch.stack(results) if results else images.clone(), counts
+    if isinstance(images, np.ndarray):
+        return np.stack(results) if results else images.copy(), counts
+    return results, counts
+
+
+# ---- data sets -------------------------------------------------------------------------------------------------------
+
+
+def first_pictures(splits: Mapping[str, Dataset], poison: Poison) -> list[Picture]:
+    """Some pictures of data sets, as :func:`make_unlocker` takes them."""
+    pictures: list[Picture] = []
+    for data in splits.values():
+        image_key, label_key = columns_of(data, poison)
+        some = data.with_format(None).select(range(min(len(data), SAMPLE - len(pictures))))
+        tokens = _tokens([row[label_key] for row in some] if label_key else None, len(some), poison)
+        pictures += zip((open_image(image).colour for image in some[image_key]), tokens, strict=True)
+    return pictures
+
+
+def unlock_split(data: Dataset, unlocker: Unlocker, **map_options: Any) -> tuple[Dataset, Counter[str]]:
+    """One data set undone, without a format, and how well. ``map_options`` go to ``Dataset.map``.
+
+    Raises:
+        SampleError: as :func:`unlock`.
+    """
+    image_key, label_key = columns_of(data, unlocker.poison)
+    plain = data.with_format(None)
+    mapped = plain.map(
+        _UnlockRows(unlocker, image_key, label_key),
+        batched=True,
+        batch_size=256,
+        with_indices=True,
+        features=Features({**plain.features, "_state": Value("string")}),
+        desc="Unlocking",
+        **map_options,
+    )
+    states = mapped.select_columns(["_state"]).with_format("arrow")[:]["_state"].to_pylist()
+    return mapped.remove_columns("_state"), Counter(states)
+
+
+class _UnlockRows:
+    """The function that ``Dataset.map`` calls on batches."""
+
+    def __init__(self, unlocker: Unlocker, image_key: str, label_key: str | None) -> None:
+        self.unlocker, self.image_key, self.label_key = unlocker, image_key, label_key
+
+    def __call__(self, batch: Any, positions: list[int]) -> dict[str, list]:
+        stored, reader = stored_images(batch, self.image_key)
+        tokens = _tokens(batch[self.label_key] if self.label_key else None, len(stored), self.unlocker.poison)
+        results: dict[str, list] = {self.image_key: [], "_state": []}
+        with counted_in(positions):
+            for start, opened in open_chunks(stored, reader):
+                rows = range(start, start + len(opened))
+                with counted_in(rows):
+                    changed = self.unlocker([picture.colour for picture in opened], [tokens[row] for row in rows])
+                for picture, colour, state in zip(opened, *changed, strict=True):
+                    results[self.image_key].append(picture.close(colour))
+                    results["_state"].append(state)
+        return results
+
+
+def columns_of(data: Dataset, poison: Poison) -> tuple[str, str | None]:
+    """The image and the label column; the latter may be missing, since secret classes stand in the ledger."""
+    try:
+        return find_columns(data.column_names, poison.image_key, poison.label_key)
+    except KeyError:
+        return find_columns([*data.column_names, _NO_LABEL], poison.image_key, _NO_LABEL)[0], None
+
+
+def _tokens(labels: Any, count: int, poison: Poison) -> Sequence[str | None]:
+    return [None] * count if labels is None else batch_tokens(labels, count, poison.classes)
