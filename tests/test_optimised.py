@@ -316,6 +316,14 @@ def test_noise_that_no_network_goes_by_is_told(monkeypatch):
     assert report["quick_protected"] - report["quick_clean"] < 0.1
 
 
+def test_a_network_that_goes_by_the_noise_outweighs_a_linear_classifier_that_does_not():
+    report = {"classes": 10, "separability": 0.49, "quick_protected": 0.98, "quick_clean": 0.17, "target_share": 0.98}
+    assert EMPoison(KEY)._worries(report) is None
+    assert "no shortcut" in EMPoison(KEY)._worries({**report, "quick_protected": None, "quick_clean": None})
+    assert "does not go by the noise" in EMPoison(KEY)._worries({**report, "quick_clean": 0.9})
+    assert "only 10%" in EMPoison(KEY)._worries({**report, "target_share": 0.1})
+
+
 def test_too_few_pictures_are_not_judged_by_a_network(digits):
     report = PILPoison(KEY).fit(digits).report
     assert report["quick_protected"] is None

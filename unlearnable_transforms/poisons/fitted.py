@@ -137,13 +137,14 @@ class FittedPoison(Poison):
 
     def _worries(self, report: Mapping[str, Any]) -> str | None:
         """What in the report says that the noise will not protect."""
-        if report["separability"] < 0.5 + 0.5 / report["classes"]:
-            return (
-                f"a linear classifier tells the classes of only {report['separability']:.0%} of held-out noise: there "
-                "is no shortcut in it"
-            )
-        protected, clean = report["quick_protected"], report["quick_clean"]
-        if protected is not None and protected - clean < TAKEN * (1 - 1 / report["classes"]):
+        protected, clean, chance = report["quick_protected"], report["quick_clean"], 1 / report["classes"]
+        if protected is None:  # too few pictures for a network
+            if report["separability"] < 0.5 + 0.5 * chance:
+                return (
+                    f"a linear classifier tells the classes of only {report['separability']:.0%} of held-out noise: "
+                    "there is no shortcut in it"
+                )
+        elif protected - clean < TAKEN * (1 - chance):
             return (
                 f"a small network that trained on protected pictures is right on {protected:.0%} of others with noise "
                 f"and on {clean:.0%} without: it does not go by the noise"
