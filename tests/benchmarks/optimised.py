@@ -101,7 +101,7 @@ def fits(arguments: argparse.Namespace) -> dict[str, dict[str, FittedPoison]]:
 
 def table(arguments: argparse.Namespace) -> None:
     made = {label: poison for poisons in fits(arguments).values() for label, poison in poisons.items()}
-    for label in [label for label in made if label.startswith("pil")][:1]:
+    for label in [label for label in made if label.startswith("pil") and not arguments.no_control][:1]:
         print(victims(arguments, {label: made[label]}, TRAINING, defenses=arguments.defenses, controls=True))
     print(victims(arguments, made, TRAINING, defenses=arguments.defenses, controls=False))
 
@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--test-set", action="store_true", help="for the end: test on the test set")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="of the table")
     parser.add_argument("--defenses", nargs="+", default=list(DEFENSES), help="of the table")
+    parser.add_argument("--no-control", action="store_true", help="leave random noise out of the table")
     parser.add_argument("--keys", nargs="+", default=list(KEYS), help="of the table; the other parts take the first")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
