@@ -28,6 +28,7 @@ _EXPORTS = {
     "get_poison": "poisons",
     "ProtectedDataset": "adapters.torchvision",
     "protect": "protection.protect",
+    "auto_labels": "protection.labels",
     "unlock": "protection.unlock",
     "UnlockWarning": "protection.unlock",
     "evaluate": "evaluation.evaluate",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from .poisons.rem import REMPoison as REMPoison
     from .poisons.sem import SEMPoison as SEMPoison
     from .poisons.tap import TAPPoison as TAPPoison
+    from .protection.labels import auto_labels as auto_labels
     from .protection.protect import protect as protect
     from .protection.unlock import UnlockWarning as UnlockWarning
     from .protection.unlock import unlock as unlock

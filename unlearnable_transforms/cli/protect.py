@@ -27,6 +27,20 @@ def add_to(commands: Any) -> None:
     add("source", metavar="SOURCE", help="folder of pictures, Parquet file or folder, saved data set, or Hub name")
     add("out", type=Path, metavar="OUT", help="new or empty folder; or one that the same command began")
     add("--key", type=Path, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
+    hidden = parser.add_argument_group("without class labels")
+    hidden.add_argument(
+        "--labels",
+        metavar="HOW",
+        help="secret classes: auto, clusters of pictures that look alike; folder, one for each folder at any depth (an "
+        "album, a person); or a CSV file with the columns path,label. The labels of the data stay as they are",
+    )
+    hidden.add_argument("--clusters", type=count, metavar="N", help="how many, with --labels auto (default: 10)")
+    hidden.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="what sees likeness, with --labels auto: shapes, built in, or a pretrained network of timm such as "
+        "timm:resnet18.a1_in1k (default: shapes)",
+    )
     folders = parser.add_argument_group("folders of pictures")
     folders.add_argument("--label", metavar="NAME", help="one class for all: an album, an artist or a person")
     folders.add_argument(
@@ -84,10 +98,14 @@ def run(args: argparse.Namespace) -> int:
 
     if args.quality is not None and args.format != "jpeg":
         raise ValueError("--quality is for --format jpeg: png and webp are lossless here")
-    for path in (args.key, args.ledger):
+    table = Path(args.labels) if args.labels not in (None, "auto", "folder") else None
+    for path in (args.key, args.ledger, table):
         if path is not None and args.out.resolve() in path.resolve().parents:
             raise ValueError(f"{path} lies in {args.out}, which will be published: put it elsewhere")
     common = {
+        "labels": args.labels,
+        "clusters": args.clusters,
+        "backbone": args.backbone,
         "fraction": args.fraction,
         "keep_splits": args.keep_split,
         "workers": args.workers or cores(),
@@ -109,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
                 summary = protect_folder(args.source, args.out, poison, codec=codec, label=args.label, **common)
             else:
                 _refuse(args, "a data set", "label")
+                if args.labels is not None:
+                    _refuse(args, "--labels", "label_key")
                 if args.format != "png" or args.keep_metadata != "icc":
                     raise ValueError("--format and --keep-metadata are for folders of pictures: data sets hold PNG")
                 summary = protect_tables(

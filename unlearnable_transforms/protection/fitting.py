@@ -2,16 +2,25 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from ..poisons.base import Poison
 from .folder import FolderPictures
+from .labels import check_options, hide_files, secret_classes, to_fit, with_secret
 from .listing import list_folder
 from .tables import is_picture_folder, load_training_splits
 
 
 def fit_source(
-    source: str | os.PathLike, poison: Poison, *, label: str | None = None, config: str | None = None
+    source: str | os.PathLike,
+    poison: Poison,
+    *,
+    label: str | None = None,
+    labels: str | Path | None = None,
+    clusters: int | None = None,
+    backbone: str | Callable | None = None,
+    config: str | None = None,
 ) -> None:
     """Fit a method on the training data of a source.
 
@@ -19,15 +28,20 @@ def fit_source(
         source: as for ``protect_folder`` and ``protect_tables``.
         poison: fitted afterwards.
         label: one class for all pictures of a folder; methods that learn what tells classes apart refuse it.
+        labels, clusters, backbone: secret classes, as for ``protect_folder`` and ``protect_tables``.
         config: configuration of a Hub data set.
 
     Raises:
         SampleError: a picture or label that cannot be protected.
         ValueError: the source is not as it must be, or has several training splits.
     """
+    check_options(labels, clusters, backbone, poison.key)
     if is_picture_folder(source):
         folder = Path(source)
-        poison.fit(FolderPictures(folder, list_folder(folder, label is not None), label))
+        listing = list_folder(folder, label is not None, hidden=labels is not None)
+        if labels is not None:
+            hide_files(listing, folder, labels, poison.key, clusters=clusters, backbone=backbone)
+        poison.fit(FolderPictures(folder, listing, label))
         return
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -35,4 +49,7 @@ def fit_source(
     ):
         if len(train) > 1:
             raise ValueError(f"there are several training splits {sorted(train)}: name the files of one")
-        poison.fit(next(iter(train.values())))
+        if labels is not None:
+            values = secret_classes(train, labels, poison, clusters=clusters, backbone=backbone)
+            train = with_secret(train, values)
+        poison.fit(to_fit(next(iter(train.values())), poison))

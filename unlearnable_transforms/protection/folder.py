@@ -5,7 +5,7 @@ at the end write the ledger and the metadata files from the journal. Nothing but
 """
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,20 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..poisons.base import Poison
 from ..samples import class_token
-from ..sources import is_train_split
 from ..workers import run_tasks
 from .encode import Codec, FileWorker, Task
 from .fraction import check_fraction
 from .journal import Journal, open_journal
+from .labels import check_options, hide_files, remember
 from .ledger import SCHEMA, check_ledger_place, write_ledger
 from .listing import Listing, check_targets, list_folder, named, readable_name, target_name
 from .metadata import check_metadata, rewrite_metadata
-from .report import Summary, add_record, measured_every
+from .report import Summary, add_record, hidden_note, measured_every
 
 TASK_FILES, TASK_BYTES = 16, 4_000_000  # one message to a worker holds at most so many files, or one larger one
 WORKER_FILES, WORKER_BYTES = 50, 10_000_000  # less does not pay for the start of another process
 LEDGER_ROWS = 10_000  # are made at a time
+SECRET_CLASSES = "classes.json"  # in the journal
 
 
 def protect_folder(
@@ -38,6 +39,9 @@ def protect_folder(
     codec: Codec | None = None,
     fraction: float = 1.0,
     label: str | None = None,
+    labels: str | Path | None = None,
+    clusters: int | None = None,
+    backbone: str | Callable | None = None,
     keep_splits: Collection[str] = (),
     workers: int = 1,
     ledger: str | os.PathLike | None = None,
@@ -47,12 +51,16 @@ def protect_folder(
 
     Args:
         source: one folder a class (labels are places in the sorted list of their names, as torchvision and datasets
-            count them), folders ``train``, ``test``, ... that hold such folders, or any tree if ``label`` is given.
+            count them), folders ``train``, ``test``, ... that hold such folders, or any tree if ``label`` or ``labels``
+            is given.
         out: an empty or new folder, not in ``source``; or one that an interrupted call began.
         poison: a protection method; fitted on the training pictures if it needs to be and is not.
         codec: how pictures are written; default: PNG with the colour profile.
         fraction: share of the pictures to protect, chosen by a keyed hash of each; all are encoded alike.
         label: the class of all pictures: an album, an artist or a person.
+        labels: secret classes instead of the class folders: ``"auto"``, ``"folder"`` or a CSV file, see
+            :func:`~unlearnable_transforms.protection.labels.hide_files`; ``clusters`` and ``backbone`` belong to
+            ``"auto"``.
         keep_splits: splits to write unprotected; others that are not training data are left out.
         workers: processes, of one thread each.
         ledger: where the private record goes; default: the library's cache.
@@ -71,26 +79,44 @@ def protect_folder(
     check_fraction(fraction, poison)
     check_places(source, out)
     check_ledger_place(ledger, out)
-    listing = list_folder(source, label is not None, keep_splits)
+    if label is not None and labels is not None:
+        raise ValueError("label is one class for all, labels are secret classes: give one of the two")
+    listing = list_folder(source, label is not None, keep_splits, hidden=labels is not None)
     check_targets(listing.paths, codec.format)
     metadata = [path for path in listing.metadata if listing.split(path) not in listing.left_out]
     for path in metadata:
         check_metadata(source, path)
-    if not poison.fitted:
-        poison.fit(FolderPictures(source, listing, label))
-    settings = {
-        "source": str(source.resolve()),
-        **poison.public_config(),
-        "format": codec.format,
-        "quality": codec.quality if codec.format == "jpeg" else None,
-        "colour profile": codec.icc,
-        "fraction": fraction,
-        "label": label,
-        "kept splits": sorted(keep_splits),
-        "classes": listing.classes,
-    }
+    check_options(labels, clusters, backbone, poison.key)
     with open_journal(out) as journal:
+        hidden, kept = None, journal.directory / SECRET_CLASSES
+        if labels is not None:
+            hidden = hide_files(
+                listing,
+                source,
+                labels,
+                poison.key,
+                clusters=clusters,
+                backbone=backbone,
+                processes=workers,
+                remembered=kept if out.exists() and any(out.iterdir()) else None,
+            )
+        if not poison.fitted:
+            poison.fit(FolderPictures(source, listing, label))
+        settings = {
+            "source": str(source.resolve()),
+            **poison.public_config(),
+            "format": codec.format,
+            "quality": codec.quality if codec.format == "jpeg" else None,
+            "colour profile": codec.icc,
+            "fraction": fraction,
+            "label": label,
+            "kept splits": sorted(keep_splits),
+            "classes": listing.classes,
+            **({} if hidden is None else hidden.settings),
+        }
         journal.begin(settings, listing.lines())
+        if hidden is not None:
+            remember(hidden.memory, kept)
         done = journal.finished(listing.paths, lambda path: target_name(path, codec.format))
         with tqdm(total=len(done), initial=sum(done), unit="files", disable=None if progress else True) as bar:
             worker = FileWorker(source.resolve(), out.resolve(), poison, codec, fraction)
@@ -106,21 +132,25 @@ class FolderPictures(Sequence):
 
     def __init__(self, source: Path, listing: Listing, label: str | None) -> None:
         self.source, self.listing, self.label = source, listing, label
-        self.paths = [
-            path for path in listing.paths if not listing.splits or is_train_split(listing.split(path))
-        ]  # fmt: skip
+        self.places = [place for place, path in enumerate(listing.paths) if listing.is_training(path)]
+
+    @property
+    def targets(self) -> list:
+        """The label of each picture; none is read."""
+        return [self.listing.label(place) if self.label is None else self.label for place in self.places]
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.places)
 
     def __getitem__(self, row: Any) -> Any:
-        path = self.paths[row]
+        place = self.places[row]
+        path = self.listing.paths[place]
         try:
             with Image.open(self.source / path) as image:
                 image.load()
         except (OSError, SyntaxError, ValueError) as error:
             raise ValueError(f"{readable_name(path)} cannot be read ({error}): repair or remove it") from None
-        return image, self.listing.label(path) if self.label is None else self.label
+        return image, self.listing.label(place) if self.label is None else self.label
 
 
 def _useful(workers: int, listing: Listing, done: bytearray) -> int:
@@ -156,8 +186,9 @@ def _tasks(listing: Listing, done: bytearray, label: str | None, poison: Poison,
     for place, path in enumerate(listing.paths):
         if done[place]:
             continue
-        kept = listing.splits and not is_train_split(listing.split(path))
-        token = None if kept else tokens[0 if label is not None else listing.label(path)]
+        token = None
+        if listing.is_training(path):
+            token = tokens[0 if label is not None else listing.label(place)]
         task = Task(
             path=path,
             target=target_name(path, codec.format),
@@ -189,6 +220,8 @@ def _finish(
     fingerprint = None if poison.key is None else poison.key.fingerprint
     table = pa.Table.from_batches(list(_ledger_batches(journal, listing, summary)), SCHEMA)
     summary.ledger = str(write_ledger(table, ledger, fingerprint))
+    if listing.secret is not None:
+        summary.notes.append(hidden_note(len(listing.classes)))
     if listing.left_out:
         summary.notes.append(f"splits left out, not being training data: {', '.join(listing.left_out)} (--keep-split)")
     if metadata:

@@ -37,6 +37,7 @@ class Listing:
         classes: names of the class folders, sorted; empty where a label is given for all.
         splits: whether the top folders are splits: the class folders lie in them.
         left_out: splits that are not training data and not kept.
+        secret: the secret class of each picture, a place in ``classes``, where labels are hidden.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -47,14 +48,21 @@ class Listing:
     classes: list[str] = field(default_factory=list)
     splits: bool = False
     left_out: list[str] = field(default_factory=list)
+    secret: array | None = None
 
-    def label(self, path: str) -> int:
-        """The class of a picture: the place of its class folder in the sorted list."""
-        return self.classes.index(path.split("/")[self.splits])
+    def label(self, place: int) -> int:
+        """The class of the picture at a place in ``paths``: the place of its class folder in the sorted list."""
+        if self.secret is not None:
+            return self.secret[place]
+        return self.classes.index(self.paths[place].split("/")[self.splits])
 
     def split(self, path: str) -> str:
         """The split that a picture or other file belongs to; empty where the folder has none."""
         return path.split("/")[0] if self.splits else ""
+
+    def is_training(self, path: str) -> bool:
+        """Whether a picture is to be protected, and not of a split that is kept as it is."""
+        return not self.splits or is_train_split(self.split(path))
 
     def lines(self) -> Iterator[str]:
         """One line of JSON a picture: path, size, mtime."""
@@ -62,7 +70,7 @@ class Listing:
             yield json.dumps(entry)
 
 
-def list_folder(root: Path, labelled: bool, keep_splits: Collection[str] = ()) -> Listing:
+def list_folder(root: Path, labelled: bool, keep_splits: Collection[str] = (), hidden: bool = False) -> Listing:
     """Look through a folder of pictures.
 
     Args:
@@ -70,6 +78,7 @@ def list_folder(root: Path, labelled: bool, keep_splits: Collection[str] = ()) -
         labelled: one label is given for all pictures: any tree will do. Else every folder is a class, or every folder
             is a split (``train``, ``test``, ...) with class folders in it.
         keep_splits: splits that are not training data and are wanted in the output, unprotected.
+        hidden: secret classes will be given: any tree will do, and splits are told by the top folders as ever.
 
     Raises:
         ValueError: no pictures, pictures whose class is not clear, a link to a folder, an unknown split.
@@ -83,7 +92,11 @@ def list_folder(root: Path, labelled: bool, keep_splits: Collection[str] = ()) -
         listing.splits = bool(tops) and all(_SPLIT.fullmatch(name.lower()) for name in tops)
         if listing.splits:
             found = _choose_splits(listing, found, tops, keep_splits)
-        listing.classes = _classes(listing, [path for path, _, _ in found])
+        paths = [path for path, _, _ in found]
+        if hidden:
+            _refuse_loose(listing, paths)
+        else:
+            listing.classes = _classes(listing, paths)
     if keep_splits and not listing.splits:
         raise ValueError(f"keep-split {sorted(keep_splits)}: the folders of {root} are not splits (train, test, ...)")
     for path, size, mtime in found:
@@ -151,10 +164,16 @@ def _choose_splits(
     return [entry for entry in found if entry[0].split("/")[0] not in listing.left_out]
 
 
+def _refuse_loose(listing: Listing, paths: list[str]) -> None:
+    loose = [path for path in paths if listing.splits and "/" not in path]
+    if loose:
+        raise ValueError(f"{named(loose)}: pictures beside the splits: training data or not? Move them into one")
+
+
 def _classes(listing: Listing, paths: list[str]) -> list[str]:
     """The class folders' names, sorted. Kept splits have no say: their labels are not looked at."""
     depth = 1 + listing.splits
-    paths = [path for path in paths if not listing.splits or is_train_split(listing.split(path))]
+    paths = [path for path in paths if listing.is_training(path)]
     loose = [path for path in paths if path.count("/") < depth]
     if loose:
         raise ValueError(

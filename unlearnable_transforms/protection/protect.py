@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pyarrow as pa
@@ -12,8 +12,9 @@ from ..containers import open_chunks
 from ..poisons.base import NotFittedError, Poison, UnchangedWarning
 from ..poisons.fraction import is_chosen
 from ..samples import SampleError, batch_tokens, name_rows, sample_id
-from ..sources import find_columns, image_columns, is_train_split, refuse_second_image, stored_images
+from ..sources import image_columns, is_train_split, refuse_second_image, stored_images
 from .fraction import check_fraction
+from .labels import SECRET, check_options, label_columns, secret_classes, to_fit, with_secret
 from .ledger import SCHEMA, write_ledger
 
 _LEDGER_FEATURES = Features(
@@ -32,6 +33,9 @@ def protect(
     poison: Poison,
     fraction: float = 1.0,
     *,
+    labels: Any = None,
+    clusters: int | None = None,
+    backbone: str | Callable | None = None,
     keep: Collection[str] = (),
     num_proc: int | None = None,
     ledger: str | os.PathLike | None = None,
@@ -43,6 +47,10 @@ def protect(
         poison: a protection method; fitted on the training data if it needs to be and is not.
         fraction: share of the pictures to protect, in (0, 1], chosen by a keyed hash of each picture. All pictures
             are encoded alike, so that the encoding does not tell which.
+        labels: secret classes that the protection follows instead of the label column, which stays as it is and may be
+            missing: ``"auto"``, clusters of pictures that look alike; or one class a row, integers or text (for a
+            ``DatasetDict`` with several training splits a mapping from split to that).
+        clusters, backbone: of ``labels="auto"``, see :func:`~unlearnable_transforms.protection.labels.auto_labels`.
         keep: other image columns that may stay as they are. Without it they are refused: often they are copies.
         num_proc: worker processes, as for ``Dataset.map``.
         ledger: file for the private record of what was protected (mode 0600). Default: in the library's cache
@@ -70,15 +78,21 @@ def protect(
     chosen = {name: split for name, split in splits.items() if name == "" or is_train_split(name)}
     if not chosen:
         raise ValueError(f"none of the splits {list(splits)} is training data, so nothing would be protected")
+    formats = {name: split.format for name, split in chosen.items()}
+    check_options(labels, clusters, backbone, poison.key)
+    if labels is not None:
+        values = secret_classes(chosen, labels, poison, clusters=clusters, backbone=backbone)
+        chosen = with_secret(chosen, values)
     if not poison.fitted:
         if len(chosen) > 1:
             raise NotFittedError(
                 f"fit the poison on one data set first: there are several training splits {list(chosen)}"
             )
-        poison.fit(next(iter(chosen.values())))
+        poison.fit(to_fit(next(iter(chosen.values())), poison))
     results, tables = {}, []
     for name, split in chosen.items():
         results[name], table = protect_split(split, poison, fraction, keep, name, num_proc=num_proc)
+        results[name].set_format(**formats[name])
         tables.append(table)
         unchanged = unchanged_rows(table)
         if unchanged:
@@ -99,10 +113,12 @@ def protect_split(
 ) -> tuple[Dataset, pa.Table]:
     """One data set protected, and its rows of the ledger. ``map_options`` go to ``Dataset.map``.
 
+    A column ``SECRET`` takes the place of the label column, and is left out of the result, which has no format.
+
     Raises:
         As :func:`protect`.
     """
-    image_key, label_key = find_columns(data.column_names, poison.image_key, poison.label_key)
+    image_key, label_key = label_columns(data.column_names, poison)
     refuse_second_image(image_key, [column for column in image_columns(data.features) if column not in keep])
     plain = data.with_format(None)
     batch_tokens(
@@ -118,9 +134,7 @@ def protect_split(
         **map_options,
     )
     table = _ledger_table(mapped, name)
-    protected = mapped.remove_columns(list(_LEDGER_FEATURES))
-    protected.set_format(**data.format)
-    return protected, table
+    return mapped.remove_columns([*_LEDGER_FEATURES, *({SECRET} & set(data.column_names))]), table
 
 
 def unchanged_rows(table: pa.Table) -> list[int]:

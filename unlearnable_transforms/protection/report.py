@@ -88,6 +88,11 @@ def _bytes(count: float) -> str:
     return f"{count:.2f} GB"
 
 
+def hidden_note(classes: int) -> str:
+    """That the protection follows secret classes; not which."""
+    return f"labels hidden: the protection follows {classes} secret classes, which stand in the ledger alone"
+
+
 def add_record(summary: Summary, record: dict[str, Any]) -> None:
     """Count the journal's record of one file."""
     if record["status"] == "failed":

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,16 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..poisons.base import NotFittedError, Poison
 from ..samples import SampleError, batch_tokens
-from ..sources import find_columns, image_columns, is_train_split, refuse_second_image
+from ..sources import image_columns, is_train_split, refuse_second_image
 from ..workers import run_tasks
 from .encode import SourceChanged
-from .folder import check_places
+from .folder import SECRET_CLASSES, check_places
 from .fraction import check_fraction
 from .journal import REMEDY, open_journal
+from .labels import check_options, hide_rows, label_columns, remember, to_fit, with_secret
 from .ledger import SCHEMA, check_ledger_place, write_ledger
 from .listing import SPLIT_NAMES, is_hidden, is_picture, named
-from .report import Summary
+from .report import Summary, hidden_note
 from .shards import ShardWorker, add_shard, ledger_piece, make_shards, no_bars, write_saved_info
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -44,6 +45,9 @@ def protect_tables(
     poison: Poison,
     *,
     fraction: float = 1.0,
+    labels: str | None = None,
+    clusters: int | None = None,
+    backbone: str | Callable | None = None,
     keep_splits: Collection[str] = (),
     keep_columns: Collection[str] = (),
     config: str | None = None,
@@ -57,6 +61,8 @@ def protect_tables(
         source: a Parquet file, a folder of them, a folder made by ``save_to_disk``, or a Hub name.
         out: an empty or new folder; or one that an interrupted call began.
         poison: a protection method; fitted on the training split if it needs to be and is not.
+        labels, clusters, backbone: ``"auto"``: secret classes instead of the label column, see
+            :func:`~unlearnable_transforms.protection.labels.auto_labels`.
         keep_columns: other image columns that may stay as they are.
         config: configuration of a Hub data set.
         fraction, keep_splits, workers, ledger, progress: as for ``protect_folder``.
@@ -69,15 +75,29 @@ def protect_tables(
     check_fraction(fraction, poison)
     check_places(Path(source), out)
     check_ledger_place(ledger, out)
+    check_options(labels, clusters, backbone, poison.key)
     saved = _saved_kind(Path(source))
     stamps = _stamps(Path(source), saved)
     with open_journal(out) as journal, _loaded(source, config, saved, journal.scratch) as splits:
         train, left_out = _choose(splits, keep_splits, alone=Path(source).is_file() or saved == "one")
-        image_key, label_key = _check_columns(splits, train, poison, keep_columns)
+        hidden, followed, kept = None, splits, journal.directory / SECRET_CLASSES
+        if labels is not None:
+            training = {name: splits[name] for name in train}
+            hidden = hide_rows(
+                training,
+                labels,
+                poison,
+                clusters=clusters,
+                backbone=backbone,
+                processes=workers,
+                remembered=kept if out.exists() and any(out.iterdir()) else None,
+            )
+            followed = {**splits, **with_secret(training, hidden.memory["labels"])}
+        image_key, label_key = _check_columns(followed, train, poison, keep_columns)
         if not poison.fitted:
             if len(train) > 1:
                 raise NotFittedError(f"fit the method on one data set first: there are several training splits {train}")
-            poison.fit(splits[train[0]])
+            poison.fit(to_fit(followed[train[0]], poison))
         shards = [shard for name, data in splits.items() for shard in make_shards(name, data, image_key, saved)]
         settings = {
             "source": str(Path(source).resolve()) if stamps else source,
@@ -86,11 +106,14 @@ def protect_tables(
             "fraction": fraction,
             "kept splits": sorted(keep_splits),
             "kept columns": sorted(keep_columns),
-            "classes": getattr(splits[train[0]].features[label_key], "names", None),
+            "classes": getattr(followed[train[0]].features[label_key], "names", None),
             "shards": [shard.target for shard in shards],
+            **({} if hidden is None else hidden.settings),
         }
         of_hub = sorted((name, len(data), data._fingerprint) for name, data in splits.items())
         journal.begin(settings, map(json.dumps, stamps or of_hub))
+        if hidden is not None:
+            remember(hidden.memory, kept)
         records = journal.directory / "ledger"
         records.mkdir(exist_ok=True, mode=0o700)
         paths = [shard.target for shard in shards]
@@ -99,7 +122,7 @@ def protect_tables(
         rows = sum(shard.stop - shard.start for shard in shards)
         left = sum(shard.stop - shard.start for shard in todo)
         worker = ShardWorker(
-            splits, out.resolve(), records, poison, fraction, tuple(keep_columns), tuple(train), image_key
+            followed, out.resolve(), records, poison, fraction, tuple(keep_columns), tuple(train), image_key
         )
         with tqdm(total=rows, initial=rows - left, unit="rows", disable=None if progress else True) as bar:
             for finished in run_tasks(worker, todo, min(workers, max(1, len(todo)))):
@@ -121,6 +144,8 @@ def protect_tables(
         )
         if saved:
             write_saved_info(out, splits, finished, saved)
+        if hidden is not None:
+            summary.notes.append(hidden_note(hidden.classes))
         if left_out:
             summary.notes.append(f"splits left out, not being training data: {', '.join(left_out)} (--keep-split)")
         return summary
@@ -304,7 +329,7 @@ def _check_columns(
 ) -> tuple[str, str]:
     """The image and the label column; all labels are looked at before any work is done."""
     first = splits[train[0]]
-    image_key, label_key = find_columns(first.column_names, poison.image_key, poison.label_key)
+    image_key, label_key = label_columns(first.column_names, poison)
     for name, data in splits.items():
         refuse_second_image(
             image_key, [column for column in image_columns(data.features) if column not in keep_columns]
