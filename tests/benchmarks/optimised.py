@@ -35,7 +35,9 @@ TRAINING, LATER, VALIDATION = range(10_000), range(10_000, 20_000), range(40_000
 SHAPES = {
     "published": {"preset": "paper", "surrogate": "resnet9-screen", "steps": 500},
     "cpu": {},
+    "cpu, S = 3 at the end": {"final_samples": 3},
 }
+SUFFIX = {"published": "-published", "cpu": "", "cpu, S = 3 at the end": "-final-3"}  # of the file of a fit
 EXTENDED = ("sem", "em", "pil")
 KEPT = (
     "surrogate_accuracy", "target_share", "separability", "quick_protected", "quick_clean", "psnr", "largest_delta",
@@ -47,7 +49,7 @@ def fit(method: str, key: str, data: Dataset, folder: Path, shape: str = "cpu") 
     """A fitted method, and a line about the fit. Its time is that of the run that made it, without interruption."""
     poison = get_poison(method)(key=Key.public(key), **SHAPES[shape])
     assert isinstance(poison, FittedPoison)
-    record = folder / f"{method}-{key}{'' if shape == 'cpu' else '-' + shape}.json"
+    record = folder / f"{method}-{key}{SUFFIX[shape]}.json"
     started, worked = time.perf_counter(), time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
