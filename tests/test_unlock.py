@@ -6,9 +6,9 @@ import torch
 from conftest import KEY, TINY, pixels
 from folders import photograph
 
-from unlearnable_transforms import Chain, CUDAPoison, Key, PILPoison, Poison, SampleError, SEMPoison
+from unlearnable_transforms import Chain, CUDAPoison, Key, PILPoison, Poison, SampleError, SEMPoison, get_poison
 from unlearnable_transforms.pixels import psnr
-from unlearnable_transforms.poisons.undo import unlock_arrays
+from unlearnable_transforms.poisons.undo import subtract_keyed, unlock_arrays
 from unlearnable_transforms.samples import sample_id
 
 LABELS = [0, 1, 2, 3] * 5
@@ -197,6 +197,60 @@ def test_noise_is_recalled_from_the_cache_by_clean_or_protected_ids():
             other.recall(ids_of(RANDOM))
     with pytest.raises(RuntimeError, match="for these pictures"):
         PILPoison(key=KEY, epochs=3, steps=5).recall([*ids_of(RANDOM), bytes(16)])
+
+
+# ---- noise that follows from the key and the clean picture's id ----
+
+
+def keyed(name: str, **options) -> Poison:
+    return get_poison(name)(key=KEY, classes=[0, 1, 2, 3], **options)
+
+
+@pytest.mark.parametrize("name", ["ar", "lsp"])
+@pytest.mark.parametrize("shape", [(20, 12, 10, 3), (20, 40, 33, 1), (20, 32, 32, 3)], ids=str)
+def test_keyed_noise_is_undone_exactly_where_it_was_not_cut_off(name, shape):
+    clean = pixels(*shape) // 2 + 64
+    clean[3:6] = clean[3:6, ..., :1]  # grey in three channels
+    poison = keyed(name)
+    protected = poison.apply(clean, LABELS)
+    assert (protected != clean).any((1, 2, 3)).all()
+    assert (unlock(poison, protected, ids=ids_of(clean)) == clean).all()
+    wrong = ids_of(clean)[::-1]
+    assert (unlock(poison, protected, ids=wrong) != clean).any((1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("name", ["ar", "lsp"])
+@pytest.mark.parametrize("strength", [1, 5])
+def test_keyed_noise_that_was_cut_off_leaves_a_little(name, strength):
+    clean = textured()
+    clean[:, 20:] = 255
+    clean[:, :, 20:] = 0
+    poison = keyed(name, eps={"ar": 1.0, "lsp": 6 / 255}[name] * strength)
+    protected = poison.apply(clean, LABELS)
+    restored = unlock(poison, protected, ids=ids_of(clean))
+    free = (protected > 0) & (protected < 255)
+    assert (restored == clean)[free].all()
+    assert not (restored == clean).all()
+    assert np.abs(restored.astype(int) - clean).max() <= np.abs(protected.astype(int) - clean).max()
+    assert (quality(clean, restored) > quality(clean, protected)).all()
+
+
+def test_what_was_cut_off_gets_the_middle_of_what_it_may_have_been():
+    def protect(images, tokens, ids):
+        return (images.short() + torch.tensor([10, -8]).view(-1, 1, 1, 1)).clamp(0, 255)
+
+    clean = torch.tensor([[245, 246, 255, 3], [8, 7, 0, 255]], dtype=torch.uint8).view(2, 1, 2, 2)
+    protected = protect(clean, None, None).to(torch.uint8)
+    restored = subtract_keyed(protect, protected, ["i:0"] * 2, [b"a" * 16] * 2)
+    assert restored.flatten(1).tolist() == [[250, 250, 250, 3], [4, 4, 4, 255]]
+
+
+@pytest.mark.parametrize("name", ["ar", "lsp"])
+def test_keyed_noise_needs_the_clean_ids(name):
+    clean, ids = textured(), [*ids_of(textured())[:-1], None]
+    poison = keyed(name)
+    with pytest.raises(SampleError, match=r"^row 19: .*in the ledger"):
+        unlock(poison, poison.apply(clean, LABELS), ids=ids)
 
 
 # ---- chains ----

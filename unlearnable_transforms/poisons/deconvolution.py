@@ -13,7 +13,8 @@ from .convolution import convolve, soft_copies
 
 STEPS = 80  # of conjugate gradients: more change nothing to speak of
 SLOPE = 12.0  # levels by which neighbouring pixels of a picture differ, about
-HALO_STEPS = 60
+HALO_STEPS = 80
+SETTLED = 0.05  # levels: what is missing then is less than a step of bytes
 DAMPING = 0.8  # below 1 the series converges wherever anything of the picture is left
 
 
@@ -88,5 +89,8 @@ def remove_halo(image: Tensor, weights: np.ndarray, step: int) -> Tensor:
     target = image * float(weights.sum())
     x = image.float()
     for _ in range(HALO_STEPS):
-        x = x + DAMPING * (target - x - soft_copies(x, weights, step))
+        rest = target - x - soft_copies(x, weights, step)
+        x = x + DAMPING * rest
+        if rest.abs().max() < SETTLED:
+            break
     return x.round().clamp(0, 255)

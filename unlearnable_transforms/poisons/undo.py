@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..noise.table import NoiseTable, id_array
@@ -126,3 +127,23 @@ def _added(protect: Protect, images: Tensor, tokens: Sequence[str], ids: Sequenc
     black[colour, -1], white[colour, -1] = 1, 254  # not grey either
     up, down = (protect(plain, tokens, ids).short() - plain.short() for plain in (black, white))
     return torch.where(up > 0, up, down).numpy()
+
+
+# ---- pixels that were overwritten ------------------------------------------------------------------------------------
+
+
+def fill_in(protect: Protect, images: Tensor, tokens: Sequence[str]) -> Tensor:
+    """Protected pictures, uint8 (B, C, H, W), with the mean of what lies around in the place of pixels that the method
+    overwrites whatever they were: float32, whole numbers. What stood there is lost."""
+    black, white = (protect(plain, tokens, None) for plain in (torch.zeros_like(images), torch.full_like(images, 255)))
+    lost = (black == white).all(1, keepdim=True)
+    values = images.float()
+    while lost.any():
+        known = (~lost).float()
+        around, count = (F.avg_pool2d(sums, 3, 1, 1) for sums in (values * known, known))
+        edge = lost & (count > 0)
+        if not edge.any():  # nothing of the picture is left
+            break
+        values = torch.where(edge, around / count.clamp_min(1e-6), values)
+        lost = lost & ~edge
+    return values.round()
