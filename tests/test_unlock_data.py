@@ -132,6 +132,13 @@ def test_secret_classes_are_read_from_the_ledger(ledger, no_ledgers):
     assert error_of(lambda: unlock(protected, poison), SampleError).rows == tuple(range(20))
 
 
+def test_labels_say_nothing_beside_secret_classes():
+    poison = CUDAPoison(key=KEY, invertible=True)
+    protected = arrays(ut.protect(data(), poison, labels=[3, 1, 4, 1, 5] * 4))  # the ledger lies in the cache
+    protected[19, 0, 0, 0] ^= 1
+    assert error_of(lambda: unlock(data(protected), poison), SampleError).rows == (19,)
+
+
 def test_a_chain_with_what_each_link_needs():
     chain = Chain([CUDAPoison(key=KEY, invertible=True), pil()])
     protected = ut.protect(data(), chain)
