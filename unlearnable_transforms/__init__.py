@@ -29,6 +29,7 @@ _EXPORTS = {
     "ProtectedDataset": "adapters.torchvision",
     "protect": "protection.protect",
     "auto_labels": "protection.labels",
+    "publish": "publishing.hub",
     "unlock": "protection.unlock",
     "UnlockWarning": "protection.unlock",
     "evaluate": "evaluation.evaluate",
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from .protection.protect import protect as protect
     from .protection.unlock import UnlockWarning as UnlockWarning
     from .protection.unlock import unlock as unlock
+    from .publishing.hub import publish as publish
     from .samples import SampleError as SampleError
     from .victims import list_victims as list_victims
 

@@ -1,0 +1,285 @@
+"""The checks one by one: what they let pass, and what they take for what."""
+
+import os
+import shutil
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import SHARED, decode, encode, image_set, pixels, stored
+from datasets import DatasetDict, Features, Sequence, Value
+from folders import PROFILE, forms, photograph
+from publications import FEATURES, ROWS, SECRET, clean_set, exif, key, pictures, protected_folder, publish, shrunk
+
+import unlearnable_transforms as ut
+from unlearnable_transforms.publishing.encodings import read_encoding
+from unlearnable_transforms.publishing.leaks import (
+    Findings,
+    LeakError,
+    file_leak,
+    holds_secret,
+    is_additive,
+    is_neutral_name,
+    key_forms,
+    text_leak,
+    value_leaks,
+)
+from unlearnable_transforms.publishing.pairs import MOST_LEFT, Looks, compare, find_pairs
+
+FLOATS = Features(image=Sequence(Value("float32")), label=Value("int64"))
+
+# ---- encodings
+
+_MODES = {"RGB": (9, 8, 3), "L": (9, 8), "RGBA": (9, 8, 4), "large": (300, 400, 3)}
+_ICC = {"icc_profile": PROFILE}
+_SAVED = {
+    "png": ("PNG", {}), "png, profile": ("PNG", _ICC), "png, dpi": ("PNG", {"dpi": (72, 72)}),
+    "jpeg": ("JPEG", {}), "jpeg, profile": ("JPEG", _ICC), "jpeg, progressive": ("JPEG", {"progressive": True}),
+    "jpeg, restart": ("JPEG", {"restart_marker_rows": 1}), "webp": ("WEBP", {"lossless": True, "exact": True}),
+    "webp, profile": ("WEBP", {"lossless": True, **_ICC}), "webp, lossy": ("WEBP", {"quality": 80}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _SAVED)
+@pytest.mark.parametrize("mode", _MODES)
+def test_plain_files_hold_nothing_foreign(mode, name):
+    format, options = _SAVED[name]
+    if mode == "RGBA" and format == "JPEG":
+        return
+    data = encode(pixels(*_MODES[mode]), format, **options)
+    found = read_encoding(data)
+    assert found.format == {"WEBP": "WebP"}.get(format, format)
+    assert found.lossless == (format == "PNG" or bool(options.get("lossless")))
+    assert found.foreign == []
+    for cut in (data[:-1], data[: len(data) // 2], data[:20]):
+        assert read_encoding(cut).format == "unknown"
+
+
+def test_what_is_foreign_is_called_by_its_name():
+    image = PIL.Image.fromarray(pixels(9, 8, 3))
+    found = {
+        "EXIF": encode(image, "PNG", exif=exif()), "a comment": encode(image, "JPEG", comment=b"x"),
+        "XMP": encode(image, "JPEG", xmp=b"<x/>"), "bytes behind its end": encode(image, "WEBP", lossless=True) + b"1",
+        "further frames": encode(image, "WEBP", save_all=True, append_images=[image.rotate(90)], lossless=True),
+    }  # fmt: skip
+    assert {name: read_encoding(data).foreign for name, data in found.items() if name != "further frames"} == {
+        name: [name] for name in found if name != "further frames"
+    }
+    assert set(read_encoding(found["further frames"]).foreign) == {"further frames"}
+    thumbnail = encode(image, "JPEG")
+    with_exif = encode(image, "JPEG", exif=exif() + thumbnail)  # whose end is not the picture's
+    assert read_encoding(with_exif).foreign == ["EXIF"]
+    assert read_encoding(with_exif + thumbnail).foreign == ["EXIF", "bytes behind its end"]
+
+
+def test_traces_tell_settings_and_not_pictures():
+    def traces(format, **options):
+        return {read_encoding(encode(pixels(9 + n, 8, 3, seed=n), format, **options)).traces for n in range(8)}
+
+    kinds = [traces("JPEG", quality=q) for q in (75, 90)] + [traces("JPEG", subsampling=0)]
+    kinds += [traces("PNG", compress_level=n) for n in (1, 6, 9)] + [traces("WEBP", lossless=n) for n in (True, False)]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert len(set.union(*kinds)) == len(kinds)
+
+
+# ---- names, text, keys
+
+
+def test_names():
+    neutral = ("7", "000012.png", "a b/0000123.jpg", "000000000012.webp")
+    telling = ("IMG_1234.jpg", "20240512.png", "Ann.png", "d41d8cd98f00b204.png", "1-2.png", ".png")
+    assert [is_neutral_name(name) for name in (*neutral, *telling)] == [True] * 4 + [False] * 6
+
+
+@pytest.mark.parametrize(
+    ("text", "check"),
+    [
+        ("/home/ann/x", "local path"), ("from /Users/ann", "local path"), ('{"a": "/mnt/x/1.png"}', "local path"),
+        (r"C:\pictures\1.png", "local path"), ("file:///x", "local path"), (r"\\server\x", "local path"),
+        ("Ann.JPG", "telling name"), ("a/b c.heic ", "telling name"), ("/9j/4AAQ", "second image"),
+        ("a photo of /home cooking", None), ("https://example.org/home/x", None), ("0001.jpg", None), ("see 3/4", None),
+        ("and/or", None), ("C: yes", None), ("", None),
+    ],
+)  # fmt: skip
+def test_text(text, check):
+    told = text_leak(text)
+    assert (told and told[0]) == check
+    array = pa.array(["no", None, text])
+    assert [row for row, *_ in value_leaks("c", array, [])] == ([2] if check else [])
+
+
+def test_places_inside_lists_and_structs_are_those_of_the_rows():
+    values = [[], [{"a": "no"}], None, [{"a": "no"}, {"a": "/tmp/x"}], [{"a": "Ann.png"}]]
+    array = pa.array(values, pa.list_(pa.struct([("a", pa.string())])))
+    assert [(row, check) for row, check, _ in value_leaks("c", array, [])] == [(3, "local path"), (4, "telling name")]
+    nested = pa.array([[["no"]], [[], ["x", "file://y"]]])
+    assert [row for row, *_ in value_leaks("c", nested, [])] == [1]
+    words = pa.array(["no", "Ann.png", "no"]).dictionary_encode()
+    assert [row for row, *_ in value_leaks("c", words, [])] == [1]
+
+
+def test_a_key_is_found_in_every_form_and_alone():
+    known = key_forms([key()])
+    for form in forms(SECRET):
+        assert holds_secret(b"x" * 7 + form + b"y", known)
+    assert holds_secret(SECRET.hex().encode("utf-16"), known)
+    other = key_forms([ut.Key(b"0" * 32)])
+    assert not any(holds_secret(form, other) for form in forms(SECRET))
+    assert len(known) == len(set(known))
+
+
+def test_methods_that_add_are_told_from_filters():
+    cuda, pil = ut.CUDAPoison(key=key()), ut.PILPoison(key=key())
+    assert not is_additive(cuda.public_config())
+    assert is_additive(pil.public_config())
+    assert is_additive(ut.Chain([cuda, pil]).public_config())
+    assert not is_additive(ut.Chain([cuda, cuda]).public_config())
+
+
+def test_other_files():
+    assert file_leak("x/.DS_Store", b"Bud1")[0] == "stray file"
+    assert file_leak("ledger-of-may.parquet", b"PAR1")[0] == "cache"
+    assert file_leak("my.key", b"")[0] == "key"
+
+
+def test_findings_of_one_kind_stand_together():
+    findings = Findings()
+    for row in range(7):
+        findings.add("pair", "what", "do", ("test", row))
+    findings.add("pair", "what", "do", "a.png")
+    (leak,) = findings.leaks()
+    assert str(leak) == "pair: test rows 0, 1, 2, 3, 4 ... (7 in all); a.png: what; do"
+    assert isinstance(LeakError([leak]), ValueError)
+
+
+# ---- pairs
+
+
+def test_a_filter_and_noise_are_seen_through_and_other_pictures_are_not():
+    clean = photograph(3, 32, 32)
+    filtered = ut.CUDAPoison(key=key())(clean, 1)[0]
+    noisy = np.clip(clean + np.random.default_rng(0).choice([-8, 8], clean.shape), 0, 255).astype(np.uint8)
+    left, explained = compare(clean, np.stack([clean, filtered, noisy, photograph(4, 32, 32)]))
+    assert (left[:2] < 1).all()
+    assert 50 < left[2] < 64.1
+    assert (explained[:3] > 0.9).all()
+    assert left[3] > 3 * MOST_LEFT
+
+
+def test_small_and_plain_pictures_are_no_pairs():
+    looks = Looks()
+    for number in range(4):
+        looks.add(np.full((32, 32, 3), 40 * number, np.uint8))
+    assert list(find_pairs(looks, np.arange(2), np.arange(2, 4))) == []
+    tiny = Looks()
+    for _ in range(2):
+        tiny.add(pixels(8, 8, 3))
+    assert list(find_pairs(tiny, np.arange(1), np.arange(1, 2))) == []
+
+
+@pytest.mark.parametrize("name", ["cifar10", "clothing"])
+def test_pairs_of_real_pictures(name):
+    """All twins are found although they were shrunk and went through JPEG; of the test split nothing else is."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"the data set {name} is not at {path.parent}")
+    count = 200 if name == "cifar10" else 25
+
+    def read(split):
+        table = pq.read_table(path / f"{split}-00000-of-00001.parquet").slice(0, count)
+        labels = table["label"].to_pylist()
+        return [np.asarray(decode(row["bytes"]).convert("RGB")) for row in table["image"].to_pylist()], labels
+
+    (train, labels), (test, _) = read("train"), read("test")
+    looks = Looks()
+    for picture in ut.CUDAPoison(key=key()).apply([PIL.Image.fromarray(picture) for picture in train], labels):
+        looks.add(np.asarray(picture))
+    for picture in [*test, *(shrunk(picture, 1.0 if name == "cifar10" else 0.6) for picture in train)]:
+        looks.add(picture)
+    found = dict(find_pairs(looks, np.arange(count, 3 * count), np.arange(count)))
+    assert found == {2 * count + number: number for number in range(count)}
+
+
+# ---- coverage
+
+
+def test_secret_classes_are_tried(tmp_path):
+    """The protection followed other classes than the labels that are published."""
+    data = ut.protect(clean_set(), ut.CUDAPoison(key=key()))
+    relabelled = image_set([row["bytes"] for row in stored(data)], [(row + 1) % 3 for row in range(ROWS)], FEATURES)
+    assert publish(relabelled, tmp_path / "out").coverage == "verified with the ledger"
+
+
+@pytest.mark.parametrize("kind", ["set", "splits", "saved", "parquet", "folder"])
+def test_coverage_by_the_originals_alone(tmp_path, kind):
+    original, folder = clean_set(), None
+    source = ut.protect(original, ut.CUDAPoison(key=key()))
+    if kind == "splits":
+        original = DatasetDict(train=original, test=clean_set(3, first=80))
+    elif kind == "saved":
+        original.save_to_disk(str(tmp_path / "saved"))
+        original = tmp_path / "saved"
+    elif kind == "parquet":
+        original.to_parquet(str(tmp_path / "train.parquet"))
+        original = tmp_path / "train.parquet"
+    elif kind == "folder":
+        source, original = protected_folder(tmp_path), tmp_path / "photos"
+        folder = source
+    shutil.rmtree(os.environ["UNLEARNABLE_TRANSFORMS_CACHE"] + "/ledgers")
+    done = publish(source, tmp_path / "out", original=original)
+    assert done.coverage == "verified with the originals"
+    assert done.checked.counts == {"protected": 6 if folder else ROWS}
+
+
+def test_a_method_without_its_noise_needs_the_ledger(tmp_path):
+    poison = ut.PILPoison(key=key())
+    with pytest.raises(ut.NotFittedError, match="pass ledger="):
+        publish(clean_set(), tmp_path / "out", poison, original=clean_set())
+
+
+def test_the_ledger_that_is_given_counts(tmp_path):
+    data = ut.protect(clean_set(), ut.CUDAPoison(key=key()), ledger=tmp_path / "mine.parquet")
+    assert publish(data, tmp_path / "out", ledger=tmp_path / "mine.parquet").coverage == "verified with the ledger"
+    with pytest.warns(match="coverage not verified"):
+        publish(data, tmp_path / "other")
+    ut.protect(clean_set(ROWS, first=40), ut.CUDAPoison(key=key()), ledger=tmp_path / "wrong.parquet")
+    with pytest.raises(LeakError, match="unknown picture"):
+        publish(data, tmp_path / "third", ledger=tmp_path / "wrong.parquet")
+
+
+def test_of_several_ledgers_the_one_that_fits_is_taken(tmp_path):
+    poison = ut.CUDAPoison(key=key())
+    data = ut.protect(clean_set(), poison)
+    ut.protect(clean_set(ROWS, first=40), poison)
+    ut.protect(clean_set(3), poison)
+    assert publish(data, tmp_path / "out").coverage == "verified with the ledger"
+
+
+# ---- what is refused as it is
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda data: data.to_iterable_dataset(), TypeError, "streaming"),
+        (lambda data: data.select([]), ValueError, "no rows"),
+        (lambda data: DatasetDict(test=data), ValueError, "training data"),
+        (lambda data: DatasetDict(train=data, test=data.remove_columns("label")), ValueError, "other columns"),
+        (lambda data: data.rename_column("image", "picture"), KeyError, "image_key"),
+        (lambda data: "nowhere", FileNotFoundError, "no folder"),
+        (lambda data: data.map(lambda row: {"image": [1.0]}, features=FLOATS), ValueError, "not Image"),
+    ],
+)
+def test_what_cannot_be_published(tmp_path, make, error, message):
+    source = make(ut.protect(clean_set(), ut.CUDAPoison(key=key())))
+    with pytest.raises(error, match=message):
+        publish(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_repositories_have_two_names(tmp_path):
+    with pytest.raises(ValueError, match="user/name"):
+        ut.publish(clean_set(), "name", poison=ut.CUDAPoison(key=key()), folder=tmp_path / "out")
+    assert len(pictures()) == ROWS

@@ -1,0 +1,114 @@
+"""``unlearnable publish``: a protected set to the Hub, or to a folder ready for it, if no check finds a leak."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from .method import METHOD_OPTIONS, add_method_options, make_poison
+from .protect import INTERRUPTED
+
+REFUSED = 1
+ANSWERS = {"yes": True, "no": False}
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to argparse's subparsers."""
+    parser = commands.add_parser(
+        "publish",
+        help="publish a protected set, if it leaks nothing",
+        description="Publish what `unlearnable protect` wrote on the Hugging Face Hub, with a card and a manifest. It "
+        "is checked first; nothing is sent before all checks have passed. Interrupted, start it again.",
+        epilog="Exit code: 0, 1 if a check found a leak, 2 for an error, 130 after Ctrl-C. "
+        "Example: unlearnable publish protected/ user/name --key release.key --report results/",
+    )
+    add = parser.add_argument
+    add("source", type=Path, metavar="SOURCE", help="folder that `unlearnable protect` wrote")
+    add("repo", metavar="REPO", help="of the Hub: user/name")
+    add("--key", type=Path, required=True, metavar="FILE", help="the key that it was protected with")
+    add("--original", metavar="SET", help="the clean pictures, to check against")
+    add("--ledger", type=Path, metavar="PATH", help="record of the protection (default: the one in the cache)")
+    add("--report", type=Path, metavar="FOLDER", help="results of `unlearnable evaluate`, for the card")
+    add("--originals-public", choices=tuple(ANSWERS), help="whether the clean pictures can be had by everybody")
+    add("--folder", type=Path, metavar="OUT", help="write a folder that is ready to upload, and send nothing")
+    visible = parser.add_argument_group("repository")
+    visible.add_argument("--private", action=argparse.BooleanOptionalAction, help="who can see it (default: as it is)")
+    visible.add_argument("--gated", choices=("auto", "manual"), help="access is granted on request")
+    visible.add_argument("--revision", metavar="BRANCH", help="default: main")
+    visible.add_argument("--create-pr", action="store_true", help="open a pull request instead")
+    card = parser.add_argument_group("card")
+    card.add_argument("--license", metavar="NAME", help="identifier of the Hub, such as cc-by-4.0")
+    card.add_argument("--no-opt-out", action="store_true", help="do not reserve training and data mining")
+    allowed = parser.add_argument_group("what may be")
+    allowed.add_argument("--rename", action="store_true", help="number the pictures, and drop their names")
+    allowed.add_argument("--label", metavar="NAME", help="pictures that lie in no class folders: as for protect")
+    allowed.add_argument("--keep-column", action="append", default=[], metavar="COLUMN", help="may stay; repeatable")
+    allowed.add_argument("--allow-partial", action="store_true", help="unprotected training pictures, or missing ones")
+    allowed.add_argument("--allow-history", action="store_true", help="earlier commits with other data files")
+    allowed.add_argument("--image-key", metavar="COLUMN", help="default: image or img")
+    allowed.add_argument("--label-key", metavar="COLUMN", help="default: label, labels or fine_label")
+    add_method_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check and publish; say where it is, or what leaks.
+
+    Returns:
+        The exit code.
+    """
+    from ..publishing.hub import publish
+    from ..publishing.leaks import LeakError
+    from .protect import _told_warnings
+
+    public = ANSWERS[args.originals_public] if args.originals_public else _ask()
+    options = {**dict.fromkeys(METHOD_OPTIONS), **vars(args)}
+    try:
+        with _told_warnings():
+            done = publish(
+                args.source,
+                args.repo,
+                poison=make_poison(argparse.Namespace(**options)),
+                original=args.original,
+                ledger=args.ledger,
+                report=args.report,
+                folder=args.folder,
+                private=args.private,
+                gated=args.gated,
+                revision=args.revision,
+                create_pr=args.create_pr,
+                allow_partial=args.allow_partial,
+                allow_history=args.allow_history,
+                originals_public=public,
+                rename=args.rename,
+                keep=args.keep_column,
+                label=args.label,
+                license=args.license,
+                opt_out=not args.no_opt_out,
+            )
+    except LeakError as error:
+        print(f"unlearnable: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again, what is there already is not sent twice", file=sys.stderr)
+        return INTERRUPTED
+    counts = ", ".join(f"{count:,} {status}" for status, count in done.checked.counts.items())
+    print(f"{counts}; {done.coverage}")
+    print("\n".join([*done.notes, f"ready to upload: {done.folder}" if done.folder else f"published: {done.url}"]))
+    return 0
+
+
+def _ask() -> bool:
+    """Whether the originals are public, asked on a terminal.
+
+    Raises:
+        ValueError: there is no terminal.
+    """
+    if not sys.stdin.isatty():
+        raise ValueError("say with --originals-public yes or no whether the clean pictures can be had by everybody")
+    while True:
+        print("Can the clean pictures be had by everybody (a known data set, a gallery on the net)? [yes/no] ", end="")
+        answer = input().strip().lower()
+        for name, value in ANSWERS.items():
+            if answer and name.startswith(answer):
+                return value

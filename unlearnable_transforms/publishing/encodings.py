@@ -1,0 +1,146 @@
+"""What a picture file holds beside its pixels, and how it was encoded, from its bytes alone; nothing is decoded."""
+
+import hashlib
+import re
+import struct
+from dataclasses import dataclass, field
+
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_PNG_PARTS = frozenset(("IHDR", "PLTE", "tRNS", "IDAT", "IEND", "iCCP", "sRGB", "gAMA", "cHRM", "sBIT", "bKGD", "pHYs"))
+_PNG_TOLD = {"eXIf": "EXIF", "tEXt": "text", "zTXt": "text", "iTXt": "text", "tIME": "the time", "caBX": "C2PA"}
+_PNG_FRAMES = frozenset(("acTL", "fcTL", "fdAT"))
+_WEBP_PARTS = frozenset(("VP8X", "VP8L", "VP8 ", "ALPH", "ICCP"))
+_WEBP_TOLD = {"EXIF": "EXIF", "XMP ": "XMP", "ANIM": "further frames", "ANMF": "further frames"}
+_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the next marker behind compressed data
+_LONE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
+
+
+@dataclass
+class Encoding:
+    """How a picture was encoded.
+
+    Attributes:
+        format: ``PNG``, ``JPEG``, ``WebP``, or ``unknown``.
+        lossless: whether it keeps every pixel.
+        traces: what tells one encoder's settings from another's; equal for pictures that were encoded alike.
+        foreign: what it holds beside pixels, colour space and the like: ``EXIF``, ``a comment``, ``a thumbnail``, ...
+    """
+
+    format: str
+    lossless: bool
+    traces: str = ""
+    foreign: list[str] = field(default_factory=list)
+
+
+def read_encoding(data: bytes) -> Encoding:
+    """The encoding of a picture file's bytes; damaged ones are of format ``unknown``."""
+    try:
+        if data.startswith(_PNG):
+            return _read_png(data)
+        if data.startswith(_JPEG):
+            return _read_jpeg(data)
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return _read_webp(data)
+    except (struct.error, IndexError, ValueError):
+        pass
+    return Encoding("unknown", lossless=False)
+
+
+def is_picture(data: bytes) -> bool:
+    """Whether bytes begin as picture files do, also of kinds that are not published."""
+    return (
+        data.startswith((_PNG, _JPEG, b"GIF8", b"II*\0", b"MM\0*", b"BM"))
+        or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+        or data[4:12] in (b"ftypheic", b"ftypavif", b"ftypmif1")
+    )
+
+
+def _read_png(data: bytes) -> Encoding:
+    found = Encoding("PNG", lossless=True)
+    place, name = len(_PNG), ""
+    while name != "IEND":
+        size, raw = struct.unpack_from(">I4s", data, place)
+        name = raw.decode("latin-1")
+        if name == "IDAT" and not found.traces:
+            found.traces = f"PNG {data[place + 8 : place + 10].hex()}"  # zlib's header tells the level
+        if name in _PNG_FRAMES:
+            found.foreign.append("further frames")
+        elif name not in _PNG_PARTS:
+            found.foreign.append(_PNG_TOLD.get(name, f"the part {name!r}"))
+        place += 12 + size
+    _check_end(found, data, place)
+    return found
+
+
+def _read_jpeg(data: bytes) -> Encoding:
+    found = Encoding("JPEG", lossless=False)
+    tables = hashlib.sha256()
+    place = 2
+    while data[place : place + 2] != b"\xff\xd9":
+        if data[place] != 0xFF:
+            raise ValueError("no marker")
+        marker = data[place + 1]
+        if marker == 0xFF:  # padding
+            place += 1
+            continue
+        if marker in _LONE_MARKERS:
+            place += 2
+            continue
+        (size,) = struct.unpack_from(">H", data, place + 2)
+        body = data[place + 4 : place + 2 + size]
+        if marker == 0xDB:
+            tables.update(body)
+        elif 0xC0 <= marker <= 0xC2:
+            tables.update(body[5:])  # components and their sampling, without the size of the picture
+        elif told := _jpeg_foreign(marker, body):
+            found.foreign.append(told)
+        place += 2 + size
+        if marker == 0xDA:
+            scan_end = _AFTER_SCAN.search(data, place)
+            if scan_end is None:
+                raise ValueError("cut off")
+            place = scan_end.start()
+    found.traces = f"JPEG {tables.hexdigest()[:8]}"
+    _check_end(found, data, place + 2)
+    return found
+
+
+def _jpeg_foreign(marker: int, body: bytes) -> str:
+    """What a part holds that is no part of the picture; empty for the parts that are."""
+    if marker == 0xFE:
+        return "a comment"
+    if marker == 0xE0:
+        return "" if body.startswith(b"JFIF\0") and len(body) <= 14 else "a thumbnail"
+    if marker == 0xE1:
+        return "EXIF" if body.startswith(b"Exif") else "XMP"
+    if marker == 0xE2:
+        return "" if body.startswith(b"ICC_PROFILE\0") else "further pictures"
+    if marker == 0xED:
+        return "IPTC"
+    if marker == 0xEE:
+        return "" if body.startswith(b"Adobe") and len(body) <= 12 else "the part APP14"
+    return f"the part APP{marker - 0xE0}" if 0xE0 <= marker <= 0xEF else ""
+
+
+def _read_webp(data: bytes) -> Encoding:
+    found = Encoding("WebP", lossless=True)
+    (size,) = struct.unpack_from("<I", data, 4)
+    place, end = 12, 8 + size + size % 2
+    while place < 8 + size:
+        raw, part = struct.unpack_from("<4sI", data, place)
+        name = raw.decode("latin-1")
+        if name == "VP8 ":
+            found.lossless = False
+        elif name not in _WEBP_PARTS:
+            found.foreign.append(_WEBP_TOLD.get(name, f"the part {name!r}"))
+        place += 8 + part + part % 2
+    found.traces = "WebP" if found.lossless else "WebP, lossy"
+    _check_end(found, data, end)
+    return found
+
+
+def _check_end(found: Encoding, data: bytes, end: int) -> None:
+    if end > len(data):
+        raise ValueError("cut off")
+    if end < len(data):
+        found.foreign.append("bytes behind its end")

@@ -1,0 +1,330 @@
+"""``publish``: stage, check, describe, and only then send."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+
+from ..evaluation.report import Report
+from ..files import private_directory, replacing
+from ..keys import Key
+from ..poisons.base import Poison
+from ..poisons.chain import Chain
+from ..protection.folder import check_places
+from .card import About, make_card, rows_of_method
+from .coverage import find_coverage
+from .leaks import Findings, LeakError, holds_secret, key_forms
+from .manifest import checksum, make_manifest, write_manifest
+from .scan import Checked, PictureCheck, check_files, check_tables
+from .stage import CARD, MANIFEST, stage
+
+UNVERIFIED = "coverage not verified"
+_REPO = re.compile(r"[\w.-]+/[\w.-]+")
+_NO_DATA = re.compile(r"README\.md|\.git\w+|(?i:licen[sc]e)(\.\w+)?|protection\.json")
+
+
+@dataclass
+class Publication:
+    """What was published.
+
+    Attributes:
+        repo: ``user/name``.
+        url: of the data set, or of the pull request; empty for a folder.
+        folder: that is ready to upload, if one was asked for.
+        coverage: how it is known that every picture is protected.
+        checked: what the checks saw.
+        notes: what else to know, one line each.
+    """
+
+    repo: str
+    url: str
+    folder: Path | None
+    coverage: str
+    checked: Checked
+    notes: list[str] = field(default_factory=list)
+
+
+class PublishWarning(UserWarning):
+    """Something that a publisher should know, and that does not stop a publication."""
+
+
+def publish(
+    protected: Any,
+    repo: str,
+    *,
+    poison: Poison,
+    original: Any = None,
+    ledger: str | os.PathLike | None = None,
+    report: Report | str | os.PathLike | None = None,
+    folder: str | os.PathLike | None = None,
+    private: bool | None = None,
+    gated: Literal["auto", "manual"] | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    allow_partial: bool = False,
+    allow_history: bool = False,
+    originals_public: bool | None = None,
+    rename: bool = False,
+    keep: Collection[str] = (),
+    label: str | None = None,
+    license: str | None = None,
+    opt_out: bool = True,
+) -> Publication:
+    """Publish a protected set on the Hugging Face Hub, or make a folder that is ready for it.
+
+    Everything that goes up is put into a folder first and checked there; nothing is sent before all checks have passed.
+    An upload that was interrupted can be started again: what is there already is not sent twice.
+
+    Args:
+        protected: a ``Dataset`` or ``DatasetDict``, or a folder made by ``unlearnable protect``: Parquet, a saved set,
+            or pictures.
+        repo: ``user/name``.
+        poison: the method, with its key; it need not be fitted.
+        original: the clean training data, to check against: a data set, or a path. Without a ledger it is protected
+            once more, to know what should have come out.
+        ledger: the record that ``protect`` wrote; default: the one in the library's cache that knows the pictures.
+        report: what ``ut.evaluate`` measured, or the folder of its results; the card is made from it.
+        folder: write this new folder instead of uploading.
+        private, gated: of the repository; None leaves what is set there. ``gated``: "auto", "manual" or False.
+        revision: the branch, made if it is not there; default: main.
+        create_pr: open a pull request instead of committing.
+        allow_partial: publish although training pictures are unprotected, or protected ones are not among them.
+        allow_history: publish although earlier commits of the repository hold other data files.
+        originals_public: whether the originals can be had by everybody. Then everybody has pairs of clean and protected
+            pictures anyway, and the card says that this protects nothing.
+        rename: number the pictures, and drop their names.
+        keep: other columns that may stay as they are.
+        label: for pictures that lie in no class folders: the label they were protected with, or any text where the
+            classes were secret.
+        license: identifier of the Hub, such as ``cc-by-4.0``.
+        opt_out: whether the card and the manifest reserve training and data mining.
+
+    Raises:
+        LeakError: checks failed; nothing was sent. All leaks are named with their rows.
+        TypeError, ValueError, KeyError: not a set that can be published.
+        OSError: the Hub refused, or cannot be reached; call again to continue.
+    """
+    if not _REPO.fullmatch(repo):
+        raise ValueError(f"the repository is named as user/name, got {repo!r}")
+    config = json.loads(json.dumps(poison.public_config()))
+    if report is not None and not isinstance(report, Report):
+        report = Report.load(os.fspath(report))
+    if report is not None:
+        rows_of_method(report, config)
+    out = None if folder is None else Path(folder)
+    if out is not None:
+        _check_out(out, protected)
+    findings = Findings()
+    keys = keys_of(poison)
+    _check_keys(keys, repo, findings)
+    forms = key_forms(keys)
+    api = HfApi()
+    earlier = [] if out is not None or allow_history else earlier_files(api, repo)
+    with _staging(out) as place:
+        upload = stage(protected, place, poison, findings, rename=rename, label=label, copy=out is not None)
+        check_files(upload, forms, findings)
+        if upload.features is not None:
+            check_tables(upload, forms, keep, findings)
+        coverage = find_coverage(upload, poison, ledger, original, label, findings)
+        check = PictureCheck(upload, poison, coverage, findings)
+        checked = check.run()
+        check.judge(checked, allow_partial, originals_public)
+        told = UNVERIFIED if coverage is None else f"verified with {coverage.source}"
+        about = About(
+            repo, upload, poison, config, checked, told, originals_public, license, opt_out, gated not in (None, False)
+        )
+        (place / CARD).write_text(make_card(about, report), encoding="utf-8")
+        files = sorted([*upload.files, CARD])
+        manifest = make_manifest(upload, config, repo, checked, told, opt_out)
+        write_manifest(manifest, place, files, poison.key)
+        _check_own(place, forms, findings)
+        _check_history(earlier, place, repo, findings)
+        if findings.leaks():
+            raise LeakError(findings.leaks())
+        _warn(originals_public, told)
+        result = Publication(repo, "", out, told, checked)
+        if out is None:
+            result.url = _send(api, place, repo, keys, private, gated, revision, create_pr)
+        else:
+            _remember(keys, repo)
+            result.notes.append("earlier commits of the repository were not looked at: nothing was asked of the Hub")
+            _move(place, out)
+        return result
+
+
+def keys_of(poison: Poison) -> list[Key]:
+    """All keys of a method, each once."""
+    links = poison.links if isinstance(poison, Chain) else (poison,)
+    return list(dict.fromkeys(link.key for link in links if link.key is not None))
+
+
+# ---- keys and releases -----------------------------------------------------------------------------------------------
+
+
+def _check_keys(keys: Sequence[Key], repo: str, findings: Findings) -> None:
+    for key in keys:
+        if key.is_public:
+            remedy = "protect with a private key: Key.generate(), `unlearnable keygen`"
+            findings.add("public key", f"the key {key.name} is known to everybody", remedy)
+        before = _release_file(key)
+        if before.exists() and json.loads(before.read_text())["repository"] != repo:
+            used = json.loads(before.read_text())["repository"]
+            remedy = f"protect with another key: key.derive({repo!r}), or a new one of `unlearnable keygen`"
+            findings.add("key used before", f"the key {key.fingerprint} protects {used} already", remedy)
+
+
+def _remember(keys: Sequence[Key], repo: str) -> None:
+    for key in keys:
+        with replacing(_release_file(key)) as temporary:
+            temporary.write_text(json.dumps({"repository": repo}))
+
+
+def _release_file(key: Key) -> Path:
+    return private_directory("releases") / f"{key.fingerprint}.json"
+
+
+# ---- the folder that goes up -----------------------------------------------------------------------------------------
+
+
+def _check_out(out: Path, source: Any) -> None:
+    if isinstance(source, str | os.PathLike):
+        check_places(Path(source), out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is not empty: name a new folder")
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {out.absolute().parent} to make {out.name} in")
+
+
+@contextmanager
+def _staging(out: Path | None) -> Iterator[Path]:
+    """A private folder that is gone afterwards, beside ``out`` where that is where it moves to."""
+    parent = private_directory("uploads") if out is None else out.absolute().parent
+    place = Path(tempfile.mkdtemp(prefix=".unlearnable-", dir=parent))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _move(place: Path, out: Path) -> None:
+    if out.exists():
+        out.rmdir()
+    umask = os.umask(0)
+    os.umask(umask)
+    place.chmod(0o777 & ~umask)
+    place.rename(out)
+
+
+def _check_own(place: Path, forms: Sequence[bytes], findings: Findings) -> None:
+    for name in (CARD, MANIFEST):
+        if holds_secret((place / name).read_bytes(), forms):
+            findings.add("key", "the file would hold the key", "report this: it is a bug", name)
+
+
+def _warn(originals_public: bool | None, coverage: str) -> None:
+    told = []
+    if originals_public is None:
+        told.append("whether the originals are public was not said: pass originals_public=")
+    if coverage == UNVERIFIED:
+        told.append(
+            f"{coverage}: there is no ledger that knows these pictures, and no originals; pass ledger= or original="
+        )
+    for text in told:
+        warnings.warn(f"{text}. The card says so", PublishWarning, stacklevel=3)
+
+
+# ---- the Hub ---------------------------------------------------------------------------------------------------------
+
+
+def earlier_files(api: HfApi, repo: str) -> list[tuple[str, RepoFile]]:
+    """All data files of all commits that branches, tags and pull requests of a repository can reach."""
+    try:
+        refs = api.list_repo_refs(repo, repo_type="dataset", include_pull_requests=True)
+    except RepositoryNotFoundError:
+        return []
+    names = [ref.name for ref in (*refs.branches, *refs.tags)] + [ref.ref for ref in refs.pull_requests or ()]
+    commits = {
+        commit.commit_id: None
+        for name in names
+        for commit in api.list_repo_commits(repo, repo_type="dataset", revision=name)
+    }
+    return [
+        (commit, file)
+        for commit in commits
+        for file in api.list_repo_tree(repo, recursive=True, revision=commit, repo_type="dataset")
+        if isinstance(file, RepoFile) and not _NO_DATA.fullmatch(file.path)
+    ]
+
+
+def _check_history(earlier: list[tuple[str, RepoFile]], place: Path, repo: str, findings: Findings) -> None:
+    """Note data files of earlier commits that are not those of this upload: an unprotected version, perhaps."""
+    same: dict[tuple[str, str], bool] = {}
+    for commit, file in earlier:
+        known = file.lfs.sha256 if file.lfs else file.blob_id
+        if (file.path, known) not in same:
+            mine = place / file.path
+            same[file.path, known] = mine.is_file() and known in (checksum(mine), _git_name(mine))
+        if not same[file.path, known]:
+            findings.add(
+                "earlier commit",
+                f"the commit {commit[:7]} of {repo} holds other data files, which everybody can still fetch",
+                f"delete them and run HfApi().super_squash_history({repo!r}, repo_type='dataset'), or take a new "
+                "repository, or pass allow_history=True (--allow-history) if they may stay",
+                file.path,
+            )
+
+
+def _git_name(path: Path) -> str:
+    """The name that git gives a file's content."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _send(
+    api: HfApi,
+    place: Path,
+    repo: str,
+    keys: Sequence[Key],
+    private: bool | None,
+    gated: Any,
+    revision: str | None,
+    create_pr: bool,
+) -> str:
+    """Make the repository what it is to be, and only then upload; in one commit, so that nothing is ever half there."""
+    api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+    _remember(keys, repo)
+    settings = {"gated": gated, "private": private}
+    changes = {name: value for name, value in settings.items() if value is not None}
+    if changes:
+        api.update_repo_settings(repo, repo_type="dataset", **changes)
+    if revision is not None and not revision.startswith("refs/"):
+        api.create_branch(repo, branch=revision, repo_type="dataset", exist_ok=True)
+    commit = api.upload_folder(
+        folder_path=place,
+        repo_id=repo,
+        repo_type="dataset",
+        revision=revision,
+        create_pr=create_pr,
+        delete_patterns="*",  # what lay there before is no part of this set
+        commit_message="Protected data set",
+    )
+    there = {file.path for file in api.list_repo_tree(repo, recursive=True, revision=commit.oid, repo_type="dataset")}
+    missing = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()} - there
+    if missing:
+        raise RuntimeError(
+            f"the Hub did not take {sorted(missing)[:5]}: is there a .gitignore? Remove it and try again"
+        )
+    return commit.pr_url or f"{api.endpoint}/datasets/{repo}"

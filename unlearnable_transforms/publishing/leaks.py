@@ -1,0 +1,298 @@
+"""Ways in which a protected set gives away what it hides. Each check is a function of what it looks at alone.
+
+Checks return what they found in words, or nothing; :class:`Findings` collects these with their places and the remedy.
+Nothing here knows a ledger or the originals (see coverage.py), so that a set of somebody else can be audited with it.
+"""
+
+import base64
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..keys import Key
+from ..protection.ledger import SCHEMA as LEDGER
+from ..protection.listing import PICTURES, named
+from ..samples import name_rows
+from ..sources import image_columns
+from .encodings import Encoding, is_picture
+
+Place = str | tuple[str, int]
+"""A file, or a row of a split."""
+
+FILTERS = frozenset({"cuda"})  # methods whose change JPEG keeps: docs/protect.md has the figures
+REENCODE = (
+    "write the pictures anew: `unlearnable protect` does it, also for splits that it does not protect (--keep-split)"
+)
+RENAME = "pass rename=True (--rename): pictures are then numbered"
+_NEUTRAL = re.compile(r"0*\d{1,7}")
+_LOCAL = (
+    r"(?:^|[\s\"'=:(\[,])(?:/(?:home|Users|root|mnt|media|tmp|var|private|Volumes|srv|opt)/|[A-Za-z]:\\|\\\\\w|file://)"
+)
+_LOCAL_PATH = re.compile(_LOCAL)
+_PICTURE_NAME = r"\.(?i:" + "|".join(sorted(suffix[1:] for suffix in PICTURES)) + r")\s*$"
+_PICTURE_TEXT = r"^(?:data:image/|iVBORw0KGgo|/9j/4)"  # PNG and JPEG in base64
+_SUSPECT = "|".join((_LOCAL, _PICTURE_TEXT, _PICTURE_NAME))
+_SECRET_FILES = re.compile(
+    r".*\.(?:key|safetensors|ledger|npy|npz|pt|pth|pkl|pickle)|ledger.*|(?:done|source)\.jsonl|"
+    r"(?:address|manifest|settings|classes)\.json"
+)
+_KEY_FILE = b"unlearnable-key-"
+_SAFETENSORS = re.compile(rb'[\s\S]{8}\{"')
+_MIN_COPY = 3  # dimensions: numbers in so many could be the pixels of a picture
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One way in which a set gives away what it hides.
+
+    Attributes:
+        check: the short name of the check, as in docs/publish.md.
+        what: what was found.
+        remedy: what to do about it.
+        places: the files, or the rows as (split, row), where it was found; none where it is the set as a whole.
+    """
+
+    check: str
+    what: str
+    remedy: str
+    places: tuple[Place, ...] = ()
+
+    def __str__(self) -> str:
+        where = name_places(self.places)
+        return f"{self.check}: {where + ': ' if where else ''}{self.what}; {self.remedy}"
+
+
+class LeakError(ValueError):
+    """A set that is not published, and why. ``leaks`` has all of them."""
+
+    def __init__(self, leaks: Sequence[Leak]) -> None:
+        self.leaks = list(leaks)
+        super().__init__("nothing was published:\n" + "\n".join(f"- {leak}" for leak in self.leaks))
+
+
+class Findings:
+    """Collects what the checks find, by check and kind."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str, str], list[Place]] = defaultdict(list)
+
+    def add(self, check: str, what: str, remedy: str, *places: Place) -> None:
+        """Note one finding, at places if it has any."""
+        self._found[check, what, remedy] += places
+
+    def leaks(self) -> list[Leak]:
+        """All of them, those of one kind together."""
+        return [Leak(*kind, tuple(places)) for kind, places in self._found.items()]
+
+
+def name_places(places: Sequence[Place]) -> str:
+    """``train rows 3, 5; test row 7`` or ``cat/1.png, cat/2.png``."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for place in places:
+        if isinstance(place, tuple):
+            rows[place[0]].append(place[1])
+    told = [f"{split} {name_rows(found)}" for split, found in rows.items()]
+    files = [place for place in places if isinstance(place, str)]
+    return "; ".join([*told, *([named(files)] if files else [])])
+
+
+# ---- methods and keys ------------------------------------------------------------------------------------------------
+
+
+def methods_of(config: Mapping[str, Any]) -> list[str]:
+    """The names of a method, or of the links of a chain, from ``public_config``."""
+    links = config["arguments"].get("links")
+    return [config["method"]] if links is None else [name for link in links for name in methods_of(link)]
+
+
+def is_additive(config: Mapping[str, Any]) -> bool:
+    """Whether a method adds a small pattern, which lossy encoding takes away; unknown methods are taken to."""
+    return not set(methods_of(config)) <= FILTERS
+
+
+def key_forms(keys: Iterable[Key]) -> list[bytes]:
+    """Every way in which keys are looked for in bytes: raw, hexadecimal, base64 at each alignment, and a key file."""
+    found = [_KEY_FILE]
+    for key in keys:
+        secret = key._secret
+        found += [secret, secret.hex().encode(), secret.hex().upper().encode(), secret.hex().encode("utf-16-le")]
+        for shift in range(3):  # the characters at the ends depend on what stands around the key
+            for encode in (base64.b64encode, base64.urlsafe_b64encode):
+                found.append(encode(b"\0" * shift + secret)[4:-4])
+    return list(dict.fromkeys(found))
+
+
+def holds_secret(data: Any, forms: Sequence[bytes]) -> bool:
+    """Whether bytes (or a memory map) hold one of :func:`key_forms`."""
+    return any(data.find(form) >= 0 for form in forms)
+
+
+# ---- names and files -------------------------------------------------------------------------------------------------
+
+
+def is_neutral_name(name: str) -> bool:
+    """Whether a picture's name tells nothing: it is a number of at most seven digits (eight could be a date)."""
+    return _NEUTRAL.fullmatch(PurePosixPath(name).stem) is not None
+
+
+def stored_path_leak(path: str | None) -> tuple[str, str] | None:
+    """(check, what) for the path beside a picture in a table."""
+    if not path:
+        return None
+    if "/" in path or "\\" in path:
+        return "local path", "the table holds the path of the picture's file"
+    return None if is_neutral_name(path) else ("telling name", "the table holds the name of the picture's file")
+
+
+def file_leak(path: str, head: bytes) -> tuple[str, str]:
+    """(check, what) for a file that is neither a picture nor data, from its name and first bytes."""
+    name = PurePosixPath(path).name
+    if head.startswith(_KEY_FILE) or name.endswith(".key"):
+        return "key", "a key file"
+    if _SECRET_FILES.fullmatch(name) or _SAFETENSORS.match(head):
+        return "cache", "a file of the library's private cache"
+    return "stray file", "a file that is no part of a protected set; it may hold an original"
+
+
+def text_leak(text: str) -> tuple[str, str] | None:
+    """(check, what) for a piece of text."""
+    if _LOCAL_PATH.search(text):
+        return "local path", "text with a path of this computer"
+    if re.search(_PICTURE_TEXT, text):
+        return "second image", "a picture in base64"
+    if re.search(_PICTURE_NAME, text) and not is_neutral_name(text.strip()):
+        return "telling name", "text with the name of a picture's file"
+    return None
+
+
+# ---- encodings -------------------------------------------------------------------------------------------------------
+
+
+def encoding_leaks(encoding: Encoding, additive: bool) -> Iterator[tuple[str, str]]:
+    """(check, what) for how one picture is encoded.
+
+    Args:
+        encoding: from :func:`~.encodings.read_encoding`.
+        additive: whether it was protected by a method that lossy encoding weakens.
+    """
+    if encoding.format == "unknown":
+        yield "encoding", "neither a whole PNG, nor WebP, nor JPEG"
+    for what in dict.fromkeys(encoding.foreign):
+        yield "metadata", f"the file holds {what}"
+    if additive and not encoding.lossless and encoding.format != "unknown":
+        yield "lossy", f"{encoding.format} loses what the method added"
+
+
+def mixed_leak(traces: Mapping[str, Sequence[Place]]) -> tuple[str, tuple[Place, ...]] | None:
+    """(what, the rarer ones) for the pictures of one split, by the traces of their encoding."""
+    if len(traces) < 2:
+        return None
+    common = max(traces, key=lambda trace: len(traces[trace]))
+    rare = tuple(place for trace, places in traces.items() if trace != common for place in places)
+    kinds = ", ".join(sorted(traces))
+    return f"encoded otherwise than the rest ({kinds}): it tells which were protected", rare
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def column_leaks(features: Mapping[str, Any], image_key: str, keep: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """(check, what) for the columns of a table, from its ``datasets.Features``."""
+    pictures = image_columns(features)
+    for name, feature in features.items():
+        if name.removeprefix("_") in set(LEDGER.names) - {"split", "row"}:
+            yield "cache", f"the column {name!r} is one of the ledger's"
+        elif name != image_key and name not in keep:
+            if name in pictures:
+                yield "second image", f"the column {name!r} holds pictures too, often clean ones"
+            elif _depth(feature) >= _MIN_COPY:
+                yield "second image", f"the column {name!r} holds arrays, which could be pixels"
+
+
+def _depth(feature: Any) -> int:
+    shape = getattr(feature, "shape", None)
+    if isinstance(shape, tuple):
+        return len(shape)
+    inner = getattr(feature, "feature", None)
+    if isinstance(feature, list):
+        inner = feature[0]
+    if isinstance(feature, Mapping):
+        return max(map(_depth, feature.values()), default=0)
+    return 0 if inner is None else 1 + _depth(inner)
+
+
+def value_leaks(column: str, values: pa.Array, forms: Sequence[bytes]) -> Iterator[tuple[int, str, str]]:
+    """(row, check, what) for the values of a column that is not the image column.
+
+    Args:
+        column: its name.
+        values: an array; text and binary values inside lists and structs are looked at, too.
+        forms: of the keys.
+    """
+    for row, array in enumerate_leaves(values):
+        if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
+            for at, value in _present(array):
+                if is_picture(value):
+                    yield row(at), "second image", f"the column {column!r} holds picture files, often clean ones"
+        elif pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+            suspect = pc.fill_null(pc.match_substring_regex(array, _SUSPECT), False)
+            for at, value in _present(array.filter(suspect), pc.indices_nonzero(suspect)):
+                if told := text_leak(value):
+                    yield row(at), told[0], f"{told[1]} in the column {column!r}"
+        if buffers_hold(array, forms):
+            yield row(0), "key", f"the column {column!r} holds the key"
+
+
+def buffers_hold(values: pa.Array, forms: Sequence[bytes]) -> bool:
+    """Whether the memory of an array holds a key: numbers, text or bytes, however they are packed in a file."""
+    return any(buffer is not None and holds_secret(buffer.to_pybytes(), forms) for buffer in values.buffers())
+
+
+def enumerate_leaves(values: pa.Array) -> Iterator[tuple[Any, pa.Array]]:
+    """The plain arrays inside an array, each with the way from a place in it to a row of the whole."""
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_struct(values.type):
+        for place in range(values.type.num_fields):
+            yield from enumerate_leaves(values.field(place))
+    elif any(kind(values.type) for kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
+        parents = pc.list_parent_indices(values)
+        for row, array in enumerate_leaves(pc.list_flatten(values)):
+            yield (lambda at, row=row, parents=parents: parents[row(at)].as_py() if len(parents) else 0), array
+    else:
+        yield (lambda at: int(at)), values
+
+
+def _present(array: pa.Array, places: Any = None) -> Iterator[tuple[int, Any]]:
+    for at, value in enumerate(array.to_pylist()):
+        if value is not None:
+            yield (at if places is None else places[at].as_py()), value
+
+
+def metadata_leaks(text: str, suffix: str, forms: Sequence[bytes]) -> Iterator[tuple[str, str]]:
+    """(check, what) for a metadata.csv or metadata.jsonl; the names in ``file_name`` are those of the files."""
+    import csv
+    import io
+
+    if suffix == ".csv":
+        rows: list[Mapping[str, Any]] = list(csv.DictReader(io.StringIO(text, newline="")))
+    else:
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    seen = set()
+    for row in rows:
+        for name, value in row.items():
+            told = text_leak(value) if isinstance(value, str) and name != "file_name" else None
+            if told and (name, told) not in seen:
+                seen.add((name, told))
+                yield told[0], f"{told[1]} in the column {name!r}"
+    if holds_secret(text.encode(), forms):
+        yield "key", "the file holds the key"

@@ -1,0 +1,240 @@
+"""``protection.json``: what a published set is, in a form that programs read; and the check of it.
+
+Public by design: the method and its public arguments, the key's fingerprint, a digest of the protected pictures, the
+class list and the checksum of every file. The seal is made with the key over all of this: without the key nobody can
+make another manifest that the key's owner would take for his own.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from datasets import Features
+
+from .. import __version__
+from ..files import private_directory
+from ..keys import Key
+from ..protection.encode import open_bytes
+from ..samples import class_token
+from .scan import Checked, ids_digest, published_id
+from .stage import MANIFEST, Upload
+
+FORMAT = 1
+CHANGED, OTHER_KEY = 1, 3  # exit codes
+OPT_OUT = {  # as the Creator Assertions Working Group names it for C2PA
+    "cawg.training-mining": {
+        "entries": {
+            name: {"use": "notAllowed"}
+            for name in ("cawg.data_mining", "cawg.ai_training", "cawg.ai_generative_training")
+        }
+    }
+}
+
+
+def make_manifest(
+    upload: Upload, config: Mapping[str, Any], repo: str, checked: Checked, coverage: str, opt_out: bool
+) -> dict[str, Any]:
+    """The manifest of an upload, without checksums and seal.
+
+    Args:
+        upload: what goes up.
+        config: the method's ``public_config``.
+        repo: ``user/name``.
+        checked: what the checks saw.
+        coverage: how it is known that every picture is protected.
+        opt_out: whether training and data mining are reserved.
+    """
+    columns = {"image": upload.image_key, "label": upload.label_key} if upload.features is not None else None
+    return {
+        "format": FORMAT,
+        "library": f"unlearnable-transforms {__version__}",
+        "release": repo,
+        **{name: config[name] for name in ("method", "version", "arguments", "key_fingerprint")},
+        "classes": upload.classes,
+        "columns": columns,
+        "coverage": coverage,
+        "statuses": checked.counts,
+        "protected_ids": {"count": sum(checked.counts.values()), "sha256": checked.digest},
+        "splits": {
+            name: {"pictures": checked.rows[name], "protected": name in upload.training, "files": upload.splits[name]}
+            for name in upload.splits
+        },
+        **({"opt_out": OPT_OUT} if opt_out else {}),
+    }
+
+
+def write_manifest(manifest: dict[str, Any], folder: Path, files: list[str], key: Key | None) -> None:
+    """Add the checksums of files and the seal, and write it into their folder."""
+    listed = {path: {"bytes": (folder / path).stat().st_size, "sha256": checksum(folder / path)} for path in files}
+    manifest = {**manifest, "files": listed}
+    if key is not None:
+        manifest["seal"] = seal(manifest, key)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest in a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or of a later version of the library.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {MANIFEST} in {folder}: it was not published by this library")
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+        newer = manifest["format"] > FORMAT
+        known = {"key_fingerprint", "files", "splits", "protected_ids", "release", "method"} <= set(manifest)
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged") from None
+    if newer or not known:
+        raise ValueError(f"{path} is damaged, or of a later version: this library reads format {FORMAT}")
+    return manifest
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(manifest: Mapping[str, Any], key: Key) -> str:
+    """What only the key's owner can make of a manifest: 128 bits, hexadecimal."""
+    rest = {name: value for name, value in manifest.items() if name != "seal"}
+    text = json.dumps(rest, sort_keys=True, ensure_ascii=False)
+    return key.stream("manifest", text).words(2).tobytes().hex()
+
+
+@dataclass
+class Verdict:
+    """What :func:`verify` found.
+
+    Attributes:
+        manifest: what the set says of itself.
+        changed, missing, added: files that are not as they were published.
+        same_pictures: whether the training pictures are nevertheless those that were published; None: not looked at.
+        key: ``fits``, ``derived`` (``key.derive`` of the release's name fits), ``other``, or None: not asked.
+        sealed: whether the manifest is as the key's owner wrote it; None: not known.
+    """
+
+    manifest: dict[str, Any]
+    changed: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    same_pictures: bool | None = None
+    key: str | None = None
+    sealed: bool | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0: all is as published; 1: files or the manifest changed; 3: the key does not fit."""
+        if self.key == "other":
+            return OTHER_KEY
+        return CHANGED if self.changed or self.missing or self.added or self.sealed is False else 0
+
+    def lines(self) -> list[str]:
+        """The verdict as text."""
+        known = self.manifest
+        lines = [
+            f"{known['release']}: {known['method']}, key {known['key_fingerprint']}, "
+            f"{known['protected_ids']['count']:,} pictures, coverage {known['coverage']}"
+        ]
+        for title, paths in (("changed", self.changed), ("missing", self.missing), ("added", self.added)):
+            lines += [f"{title}: {path}" for path in paths]
+        if not (self.changed or self.missing or self.added):
+            lines.append(f"all {len(known['files'])} files are as they were published")
+        elif self.same_pictures is not None:
+            same = "are those that were published" if self.same_pictures else "are NOT those that were published"
+            lines.append(f"the training pictures {same}")
+        told = {
+            "fits": "the key fits",
+            "derived": f"the key fits by key.derive({known['release']!r})",
+            "other": "the key does NOT fit: it is another one",
+        }
+        lines += [told[self.key]] if self.key else []
+        if self.sealed is not None:
+            lines.append("the manifest is sealed with it" if self.sealed else "the manifest was CHANGED since")
+        return lines
+
+
+def verify(source: str | Path, key: Key | None = None, revision: str | None = None) -> Verdict:
+    """Whether a published set is as it was published, and whether a key fits.
+
+    Args:
+        source: a folder, or a name of the Hub.
+        key: that of the release, or one from which it was derived.
+        revision: of the Hub's repository.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no manifest, or it cannot be read.
+    """
+    if Path(source).is_dir():
+        return _verify(Path(source), key)
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+
+    with tempfile.TemporaryDirectory(dir=private_directory("uploads")) as scratch:
+        try:
+            HfApi().snapshot_download(str(source), repo_type="dataset", revision=revision, local_dir=scratch)
+        except HFValidationError:
+            raise FileNotFoundError(f"{source} is neither a folder nor a name of the Hub") from None
+        return _verify(Path(scratch), key)
+
+
+def _verify(folder: Path, key: Key | None) -> Verdict:
+    manifest = read_manifest(folder)
+    verdict = Verdict(manifest)
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    there = {path for path in there if not path.startswith(".") and path != MANIFEST}  # .gitattributes is the Hub's
+    files = manifest["files"]
+    verdict.missing = sorted(set(files) - there)
+    verdict.added = sorted(there - set(files))
+    verdict.changed = sorted(path for path in set(files) & there if checksum(folder / path) != files[path]["sha256"])
+    if any(path in split["files"] for path in verdict.changed for split in manifest["splits"].values()):
+        verdict.same_pictures = _same_pictures(folder, manifest)
+    if key is not None:
+        owner = next((k for k in (key, key.derive(manifest["release"])) if _is_of(k, manifest)), None)
+        verdict.key = "other" if owner is None else "fits" if owner is key else "derived"
+        verdict.sealed = None if owner is None else manifest.get("seal") == seal(manifest, owner)
+    return verdict
+
+
+def _is_of(key: Key, manifest: Mapping[str, Any]) -> bool:
+    return key.fingerprint == manifest["key_fingerprint"]
+
+
+def _same_pictures(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether the training pictures have the digest that was published, however their files were written."""
+    splits = {name: split["files"] for name, split in manifest["splits"].items()}
+    training = [name for name, split in manifest["splits"].items() if split["protected"]]
+    upload = Upload(folder, splits, training, classes=manifest["classes"], known=known_classes(manifest["arguments"]))
+    if manifest["columns"] is None:
+        names = sorted(manifest["classes"] or [])
+        for path in (path for name in training for path in splits[name]):
+            parts = path.split("/")
+            if len(parts) > 1 and parts[-2] in names:
+                upload.tokens[path] = class_token(names.index(parts[-2]), upload.known)
+    else:
+        upload.image_key, upload.label_key = manifest["columns"]["image"], manifest["columns"]["label"]
+    ids = []
+    try:
+        if manifest["columns"] is not None:
+            upload.features = Features.from_arrow_schema(pq.read_schema(folder / splits[training[0]][0]))
+        for name in training:
+            for picture in upload.pictures(name):
+                ids.append(published_id(open_bytes(picture.data).colour, picture.token, upload))
+    except (OSError, KeyError, TypeError, ValueError):  # what cannot be read is not what was published
+        return False
+    return ids_digest(ids) == manifest["protected_ids"]["sha256"]
+
+
+def known_classes(arguments: Mapping[str, Any]) -> list | None:
+    """The class list of a method, from its public arguments; of a chain, that of its links, which agree."""
+    links = arguments.get("links")
+    return arguments.get("classes") if links is None else known_classes(links[0]["arguments"])

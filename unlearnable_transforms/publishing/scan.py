@@ -1,0 +1,228 @@
+"""All checks on an upload: one pass over its files, its tables' values and its pictures."""
+
+import hashlib
+import mmap
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ..poisons.base import Poison
+from ..protection.encode import open_bytes
+from ..protection.listing import METADATA
+from ..protection.shards import ROW_GROUP
+from ..samples import sample_id
+from .coverage import Coverage
+from .encodings import Encoding, read_encoding
+from .leaks import (
+    REENCODE,
+    RENAME,
+    Findings,
+    Place,
+    column_leaks,
+    encoding_leaks,
+    holds_secret,
+    is_additive,
+    is_neutral_name,
+    metadata_leaks,
+    mixed_leak,
+    name_places,
+    stored_path_leak,
+    value_leaks,
+)
+from .pairs import Looks, find_pairs
+from .stage import Picture, Upload
+
+NEW_KEY = "take it out; if others may have seen it, protect anew with another key"
+DROP = "remove the column (remove_columns), or pass keep= (--keep-column) if it may stay as it is"
+EDIT = "remove or rewrite the column"
+PARTIAL = "protect all of them, leave them out, or pass allow_partial=True (--allow-partial)"
+REMEDIES = {
+    "key": NEW_KEY,
+    "second image": DROP,
+    "cache": "remove it: it is as secret as the key",
+    "local path": "remove it; for the paths of pictures " + RENAME,
+    "telling name": RENAME,
+    "metadata": REENCODE,
+    "encoding": REENCODE,
+    "lossy": "publish PNG or WebP as the protection was made: what is lost cannot be put back",
+}
+
+
+@dataclass
+class Checked:
+    """What the checks saw.
+
+    Attributes:
+        rows: pictures of each split.
+        counts: training pictures by status: protected, left, unchanged; or unverified.
+        digest: SHA-256 over the sorted ids of the training pictures.
+        formats: of the pictures, sorted.
+        pairs: pictures of other splits that show what a protected one shows; let pass because the originals are public.
+        missing: protected pictures that the upload does not have; let pass with ``allow_partial``.
+    """
+
+    rows: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    digest: str = ""
+    formats: list[str] = field(default_factory=list)
+    pairs: int = 0
+    missing: int = 0
+
+
+def check_files(upload: Upload, forms: Sequence[bytes], findings: Findings) -> None:
+    """Look for the key in the bytes of every file, and for telling names of picture files and metadata."""
+    for path in upload.files:
+        file = upload.folder / path
+        if file.stat().st_size:
+            with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                if holds_secret(data, forms):
+                    findings.add("key", "the file holds the key", NEW_KEY, path)
+        if PurePosixPath(path).name in METADATA:
+            for check, what in metadata_leaks(file.read_text("utf-8-sig"), file.suffix, forms):
+                findings.add(check, what, EDIT if check in ("local path", "telling name") else REMEDIES[check], path)
+    if upload.features is None:
+        for path in (path for paths in upload.splits.values() for path in paths):
+            folders_tell = "/" in path and upload.classes is None
+            if folders_tell or not is_neutral_name(path):
+                findings.add("telling name", "a picture's name tells more than a number does", RENAME, path)
+
+
+def check_tables(upload: Upload, forms: Sequence[bytes], keep: Collection[str], findings: Findings) -> None:
+    """Look at the columns of tables beside the pictures."""
+    assert upload.features is not None
+    for check, what in column_leaks(upload.features, upload.image_key, list(keep)):
+        findings.add(check, what, REMEDIES[check])
+    others = [name for name in upload.features if name not in (upload.image_key, *keep)]
+    for split, paths in upload.splits.items():
+        start = 0
+        for path in paths:
+            for batch in pq.ParquetFile(upload.folder / path).iter_batches(ROW_GROUP, columns=others):
+                for name in others:
+                    for row, check, what in value_leaks(name, batch[name], forms):
+                        remedy = EDIT if check in ("local path", "telling name") else REMEDIES[check]
+                        findings.add(check, what, remedy, (split, start + row))
+                start += len(batch)
+
+
+class PictureCheck:
+    """Looks at pictures one by one, and at the end at what only all of them tell.
+
+    Args:
+        upload: what goes up.
+        poison: the method.
+        coverage: what is known of the pictures, or None.
+        findings: gets what is found.
+    """
+
+    def __init__(self, upload: Upload, poison: Poison, coverage: Coverage | None, findings: Findings) -> None:
+        self.upload, self.coverage, self.findings = upload, coverage, findings
+        self.additive = is_additive(poison.public_config())
+        self.ids: list[bytes] = []
+        self.formats: set[str] = set()
+        self.places: dict[str, list[Place]] = defaultdict(list)  # training pictures by status
+        self.others: dict[str, list[Place]] = defaultdict(list)  # those of other splits
+        unprotected = set(upload.splits) - set(upload.training)
+        partly = coverage is not None and {"left", "unchanged"} & set(coverage.status)
+        self.looks = Looks() if unprotected or partly else None
+        self.shown: list[tuple[Place, bool]] = []  # place and whether it is protected, as in ``looks``
+
+    def run(self) -> Checked:
+        """Look at all pictures."""
+        checked = Checked()
+        for split in self.upload.splits:
+            traces: dict[str, list[Place]] = defaultdict(list)
+            count = 0
+            for picture in self.upload.pictures(split):
+                encoding = read_encoding(picture.data)
+                self._look(picture, encoding, split in self.upload.training)
+                traces[encoding.traces].append(picture.place)
+                count += 1
+            checked.rows[split] = count
+            if mixed := mixed_leak(traces):
+                self.findings.add("mixed encodings", mixed[0], REENCODE, *mixed[1])
+        checked.formats = sorted(self.formats)
+        checked.counts = {status: len(places) for status, places in sorted(self.places.items())}
+        checked.digest = ids_digest(self.ids)
+        return checked
+
+    def _look(self, picture: Picture, encoding: Encoding, training: bool) -> None:
+        if told := stored_path_leak(picture.path):
+            self.findings.add(*told, RENAME, picture.place)
+        for check, what in encoding_leaks(encoding, training and self.additive):
+            self.findings.add(check, what, REMEDIES[check], picture.place)
+        self.formats.add(encoding.format)
+        try:
+            colour = open_bytes(picture.data).colour
+        except (TypeError, ValueError) as error:
+            self.findings.add("unreadable", str(error), "replace or remove it", picture.place)
+            return
+        status = "unverified" if self.coverage is None else self.coverage.look_up(colour, picture.token)
+        (self.places if training else self.others)[status].append(picture.place)
+        if training:
+            self.ids.append(published_id(colour, picture.token, self.upload))
+        if self.looks is not None:
+            self.looks.add(colour)
+            self.shown.append((picture.place, training and status in ("protected", "unverified")))
+
+    def judge(self, checked: Checked, allow_partial: bool, originals_public: bool | None) -> None:
+        """Note what is wrong with the set as a whole."""
+        add = self.findings.add
+        if self.coverage is not None:
+            source = self.coverage.source
+            self._note("clean", "clean picture", f"{source} knows it as a clean one", "replace it by its protected one")
+            self._note(
+                "unknown",
+                "unknown picture",
+                f"not what {source} says was protected: changed afterwards, or never protected",
+                "publish what `protect` wrote, and give its ledger",
+            )
+            missing = self.coverage.missing()
+            if missing and not allow_partial:
+                what = f"rows of {source} of which the upload has no picture"
+                add(
+                    "missing rows",
+                    what,
+                    "publish all that was protected, or protect what is left, " + PARTIAL,
+                    *missing,
+                )
+            checked.missing = len(missing)
+            for status, what in (
+                ("left", "not chosen under fraction < 1, so it is clean"),
+                ("unchanged", "the method leaves the picture as it is (all black, perhaps)"),
+            ):
+                if self.places[status] and not allow_partial:
+                    add("partial coverage", what, PARTIAL, *self.places[status])
+        self._judge_pairs(checked, originals_public)
+
+    def _note(self, status: str, check: str, what: str, remedy: str) -> None:
+        if self.places[status]:
+            self.findings.add(check, what, remedy, *self.places[status])
+
+    def _judge_pairs(self, checked: Checked, originals_public: bool | None) -> None:
+        pairs: dict[Place, str] = dict.fromkeys(self.others["clean"], "a training picture")
+        if self.looks is not None:
+            protected = np.array([is_protected for _, is_protected in self.shown], bool)
+            for row, twin in find_pairs(self.looks, np.flatnonzero(~protected), np.flatnonzero(protected)):
+                pairs[self.shown[row][0]] = name_places([self.shown[twin][0]])
+        checked.pairs = len(pairs) if originals_public else 0
+        if pairs and not originals_public:
+            first = next(iter(pairs.values()))
+            what = (
+                f"clean pictures that show what a protected one shows (the first: {first}): a few such pairs let "
+                "others undo the protection of all"
+            )
+            self.findings.add("pair", what, "remove these rows, or say that the originals are public", *pairs)
+
+
+def published_id(colour: np.ndarray, token: str | None, upload: Upload) -> bytes:
+    """The id of a picture as a stranger can take it: with its class if that is published."""
+    return sample_id(colour, token if token and upload.has_labels else "")
+
+
+def ids_digest(ids: list[bytes]) -> str:
+    """SHA-256 over ids in sorted order, hexadecimal."""
+    return hashlib.sha256(b"".join(sorted(ids))).hexdigest()

@@ -1,0 +1,367 @@
+"""The folder that goes up: what is to be published is put there first, and what is checked is what lies there."""
+
+import json
+import os
+import posixpath
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    IterableDatasetDict,
+    load_from_disk,
+)
+from datasets.table import embed_table_storage
+
+from ..poisons.base import Poison
+from ..protection.journal import open_journal
+from ..protection.listing import Listing, list_folder
+from ..protection.metadata import rewrite_metadata
+from ..protection.shards import ROW_GROUP, make_shards, no_bars
+from ..protection.tables import is_picture_folder
+from ..samples import batch_tokens, class_token
+from ..sources import LABEL_KEYS, find_columns, is_train_split
+from .leaks import Findings, Leak, LeakError, Place, file_leak
+
+CARD, MANIFEST = "README.md", "protection.json"
+DATA = "data"  # folder of the tables
+ALONE = "train"  # the split of what has no splits
+_OURS = frozenset((CARD, MANIFEST, ".gitattributes"))  # of an earlier publication; made anew
+_LICENCE = re.compile(r"(?i)licen[sc]e(\.\w+)?")
+_SHARD = re.compile(r"(?:data/)?(?P<split>\w+)-\d{5}-of-\d{5}\.parquet")  # as `protect` names them
+
+
+class Picture(NamedTuple):
+    """One picture of an upload: its place, the path that a table stores beside it, its bytes and its class token."""
+
+    split: str
+    place: Place
+    path: str | None
+    data: bytes
+    token: str | None
+
+
+@dataclass
+class Upload:
+    """A folder that is ready but for its card and manifest.
+
+    Attributes:
+        folder: where everything lies.
+        splits: name -> data files below ``folder``, sorted.
+        training: the splits that are protected.
+        features: of tables; None for picture files.
+        image_key, label_key: columns of tables; there may be no label.
+        classes: names of the classes, where the labels are places in that list.
+        tokens: of picture files: path -> class token, where there is one.
+        known: the poison's class list.
+        extra: other files: metadata and licence.
+    """
+
+    folder: Path
+    splits: dict[str, list[str]]
+    training: list[str]
+    features: Features | None = None
+    image_key: str = ""
+    label_key: str | None = None
+    classes: list[str] | None = None
+    tokens: dict[str, str] = field(default_factory=dict)
+    known: list | None = None
+    extra: list[str] = field(default_factory=list)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the class of each picture is published: not for a tree of pictures without class folders."""
+        return self.label_key is not None or self.classes is not None
+
+    @property
+    def files(self) -> list[str]:
+        """Everything that lies in the folder by now, but for card and manifest."""
+        return sorted([*(path for paths in self.splits.values() for path in paths), *self.extra])
+
+    def pictures(self, split: str) -> Iterator[Picture]:
+        """The pictures of a split, as they will be sent."""
+        if self.features is None:
+            for path in self.splits[split]:
+                yield Picture(split, path, None, (self.folder / path).read_bytes(), self.tokens.get(path))
+            return
+        row = 0
+        columns = [self.image_key, *([self.label_key] if self.label_key else [])]
+        for path in self.splits[split]:
+            for batch in pq.ParquetFile(self.folder / path).iter_batches(ROW_GROUP, columns=columns):
+                labels = batch[self.label_key].to_pylist() if self.label_key else [None] * len(batch)
+                tokens = _tokens(labels, self.known)
+                for stored, token in zip(batch[self.image_key].to_pylist(), tokens, strict=True):
+                    stored = stored or {"bytes": None, "path": None}
+                    yield Picture(split, (split, row), stored["path"], stored["bytes"] or b"", token)
+                    row += 1
+
+
+def _tokens(labels: list, classes: list | None) -> list[str | None]:
+    """Class tokens; None for labels that name no class, as test splits have them."""
+    try:
+        return list(batch_tokens(labels, len(labels), classes))
+    except (TypeError, ValueError):
+        return [_token(label, classes) for label in labels]
+
+
+def _token(label: Any, classes: list | None) -> str | None:
+    try:
+        return class_token(label, classes)
+    except (TypeError, ValueError):
+        return None
+
+
+def stage(
+    source: Any, folder: Path, poison: Poison, findings: Findings, *, rename: bool, label: str | None, copy: bool
+) -> Upload:
+    """Put what is to be published into an empty folder.
+
+    Args:
+        source: a ``Dataset`` or ``DatasetDict``, a folder of Parquet made by ``unlearnable protect``, a set saved by
+            ``save_to_disk``, or a folder of pictures.
+        folder: where to.
+        poison: whose column names and class list count.
+        findings: gets what does not belong there.
+        rename: whether pictures are numbered instead of keeping their names.
+        label: given for a tree of pictures without class folders.
+        copy: whether files are copied, and not linked where that is possible.
+
+    Raises:
+        LeakError: a lazy transform: what it shows is not what is stored.
+        TypeError, ValueError, KeyError: not a set that can be published.
+    """
+    if isinstance(source, IterableDataset | IterableDatasetDict):
+        raise TypeError("a streaming data set cannot be checked: load it without streaming=True, and protect it again")
+    if isinstance(source, Dataset | DatasetDict):
+        return _stage_rows(source, folder, poison, rename)
+    path = Path(source)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{source} is no folder: publish a data set, or a folder made by `unlearnable protect`")
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        _check_run(path, poison)
+        return _stage_rows(load_from_disk(str(path)), folder, poison, rename)
+    _check_run(path, poison)
+    if is_picture_folder(path):
+        return _stage_pictures(path, folder, poison, findings, rename, label, copy)
+    return _stage_parquet(path, folder, poison, findings, copy)
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+def _stage_rows(data: Dataset | DatasetDict, folder: Path, poison: Poison, rename: bool) -> Upload:
+    splits = {str(name): split for name, split in data.items()} if isinstance(data, DatasetDict) else {ALONE: data}
+    if not splits or not all(map(len, splits.values())):
+        raise ValueError("there are no rows to publish, or a split is empty: leave it out")
+    lazy = [name for name, split in splits.items() if split.format["type"] == "custom"]
+    if lazy:
+        what = f"{', '.join(lazy)}: with_transform and set_transform change what is looked at, not what is stored"
+        remedy = "protect with ds.map(poison) or ut.protect, then with_format(None)"
+        raise LeakError([Leak("lazy transform", what, remedy)])
+    first = next(iter(splits.values())).features
+    upload = _tables(folder, _training(splits), first, poison)
+    (folder / DATA).mkdir()
+    for name, split in splits.items():
+        if split.features != first:
+            raise ValueError(f"the split {name!r} has other columns than the first one: a data set has the same in all")
+        upload.splits[name] = []
+        with no_bars():
+            for shard in make_shards(name, split, upload.image_key, ""):
+                target = f"{DATA}/{shard.target}"
+                _write_rows(split.select(range(shard.start, shard.stop)), upload, folder / target, rename)
+                upload.splits[name].append(target)
+    return upload
+
+
+def _write_rows(rows: Dataset, upload: Upload, path: Path, rename: bool) -> None:
+    """Rows as Parquet, with every picture inside."""
+    assert upload.features is not None
+    table = embed_table_storage(rows.with_format("arrow")[:].cast(upload.features.arrow_schema))
+    if rename:
+        place = table.schema.get_field_index(upload.image_key)
+        column = table.column(place).combine_chunks()
+        data = column.field("bytes")
+        bare = pa.StructArray.from_arrays([data, pa.nulls(len(data), pa.string())], ["bytes", "path"])
+        table = table.set_column(place, table.schema.field(place), bare)
+    pq.write_table(table, path, row_group_size=ROW_GROUP)
+
+
+def _tables(folder: Path, training: list[str], features: Features, poison: Poison) -> Upload:
+    """An upload of tables, without files so far.
+
+    Raises:
+        KeyError: it is not clear which columns hold pictures and labels.
+        ValueError: the image column does not hold pictures.
+    """
+    image_key, _ = find_columns([*features, ""], poison.image_key, "")
+    label_key = None
+    if poison.label_key is not None or any(name in features for name in LABEL_KEYS):
+        _, label_key = find_columns(features, image_key, poison.label_key)
+    if not isinstance(features[image_key], Image):
+        raise ValueError(
+            f"column {image_key!r} is {features[image_key]}, not Image, so pictures are not stored as files: protect "
+            "with ut.protect, or cast_column(name, datasets.Image())"
+        )
+    feature = features[label_key] if label_key else None
+    classes = list(feature.names) if isinstance(feature, ClassLabel) else None
+    return Upload(folder, {}, training, features, image_key, label_key, classes, known=poison.classes)
+
+
+def _training(splits: Any) -> list[str]:
+    names = list(splits)
+    training = names if names == [ALONE] else [name for name in names if is_train_split(name)]
+    if not training:
+        raise ValueError(f"none of the splits {names} is training data, so nothing would be protected")
+    return training
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+def _stage_parquet(source: Path, folder: Path, poison: Poison, findings: Findings, copy: bool) -> Upload:
+    found: dict[str, list[str]] = {}
+    for path in _all_files(source):
+        match = _SHARD.fullmatch(path)
+        if match:
+            found.setdefault(match["split"], []).append(path)
+        elif path not in _OURS:
+            _note_stray(source, path, findings)
+    if not found:
+        raise ValueError(f"there are no files of the form train-00000-of-00001.parquet in {source}: protect it first")
+    schemas = {split: pq.read_schema(source / paths[0]) for split, paths in found.items()}
+    upload = _tables(folder, _training(found), Features.from_arrow_schema(next(iter(schemas.values()))), poison)
+    for split, paths in sorted(found.items(), key=lambda item: (item[0] not in upload.training, item[0])):
+        for path in paths:
+            if pq.read_schema(source / path) != next(iter(schemas.values())):
+                raise ValueError(f"{path} has other columns than the other files: a data set has the same in all")
+            _put(source / path, folder / DATA / posixpath.basename(path), copy)
+        upload.splits[split] = [f"{DATA}/{posixpath.basename(path)}" for path in paths]
+    return upload
+
+
+def _stage_pictures(
+    source: Path, folder: Path, poison: Poison, findings: Findings, rename: bool, label: str | None, copy: bool
+) -> Upload:
+    listing = list_folder(source, label is not None)
+    if listing.left_out:
+        listing = list_folder(source, label is not None, listing.left_out)
+    training = sorted({listing.split(path) or ALONE for path in listing.paths if listing.is_training(path)})
+    classes = listing.classes if label is None else None
+    upload = Upload(folder, {}, training, classes=classes, known=poison.classes)
+    if rename and label is not None and any("/" in path for path in listing.metadata):
+        raise ValueError(
+            f"{listing.metadata}: numbered pictures lie at the top, and metadata below cannot name them: take it out"
+        )
+    targets = _numbered(listing) if rename else {path: path for path in listing.paths}
+    for place, path in enumerate(listing.paths):
+        target = targets[path]
+        _put(source / path, folder / target, copy)
+        upload.splits.setdefault(listing.split(path) or ALONE, []).append(target)
+        token = _class_of(listing, place, label, poison)
+        if token is not None:
+            upload.tokens[target] = token
+    for path in listing.metadata:
+        rewrite_metadata(source, folder, path, targets.get)
+        upload.extra.append(path)
+    for path in listing.others:
+        if _LICENCE.fullmatch(path):
+            _put(source / path, folder / path, copy)
+            upload.extra.append(path)
+        elif path not in _OURS:
+            _note_stray(source, path, findings)
+    return upload
+
+
+def _class_of(listing: Listing, place: int, label: str | None, poison: Poison) -> str | None:
+    if label is not None:
+        return class_token(label, poison.classes)
+    try:
+        return class_token(listing.label(place), poison.classes)
+    except (TypeError, ValueError):  # a class of a test split that no training picture has
+        return None
+
+
+def _numbered(listing: Listing) -> dict[str, str]:
+    """New names: numbers in the order of the old ones, in each class folder; trees without classes become flat."""
+    depth = listing.splits + bool(listing.classes)
+    counts: dict[str, int] = {}
+    names = {}
+    for path in listing.paths:
+        folder = "/".join(path.split("/")[:-1][:depth])
+        counts[folder] = counts.get(folder, -1) + 1
+        names[path] = posixpath.join(folder, f"{counts[folder]:06d}{os.path.splitext(path)[1].lower()}")
+    return names
+
+
+def _all_files(source: Path) -> list[str]:
+    return sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
+
+
+def _note_stray(source: Path, path: str, findings: Findings) -> None:
+    if path.endswith("/"):
+        findings.add("stray file", "a hidden folder; it may hold originals", "remove it", path)
+        return
+    with (source / path).open("rb") as file:
+        check, what = file_leak(path, file.read(64))
+    findings.add(check, what, "take it out of the folder", path)
+
+
+def _put(source: Path, target: Path, copy: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not copy:
+        try:
+            os.link(source.resolve(), target)
+            return
+        except OSError:  # another file system, or one without links
+            pass
+    shutil.copyfile(source, target)
+
+
+def _check_run(source: Path, poison: Poison) -> None:
+    """Compare with what `unlearnable protect` noted of the folder, if it wrote it on this machine.
+
+    Raises:
+        ValueError: it was interrupted, or used another method or key.
+        RuntimeError: it is running.
+    """
+    with open_journal(source) as journal:
+        settings_file, done_file = journal.directory / "settings.json", journal.directory / "done.jsonl"
+        if not settings_file.exists():
+            return
+        settings = json.loads(settings_file.read_text())
+        if "shards" in settings:
+            wanted = set(settings["shards"])
+        else:
+            with (journal.directory / "source.jsonl").open(encoding="ascii") as lines:
+                wanted = {json.loads(line)[0] for line in lines}
+        with done_file.open("rb") as lines:
+            wanted -= {json.loads(line)["path"] for line in lines if line.endswith(b"\n")}
+    if wanted:
+        raise ValueError(
+            f"`unlearnable protect` has not finished in {source}, {len(wanted)} files are missing: run it again"
+        )
+    now = json.loads(json.dumps(poison.public_config()))
+    for name in ("method", "version", "arguments", "key_fingerprint"):
+        if without(settings[name], "noise") != without(now[name], "noise"):
+            raise ValueError(
+                f"{source} was protected with {name} {settings[name]}, now it is {now[name]}: give the key and the "
+                "options that it was protected with"
+            )
+
+
+def without(config: Any, *left_out: str) -> Any:
+    """JSON values without some names, at any depth: ``noise`` is named only once a method is fitted."""
+    if isinstance(config, dict):
+        return {name: without(value, *left_out) for name, value in config.items() if name not in left_out}
+    return [without(value, *left_out) for value in config] if isinstance(config, list) else config
