@@ -1,29 +1,25 @@
-"""AR against the rule written out pixel by pixel, the search for processes, and the class list."""
+"""AR against the rule written out pixel by pixel, its sizes, its bytes and its roads."""
 
 import hashlib
 import pickle
 import warnings
 
-import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, KEY, encode, image_set, pixels
+from conftest import KEY, encode, image_set, pixels
 from folders import make_folder, save_key
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from scipy.ndimage import correlate
-from torchvision.datasets import FakeData
 
 import unlearnable_transforms as ut
-from unlearnable_transforms import ARPoison, Chain, CUDAPoison, Key, NotFittedError, SampleError
+from unlearnable_transforms import ARPoison, Chain, CUDAPoison, Key, SampleError
 from unlearnable_transforms.cli.main import main
 from unlearnable_transforms.pixels import chunk_length
 from unlearnable_transforms.poisons import ar
 from unlearnable_transforms.poisons.ar import coefficients, generate, normals
 from unlearnable_transforms.poisons.undo import unlock_arrays
-from unlearnable_transforms.protection.folder import FolderPictures
-from unlearnable_transforms.protection.listing import list_folder
 from unlearnable_transforms.samples import sample_id
 
 TEN = list(range(10))
@@ -70,14 +66,6 @@ def written_out(poison: ARPoison, image: np.ndarray, label: int) -> np.ndarray:
             area = pattern.shape[0] * pattern.shape[1]
             noise[place] = pattern * 255 * poison.eps * np.sqrt(area / 1024) / np.linalg.norm(pattern)
     return noise[..., : image.shape[2]]
-
-
-def patterns_of(processes: np.ndarray, side: int = 32, seed: int = 0) -> np.ndarray:
-    """A pattern of each class with a start of its own, L2 norm 1, (n, 3, side, side)."""
-    border = 4 * (side + 4) - 4
-    words = Key.public(f"patterns {seed}").stream(side).words(processes[:, :, 0].size * border)
-    made = generate(normals(words).reshape(-1, 3, border), processes, side, side).transpose(3, 2, 0, 1)
-    return made / np.linalg.norm(made.reshape(len(made), -1), axis=1)[:, None, None, None]
 
 
 def answers(patterns: np.ndarray, processes: np.ndarray) -> np.ndarray:
@@ -282,244 +270,6 @@ def test_noise_is_taken_away_again(shape, channels):
         unlock_arrays(poison, protected, tokens, [None] * 10, [None] * 10)
 
 
-# ---- the search ----
-
-
-def test_processes_are_as_the_paper_has_them():
-    window = make().coefficients(TEN)
-    assert window.shape == (10, 3, 3, 3)
-    assert (window[:, :, 2, 2] == 0).all()
-    assert (window.sum((2, 3)) == 1).all()
-    assert (window * ar.GRID % 1 == 0).all()
-    assert len(np.unique(window.reshape(30, 9), axis=0)) == 30
-    assert (make().coefficients([7, 2]) == window[[7, 2]]).all()
-    other = make(key=Key.public("another")).coefficients(TEN)
-    assert (other != window).any((2, 3)).all()
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_patterns_of_every_class_are_finite_and_do_not_grow(seed):
-    """Of starts that the search has not seen; it refuses a norm above 50 / sqrt(3) in three trials of each channel."""
-    processes = coefficients(Key.public(f"search {seed}"), tuple(f"i:{label}" for label in TEN))
-    border = 4 * 36 - 4
-    for trial in range(10):
-        words = Key.public("starts").stream(seed, trial).words(30 * border)
-        made = generate(normals(words).reshape(10, 3, border), processes, 32, 32)
-        norms = np.sqrt((made**2).sum((0, 1)))
-        assert np.isfinite(made).all()
-        assert norms.max() < 2 * 50 / np.sqrt(3)
-        assert norms.min() > 1
-
-
-def test_candidates_that_grow_are_refused():
-    """Most draws do; what is left are triples of stable ones, with the very patterns they were tried on."""
-    processes, patterns = ar._candidates(KEY.stream("search"))
-    assert patterns.shape == (3, len(processes), 3, 32, 32)
-    assert 0.05 * ar.DRAWS < 3 * len(processes) < 0.5 * ar.DRAWS
-    assert np.abs(processes).sum(2).max() <= ar.MAX_SUM
-    norms = np.sqrt((patterns**2).sum((2, 3, 4)))
-    np.testing.assert_allclose(norms, 1, rtol=1e-12)
-    windows = sliding_window_view(patterns, (3, 3), axis=(3, 4)).reshape(*patterns.shape[:3], -1, 9)
-    left = (windows[..., :8] * processes[:, :, None]).sum(-1) - windows[..., 8]
-    assert np.abs(left).max() < 1e-12
-
-
-def test_a_process_that_grows_is_stopped_at_the_norm(monkeypatch):
-    monkeypatch.setattr(ar, "MAX_NORM", 14.0)
-    few, _ = ar._candidates(KEY.stream("search"))
-    monkeypatch.setattr(ar, "MAX_NORM", 1e9)
-    many, _ = ar._candidates(KEY.stream("search"))
-    assert len(few) < len(ar._candidates(KEY.stream("search"))[0]) <= len(many)
-
-
-def test_answers_of_the_search_are_those_of_the_filters():
-    """The quadratic form of whole numbers against filtering, and its scale against the sum of ReLUs."""
-    processes, patterns = ar._candidates(KEY.stream("answers"))
-    energy = ar._covariances(patterns)[0] @ ar._squares(processes).T
-    assert (energy % 1 == 0).all()
-    assert energy.max() < 2**53
-    truth = answers(patterns[0], processes)
-    off = ~np.eye(len(processes), dtype=bool)
-    np.testing.assert_allclose(ar.responses(energy)[off], truth[off], rtol=0.05, atol=0.3)
-    filters = np.concatenate([processes, -np.ones((len(processes), 3, 1))], 2).reshape(-1, 27)
-    windows = sliding_window_view(patterns[0], (3, 3), axis=(2, 3))
-    relu = np.maximum(windows.transpose(0, 2, 3, 1, 4, 5).reshape(len(processes), -1, 27) @ filters.T, 0).sum(1)
-    assert np.median(relu[off] / truth[off]) == pytest.approx(1, abs=0.05)
-
-
-@pytest.mark.parametrize("count", [2, 10, 100])
-def test_a_pattern_in_whole_levels_is_known_by_its_filter(count):
-    """The detector on noise as it is released, of starts that the search has not seen."""
-    processes = coefficients(Key.public("detector"), tuple(f"i:{label}" for label in range(count)))
-    patterns = np.rint(255 * patterns_of(processes)) / 255
-    found = answers(patterns, processes)
-    assert (found.argmin(1) == np.arange(count)).all()
-    own = found.diagonal().copy()
-    assert own.max() < ar.LEAST
-    np.fill_diagonal(found, np.inf)
-    assert found.min() > ar.LEAST
-
-
-@pytest.mark.slow
-def test_a_thousand_classes():
-    processes = coefficients(Key.public("thousand"), tuple(f"i:{label}" for label in range(1000)))
-    found = answers(np.rint(255 * patterns_of(processes)) / 255, processes)
-    assert (found.argmin(1) == np.arange(1000)).mean() > 0.99
-
-
-def test_classes_are_told_apart_in_both_directions(monkeypatch):
-    """No pattern of a class is nearly silent under another class's filter, whichever came first."""
-    lowest = []
-    for seed in range(3):
-        processes = coefficients(Key.public(f"directions {seed}"), tuple(f"i:{label}" for label in TEN))
-        found = np.min([answers(patterns_of(processes, seed=seed), processes) for seed in range(5)], 0)
-        lowest.append((found[np.triu_indices(10, 1)].min(), found[np.tril_indices(10, -1)].min()))
-    assert np.min(lowest) > 1.5
-    assert np.mean(lowest, 0) == pytest.approx(np.mean(lowest), rel=0.4)
-
-
-def test_the_search_has_an_end(monkeypatch):
-    monkeypatch.setattr(ar, "LEAST", 7.0)
-    with pytest.raises(ValueError, match=r"processes for \d+ classes of 200 and no more that differ: use another"):
-        make(key=Key.public("too many"), classes=range(200)).coefficients([0])
-    monkeypatch.setattr(ar, "MAX_NORM", 0.0)
-    with pytest.raises(ValueError, match="for 0 classes of 10"):
-        make(key=Key.public("none stable")).coefficients([0])
-
-
-def test_processes_are_searched_for_once(monkeypatch):
-    poison = make(key=Key.public("once"))
-    poison.apply(pixels(1, 8, 8, 3), [0])
-    before, size = coefficients.cache_info(), len(pickle.dumps(poison))
-    monkeypatch.setattr(ar, "_candidates", None)
-    make(key=Key.public("once")).apply(pixels(20, 8, 8, 3), TEN * 2)
-    assert coefficients.cache_info().misses == before.misses
-    assert len(pickle.dumps(poison)) == size < 700
-    assert not coefficients(Key.public("once"), tuple(f"i:{label}" for label in TEN)).flags.writeable
-    window = poison.coefficients([0])
-    window[:] = 0  # a copy
-    assert poison.coefficients([0]).any()
-
-
-# ---- the class list ----
-
-
-def test_a_growing_set_keeps_the_processes_of_its_classes():
-    few, many = make(classes=range(4)).coefficients(range(4)), make(classes=range(12)).coefficients(range(4))
-    assert (few == many).all()
-    gaps = make(classes=[7, 2]).coefficients([2, 7])
-    assert (gaps == make().coefficients([2, 7])).all()
-    names = make(classes=None, known=["bee", "dog"])
-    before = names.coefficients(["bee", "dog"])
-    names.extend((pixels(3, 8, 8, 3), ["ant", "dog", "cat"]))
-    assert names.known == ["bee", "dog", "ant", "cat"]
-    assert (names.coefficients(["bee", "dog"]) == before).all()
-    assert (make(classes=None, known=names.known).coefficients(["cat"]) == names.coefficients(["cat"])).all()
-    alone = [make(classes=None, known=[name]).coefficients([name]) for name in ("ant", "bee")]
-    assert (alone[0] != alone[1]).any()  # albums that are protected one by one do not all get one process
-
-
-def test_class_order():
-    assert make(classes=[2, 0]).class_order() == ["i:0", "i:1", "i:2"]
-    assert make(classes=[5000, 1024, 2]).class_order() == ["i:0", "i:1", "i:2", "i:1024", "i:5000"]
-    assert make(classes=["b", "a"]).class_order() == ["s:a", "s:b"]
-    assert make(classes=None, known=["b", "a"]).class_order() == ["s:b", "s:a"]
-    assert make(classes=None, known=[5000, 1030]).class_order() == ["i:5000", "i:1030"]
-
-
-def test_where_the_class_list_comes_from_does_not_matter():
-    images, labels = pixels(8, 8, 8, 3), [3, 0, 2, 1] * 2
-    names = [CLASSES[label] for label in labels]
-    truth = make(classes=CLASSES).apply(images, names)
-    assert (make(classes=CLASSES[::-1]).apply(images, names) == truth).all()
-    assert (make(classes=None, data=(images[::-1], names[::-1])).apply(images, names) == truth).all()
-    assert (make(classes=CLASSES).apply(images, labels) == truth).all()
-    numbers = make(classes=range(4)).apply(images, labels)
-    for data in (
-        (torch.from_numpy(images).permute(0, 3, 1, 2), torch.tensor(labels)),
-        list(zip(images, labels, strict=True)),
-        torch.utils.data.Subset(list(zip(images, labels, strict=True)), range(8)),
-        image_set([encode(image) for image in images], labels),
-        image_set([encode(image) for image in images], labels).with_format("torch"),
-    ):
-        assert (make(classes=None).fit(data).apply(images, labels) == numbers).all()
-    given = make(classes=range(4))
-    assert given.fit(None).extend(None) == make(classes=range(4))
-
-
-def test_a_fit_reads_labels_and_opens_no_picture(tmp_path, monkeypatch):
-    broken = image_set([b"not a picture"] * 3, [5, 0, 5])
-    assert make(classes=None, data=broken).known == [0, 5]
-    source = make_folder(tmp_path / "pictures")
-    with monkeypatch.context() as patch:
-        patch.setattr(Image, "open", lambda *_: pytest.fail("a picture was opened"))
-        assert make(classes=None, data=FolderPictures(source, list_folder(source, False), None)).known == [0, 1, 2]
-        assert make(classes=None, data=FolderPictures(source, list_folder(source, True), "me")).known == ["me"]
-
-    data = Labelled(3)
-    monkeypatch.setattr(Labelled, "__getitem__", lambda *_: pytest.fail("a picture was opened"))
-    assert make(classes=None, data=data).known == [0, 1, 4]
-
-
-class Labelled(FakeData):
-    """A data set of torchvision with a list of its labels."""
-
-    targets = (1, 0, 4)
-
-    def __getitem__(self, row):
-        return Image.new("RGB", (8, 8)), self.target_transform(self.targets[row])
-
-
-def test_labels_that_are_transformed_are_read_one_by_one():
-    data = Labelled(3, target_transform=lambda label: f"class {label}")
-    assert make(classes=None, data=data).known == ["class 0", "class 1", "class 4"]
-
-
-@pytest.mark.parametrize(
-    ("data", "kind", "message"),
-    [
-        (lambda: image_set([encode(pixels(8, 8, 3))], [0]).to_iterable_dataset(), TypeError, "streaming"),
-        (lambda: datasets.DatasetDict(train=image_set([], [])), TypeError, r"data\['train'\]"),
-        (lambda: None, TypeError, "fit takes"),
-        (lambda: (pixels(2, 8, 8, 3), [0]), SampleError, "2 images came with 1 labels"),
-        (lambda: (pixels(3, 8, 8, 3), [0, -1, 0]), SampleError, "row 1: the label is -1"),
-        (lambda: (pixels(0, 8, 8, 3), []), SampleError, "empty"),
-        (lambda: (pixels(2, 8, 8, 3), [0, "cat"]), ValueError, "mixes integers and text"),
-        (lambda: (pixels(2, 8, 8, 3), np.eye(2)), TypeError, "one class"),
-    ],
-)
-def test_data_without_a_class_list_is_refused(data, kind, message):
-    with pytest.raises(kind, match=message):
-        make(classes=None).fit(data())
-
-
-def test_classes_that_are_not_known_are_refused_by_name():
-    images = pixels(6, 8, 8, 3)
-    poison = make(classes=None, data=(images[:4], ["ant", "bee"] * 2))
-    with pytest.raises(SampleError, match=r"rows 1, 3: the class 'cat' .* poison.extend"):
-        poison.apply(images[:4], ["ant", "cat", "bee", "dog"])
-    gaps = make(classes=None, known=[0, 2])
-    with pytest.raises(SampleError, match="row 1: the class 1"):
-        gaps.apply(images[:2], [0, 1])
-    with pytest.raises(SampleError, match="label 11 is not in classes="):
-        make().apply(images[:2], [0, 11])
-    with pytest.raises(ValueError, match="mixes"):
-        poison.extend((images[:1], [3]))
-    assert poison.known == ["ant", "bee"]
-
-
-def test_without_the_class_list_nothing_is_protected():
-    poison = make(classes=None)
-    for call in (
-        lambda: poison.apply(pixels(1, 8, 8, 3), [0]),
-        lambda: poison.coefficients([0]),
-        lambda: poison.extend(([], [])),
-        lambda: pickle.loads(pickle.dumps(poison)).apply(pixels(1, 8, 8, 3), [0]),
-    ):
-        with pytest.raises(NotFittedError, match="fit"):
-            call()
-
-
 # ---- state and roads ----
 
 
@@ -605,10 +355,3 @@ def test_golden_bytes(side, channels):
     protected = ARPoison(key=Key.public("golden"), classes=range(40)).apply(batch, [0, 3, 17, 39])
     assert ARPoison.version == 1
     assert hashlib.sha256(protected.tobytes()).hexdigest()[:32] == GOLDEN[side, channels]
-
-
-def test_golden_processes():
-    numbers = coefficients(Key.public("golden"), tuple(f"i:{label}" for label in range(40)))
-    names = coefficients(Key.public("golden"), ("s:ant", "s:Möwe"))
-    digests = [hashlib.sha256((made * ar.GRID).astype("<i8").tobytes()).hexdigest()[:32] for made in (numbers, names)]
-    assert digests == ["acfff3f2c4706fbea6c17a3a1159c4b4", "6bce7c81274ee89d38df0660f9628157"]
