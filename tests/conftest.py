@@ -29,6 +29,8 @@ from unlearnable_transforms import (
     CUDAPoison,
     EMPoison,
     Key,
+    LSPPoison,
+    OPSPoison,
     PILPoison,
     Poison,
     REMPoison,
@@ -42,6 +44,7 @@ FEATURES = datasets.Features({"image": datasets.Image(), "label": datasets.Value
 CLASSES = ["ant", "bee", "cat", "dog"]
 KEY = Key.public("roads")
 NUMBERS, NAMES = [3, 0, 2, 0, 1], ["dog", "ant", "cat", "ant", "bee"]
+SPOTS = {label: [(label, 2 * label, 255, 255 * (label % 2), 0)] for label in range(4)}
 FILTERS = {label: np.random.default_rng(label).random((5, 5)) / 4 for label in range(4)}
 
 TINY = {"surrogate": "smallcnn", "steps": 2, "batch_size": 16, "noise_steps": 2, "attack_steps": 1, "augment": "crop"}
@@ -87,6 +90,12 @@ POISONS: dict[str, tuple[Callable[[], Poison], list]] = {
     "cuda, large": (lambda: CUDAPoison(key=KEY, kernel_size=13), NUMBERS),
     "ar": (lambda: ARPoison(key=KEY, classes=[0, 1, 2, 3]), NUMBERS),
     "ar, text": (lambda: ARPoison(key=KEY, data=(known_pictures(), NAMES * 5)), NAMES),
+    "lsp": (lambda: LSPPoison(key=KEY, classes=[0, 1, 2, 3]), NUMBERS),
+    "lsp, text": (lambda: LSPPoison(key=KEY, data=(known_pictures(), NAMES * 5)), NAMES),
+    "lsp, classes and text": (lambda: LSPPoison(key=KEY, classes=CLASSES), NAMES),
+    "ops": (lambda: OPSPoison(key=KEY, data=(known_pictures(), NUMBERS * 5)), NUMBERS),
+    "ops, text": (lambda: OPSPoison(key=KEY, data=(known_pictures(), NAMES * 5), sparsity=2), NAMES),
+    "ops, explicit": (lambda: OPSPoison(pixels=SPOTS, grid=(12, 10)), NUMBERS),
     "pil": (fitted(PILPoison, NUMBERS), NUMBERS),
     "pil, text": (fitted(PILPoison, NAMES), NAMES),
     "pil, classes and text": (fitted(PILPoison, NAMES, classes=CLASSES), NAMES),

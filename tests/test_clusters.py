@@ -218,6 +218,17 @@ def test_what_holds_no_pictures_is_refused(key, what):
         ut.auto_labels(pictures(), b"key")
 
 
+def test_features_stand_in_their_rows(monkeypatch):
+    monkeypatch.setattr(features, "BATCH", 5)
+    images = pictures(12)
+    found, unreadable = features.features_of([*images[:3], images[3] / 255, *images[4:]], features.Shapes())
+    assert list(unreadable) == [3]
+    assert "not uint8" in unreadable[3]
+    assert not found[3].any()
+    rest = [row for row in range(12) if row != 3]
+    assert (found[rest] == shapes(*images)[rest]).all()
+
+
 @pytest.mark.slow
 def test_several_processes_find_the_same(key, monkeypatch):
     monkeypatch.setattr(features, "WORTH_A_PROCESS", 20)

@@ -198,13 +198,14 @@ def test_folders_of_classes_come_out_as_without(tmp_path, out, poison):
 
 
 def test_splits_are_told_apart_as_ever(tmp_path, out, poison, ledger):
-    for split in ("train", "test"):
+    for split in ("train1", "train2", "test"):
         make_folder(tmp_path / "source" / split / "deep", 6, ("x", "y/z"))
     protect_folder(tmp_path / "source", out, poison, labels="folder", keep_splits=["test"], ledger=ledger)
-    assert integers(ledger) == [0, 0, 0, 1, 1, 1]
+    assert integers(ledger) == [0, 0, 0, 1, 1, 1] * 2  # deep/x is one class in both
     clean, protected = (tree(place) for place in (tmp_path / "source", out))
-    assert protected["test/deep/x/0002.png"] != protected["train/deep/x/0002.png"]
-    assert len(protected) == len(clean) == 12
+    assert protected["test/deep/x/0002.png"] != protected["train1/deep/x/0002.png"]
+    assert protected["train2/deep/x/0002.png"] == protected["train1/deep/x/0002.png"]
+    assert len(protected) == len(clean) == 18
     (tmp_path / "source" / "loose.png").write_bytes(encode(striped(1)))
     for how in ("auto", "folder"):
         with pytest.raises(ValueError, match=r"loose.png: pictures beside the splits"):

@@ -323,7 +323,7 @@ def make_set(folder: Path, source: str, labels: list) -> tuple[datasets.Dataset,
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("road", DATASET_ROADS)
-@pytest.mark.parametrize("name", ["cuda", "cuda, classes and text", "cuda, explicit", "ar", "pil", "sem"])
+@pytest.mark.parametrize("name", ["cuda", "cuda, classes and text", "cuda, explicit", "ar", "lsp", "ops", "pil", "sem"])
 @pytest.mark.filterwarnings("ignore:Downcasting array dtype", "ignore:To copy construct from a tensor")
 def test_roads_of_data_sets(tmp_path, name, road, source):
     make, labels = POISONS[name]

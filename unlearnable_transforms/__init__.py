@@ -20,6 +20,8 @@ _EXPORTS = {
     "REMPoison": "poisons.rem",
     "TAPPoison": "poisons.tap",
     "PILPoison": "poisons.pil",
+    "LSPPoison": "poisons.lsp",
+    "OPSPoison": "poisons.ops",
     "ARPoison": "poisons.ar",
     "Chain": "poisons.chain",
     "FitWarning": "poisons.fitted",
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
     from .poisons.cuda import CUDAPoison as CUDAPoison
     from .poisons.em import EMPoison as EMPoison
     from .poisons.fitted import FitWarning as FitWarning
+    from .poisons.lsp import LSPPoison as LSPPoison
+    from .poisons.ops import OPSPoison as OPSPoison
     from .poisons.pil import PILPoison as PILPoison
     from .poisons.rem import REMPoison as REMPoison
     from .poisons.sem import SEMPoison as SEMPoison
