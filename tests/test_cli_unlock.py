@@ -168,10 +168,25 @@ def test_another_key_writes_nothing(tmp_path, photos, undo, other_key, method, c
     assert again(tmp_path, other_key, *method, "--ledger", ledger) == 2
     assert "another key" in capsys.readouterr().err
     assert nothing_left(tmp_path)
-    (tmp_path / "protected" / "protection.json").write_text(json.dumps({"key_fingerprint": "0123", "method": "cuda"}))
-    assert again(tmp_path, other_key) == 2
-    assert "protected with the key with the fingerprint 0123" in capsys.readouterr().err
-    assert nothing_left(tmp_path)
+
+
+def test_what_the_manifest_names_is_asked_for(tmp_path, photos, undo, key, capsys):
+    assert undo(photos, "--strength", "strong") == 0
+    (tmp_path / "clean").rename(tmp_path / "first")
+    manifest = ut.CUDAPoison(key=ut.Key.load(key), strength="strong").public_config()
+    path, options = tmp_path / "protected" / "protection.json", ("--strength", "strong")
+    for change, said in (
+        ({"key_fingerprint": "0123"}, "key fingerprint 0123, not "),
+        ({"method": "pil"}, "method pil, not cuda"),
+        ({"arguments": {}}, "strength None, not strong"),
+        ({"arguments": {**manifest["arguments"], "invertible": True}}, "invertible True, not None"),
+    ):
+        path.write_text(json.dumps({**manifest, **change}))
+        assert again(tmp_path, key, *options) == 2
+        assert said in capsys.readouterr().err
+        assert nothing_left(tmp_path)
+    path.write_text(json.dumps(manifest))
+    assert again(tmp_path, key, *options) == 0
 
 
 def test_another_key_is_known_by_the_cache(tmp_path, photos, undo, other_key, capsys):

@@ -35,6 +35,7 @@ from .unlock import Unlocker, columns_of, first_pictures, make_unlocker, told, u
 
 TASK_FILES, TASK_BYTES = 16, 4_000_000  # one message to a worker holds at most so many files, or one larger one
 MANIFEST = "protection.json"  # which publishing writes
+STRENGTHS = ("strength", "kernel_size", "blur", "invertible", "eps", "cells", "sparsity")  # arguments that change bytes
 
 
 def unlock_source(
@@ -104,13 +105,17 @@ def _appearing(out: Path) -> Iterator[Path]:
 
 
 def _check_manifest(path: Path, poison: Poison) -> None:
-    """Refuse another key or method than what the manifest of a published set names."""
-    if not path.is_file():
+    """Refuse another key, method or strength than what the manifest of a published set names."""
+    manifest = json.loads(path.read_bytes()) if path.is_file() else None
+    if not isinstance(manifest, dict):
         return
-    manifest, ours = json.loads(path.read_bytes()), poison.public_config()
-    for name, what in (("key_fingerprint", "the key with the fingerprint"), ("method", "the method")):
-        if isinstance(manifest, dict) and name in manifest and manifest[name] != ours[name]:
-            raise ValueError(f"{path} says that it was protected with {what} {manifest[name]}, not {ours[name]}")
+    ours, theirs = poison.public_config(), manifest.get("arguments")
+    asked = [(name, manifest[name], ours[name]) for name in ("key_fingerprint", "method") if name in manifest]
+    if isinstance(theirs, dict):
+        asked += [(name, theirs.get(name), ours["arguments"].get(name)) for name in STRENGTHS]
+    for name, was, now in asked:
+        if was != now:
+            raise ValueError(f"{path} says that it was protected with {name.replace('_', ' ')} {was}, not {now}")
 
 
 # ---- folders of pictures ---------------------------------------------------------------------------------------------
