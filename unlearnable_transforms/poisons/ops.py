@@ -38,6 +38,7 @@ from ..pixels import chunk_length, grey_rows
 from ..samples import SampleError, batch_tokens, class_token, class_value
 from .base import Poison, register
 from .chain import Chain
+from .undo import fill_in
 
 LARGEST = MIXED_SIDE**2  # pixels of a picture whose own pixels are the grid
 STD = 0.5  # levels: a smaller standard deviation counts as this
@@ -196,6 +197,10 @@ class OPSPoison(Poison):
             x = _places(spots[:, spot, 1], wide, width, side)[:, None, :]
             changed.transpose(0, 2, 3, 1)[picture, y, x] = colours[:, spot, None, None, : changed.shape[1]]
         return torch.from_numpy(changed)
+
+    def _unlock(self, images: Tensor, tokens: Sequence[str], ids: Any, notes: Any) -> Tensor:
+        """What was written over is lost: its neighbours stand in for it."""
+        return fill_in(self._protect, images, tokens)
 
 
 def _places(cells: np.ndarray, count: int, length: int, side: int) -> np.ndarray:
