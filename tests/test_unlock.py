@@ -6,7 +6,17 @@ import torch
 from conftest import KEY, TINY, pixels
 from folders import photograph
 
-from unlearnable_transforms import Chain, CUDAPoison, Key, PILPoison, Poison, SampleError, SEMPoison, get_poison
+from unlearnable_transforms import (
+    Chain,
+    CUDAPoison,
+    Key,
+    OPSPoison,
+    PILPoison,
+    Poison,
+    SampleError,
+    SEMPoison,
+    get_poison,
+)
 from unlearnable_transforms.pixels import psnr
 from unlearnable_transforms.poisons.undo import subtract_keyed, unlock_arrays
 from unlearnable_transforms.samples import sample_id
@@ -251,6 +261,32 @@ def test_keyed_noise_needs_the_clean_ids(name):
     poison = keyed(name)
     with pytest.raises(SampleError, match=r"^row 19: .*in the ledger"):
         unlock(poison, poison.apply(clean, LABELS), ids=ids)
+
+
+# ---- pixels that were written over ----
+
+
+@pytest.mark.parametrize("shape", [(20, 32, 32, 3), (20, 32, 32, 1), (20, 90, 70, 3)], ids=str)
+def test_overwritten_pixels_get_the_mean_of_what_lies_around(shape):
+    clean = textured(*shape[:3])[..., : shape[3]]
+    spots = {label: [(0, 0, 255, 0, 0), (9 + label, 12, 0, 0, 0)] for label in range(4)}
+    poison = OPSPoison(pixels=spots, grid=(32, 32))
+    protected = poison.apply(clean, LABELS)
+    restored = unlock(poison, protected)
+    square = max(1, round(min(shape[1] / 32, shape[2] / 32)))
+    changed = (protected != clean).any(3)
+    assert (changed.sum((1, 2)) <= 2 * square**2).all()
+    assert (restored == clean)[~changed].all()
+    assert quality(clean, restored).mean() > quality(clean, protected).mean() + 6
+    if square == 1:
+        around = clean[0, 8:11, 11:14].astype(float).sum((0, 1)) - clean[0, 9, 12]
+        assert (restored[0, 9, 12] == np.rint(around / 8)).all()
+
+
+def test_a_picture_of_overwritten_pixels_alone_is_left():
+    poison = OPSPoison(pixels={label: [(0, 0, 255, 255, 255)] for label in range(4)}, grid=(1, 1))
+    protected = poison.apply(textured(20, 8, 8), LABELS)
+    assert (unlock(poison, protected) == 255).all()
 
 
 # ---- chains ----

@@ -215,7 +215,7 @@ def restore(cifar: Cifar, folder: Path, rows: int, train: bool) -> None:
         }.items()
         for name in (KEYS if text in ("", " invertible") else KEYS[:1])
     }
-    for name, options in {"pil": {}, "lsp": {}, "ar": {}}.items():
+    for name, options in {"pil": {}, "lsp": {}, "ar": {}, "ops": {}}.items():
         methods[name] = get_poison(name)(key=Key.public(KEYS[0]), **options).fit((clean, labels))
     for title, poison in methods.items():
         protected = poison.apply(clean, labels)
