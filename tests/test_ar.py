@@ -71,9 +71,11 @@ def written_out(poison: ARPoison, image: np.ndarray, label: int) -> np.ndarray:
 def answers(patterns: np.ndarray, processes: np.ndarray) -> np.ndarray:
     """Energy of the output of each class's filter on each pattern, as the sum of ReLUs of a normal output, (n, k)."""
     filters = np.concatenate([processes, -np.ones((len(processes), 3, 1))], 2).reshape(-1, 27)
-    windows = sliding_window_view(patterns, (3, 3), axis=(2, 3))
-    outputs = windows.transpose(0, 2, 3, 1, 4, 5).reshape(len(patterns), -1, 27) @ filters.T
-    return np.sqrt((outputs**2).sum(1) * outputs.shape[1] / (2 * np.pi))
+    found = []
+    for windows in sliding_window_view(patterns, (3, 3), axis=(2, 3)):
+        outputs = windows.transpose(1, 2, 0, 3, 4).reshape(-1, 27) @ filters.T
+        found.append(np.sqrt((outputs**2).sum(0) * len(outputs) / (2 * np.pi)))
+    return np.stack(found)
 
 
 # ---- the rule ----
