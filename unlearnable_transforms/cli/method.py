@@ -33,7 +33,7 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
         help="filters of CUDA for small pictures that `unlock` undoes better",
     )
     add("--preset", choices=("paper", "fast", "cpu"), help="how much work a fit of em, rem, sem, tap is (default: cpu)")
-    add("--eps", type=_levels, metavar="LEVELS", help="bound of added noise in levels of 255 (default: 8)")
+    add("--eps", type=_levels, metavar="LEVELS", help="strength of added noise in levels of 255 (default: 8, of lsp 6)")
 
 
 def _levels(text: str) -> float:
