@@ -93,13 +93,17 @@ def test_a_folder_of_filtered_photographs(tmp_path, photos, undo, key, capsys):
     assert (tmp_path / "clean" / "metadata.csv").read_text() == "file_name,caption\ncat/04.png,a cat\n"
 
 
-def test_added_noise_of_a_folder_is_undone_exactly(tmp_path, photos, undo, capsys):
+def test_added_noise_of_a_folder_is_undone_exactly(tmp_path, photos, undo, key, capsys):
     assert undo(photos, *PIL, unlock=("--clean", photos)) == 0
     told = capsys.readouterr().out
     assert "12 of 12 pictures are restored exactly" in told
     assert "compared with 12 clean pictures: 12 are equal\n" in told
     clean, restored = images(photos), images(tmp_path / "clean")
     assert all((clean[name] == restored[name]).all() for name in clean)
+    (photos / "ant" / "03.png").unlink()  # an original that is gone is not compared
+    (tmp_path / "clean").rename(tmp_path / "first")
+    assert again(tmp_path, key, *PIL, "--clean", photos) == 0
+    assert "compared with 11 clean pictures: 11 are equal\n" in capsys.readouterr().out
 
 
 def test_workers_get_all_that_they_need(tmp_path, photos, undo, key, monkeypatch):

@@ -18,6 +18,7 @@ from unlearnable_transforms import (
     get_poison,
 )
 from unlearnable_transforms.pixels import psnr
+from unlearnable_transforms.poisons.cuda import spread_filters
 from unlearnable_transforms.poisons.undo import subtract_keyed, unlock_arrays
 from unlearnable_transforms.samples import sample_id
 
@@ -134,6 +135,8 @@ def test_invertible_filters_keep_every_frequency():
         response = np.abs(np.fft.fft2(filters, s=(64, 64)))
         assert response.min() > 1 - mass - 1 / 64
         assert len({one.tobytes() for one in filters}) == 50
+    draws, of_halos = (spread_filters(KEY, 3, 0, 50, kind)[0] for kind in ("invertible", "halo"))
+    assert (draws != of_halos).any((1, 2)).all()  # who learns the ones does not know the others
 
 
 def condition(weights: np.ndarray, side: int = 12) -> float:
@@ -296,8 +299,16 @@ def test_a_chain_of_noise_is_undone_bit_for_bit_backwards():
     chain = Chain([PILPoison(key=KEY, epochs=3, steps=5), SEMPoison(key=KEY, **TINY)], data=(RANDOM, LABELS))
     protected = chain.apply(RANDOM, LABELS)
     restored, ids = unlock_arrays(chain, list(protected), TOKENS, NONE, NONE)
-    assert (np.stack(restored) == RANDOM).all()  # the last link knows the ids that the first one needs
+    assert (np.stack(restored) == RANDOM).all()
     assert ids == ids_of(RANDOM)
+
+
+def test_the_last_link_knows_the_ids_that_the_first_one_needs():
+    clean = textured()
+    links = [PILPoison(key=KEY, epochs=3, steps=5), CUDAPoison(key=KEY, invertible=True), SEMPoison(key=KEY, **TINY)]
+    chain = Chain(links, data=(clean, LABELS))
+    protected = chain.apply(clean, LABELS)
+    assert quality(clean, unlock(chain, protected, notes=notes_of(chain, clean, protected))).mean() > 47
 
 
 @pytest.mark.parametrize("order", ["filter first", "noise first"])
@@ -316,10 +327,10 @@ def test_a_chain_with_a_filter_is_undone_as_well_as_the_filter(order):
 
 def test_a_note_goes_to_the_link_that_left_it():
     clean = textured()
-    chain = Chain([CUDAPoison(key=Key.public("one"), invertible=True), CUDAPoison(key=KEY, invertible=True)])
+    chain = Chain([CUDAPoison(key=Key.public("one"), invertible=True), CUDAPoison(key=KEY)])
     protected = chain.apply(clean, LABELS)
     restored = unlock(chain, protected, notes=notes_of(chain, clean, protected))
-    assert quality(clean, restored).mean() > 38
+    assert quality(clean, restored).mean() > 30
 
 
 # ---- methods without a way back ----

@@ -126,15 +126,15 @@ class Chain(Poison):
         ids: Sequence[bytes | None],
         notes: Sequence[float | None],
     ) -> torch.Tensor:
-        """Link by link, backwards. A link that keeps ids knows those that the links before it need."""
+        """Link by link, backwards."""
         noted = next((link for link in self.links if type(link).unlock_note is not Poison.unlock_note), None)
         for link in reversed(self.links):
-            ids = [id_ or kept for id_, kept in zip(ids, link.remembered_ids(images, tokens), strict=True)]
             own = notes if link is noted else [None] * len(notes)
             images = link._unlock(images, tokens, ids, own).to(torch.uint8)
         return images
 
     def remembered_ids(self, images: torch.Tensor, tokens: Sequence[str]) -> list[bytes | None]:
+        """If the last link keeps ids, it knows those that the links before it need."""
         return self.links[-1].remembered_ids(images, tokens)
 
     def _ready(self) -> None:

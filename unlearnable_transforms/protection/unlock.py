@@ -136,10 +136,9 @@ class Records:
     def find(self, colour: np.ndarray, token: str | None) -> Record | None:
         """The record of a picture, by its label's class, else by any: secret classes stand in the ledger alone."""
         for tokens in ([token] if token is not None else [], self.tokens):
-            for id_, name in zip(ids_as(colour, tokens), tokens, strict=True):
-                record = self.by_id.get(id_)
-                if record is not None and record.token == name:
-                    return record
+            for id_ in ids_as(colour, tokens):
+                if id_ in self.by_id:
+                    return self.by_id[id_]
         return None
 
 
