@@ -16,7 +16,7 @@ from PIL import Image
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
 from unlearnable_transforms.pixels import psnr
-from unlearnable_transforms.protection import unlock_files
+from unlearnable_transforms.protection import shards, unlock_files
 
 CLASSES = ("ant", "cat", "dog")
 PIL = ("--method", "pil")
@@ -137,6 +137,25 @@ def test_parquet_with_several_splits(tmp_path, undo, capsys):
     assert restored["label"] == plain["train_a"]["label"]
     pairs = zip(restored["image"], plain["train_a"]["image"], strict=True)
     assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+def test_rows_that_cannot_be_undone_are_counted_in_the_whole_split(tmp_path, undo, key, monkeypatch, capsys):
+    monkeypatch.setattr(shards, "SHARD_BYTES", 600)
+    image_set([encode(pixels(9, 9, 3, seed=row)) for row in range(9)], [0, 1, 2] * 3).to_parquet(tmp_path / "x.parquet")
+    assert undo(tmp_path / "x.parquet", *PIL) == 0
+    assert len(tree(tmp_path / "clean")) > 2
+    (tmp_path / "clean").rename(tmp_path / "first")
+    (last,) = (tmp_path / "protected").glob("*-00004-of-*")
+    data = datasets.Dataset.from_parquet(str(last), cache_dir=str(tmp_path / "cache"))
+    images = [encode(pixels(9, 9, 3, seed=99)), *(encode(np.asarray(image)) for image in data["image"][1:])]
+    image_set(images, data["label"]).to_parquet(last)
+    capsys.readouterr()
+    assert again(tmp_path, key, *PIL) == 2
+    before = sum(datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache")).num_rows
+                 for path in (tmp_path / "protected").iterdir() if path.name < last.name)  # fmt: skip
+    assert before > 0
+    assert f"row {before}: the method has no noise for these pictures" in capsys.readouterr().err
+    assert nothing_left(tmp_path)
 
 
 def test_one_label_and_secret_classes(tmp_path, photos, undo, key, capsys):
