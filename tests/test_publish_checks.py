@@ -23,6 +23,7 @@ from unlearnable_transforms.publishing.leaks import (
     is_additive,
     is_neutral_name,
     key_forms,
+    numbers_of_rows,
     text_leak,
     value_leaks,
 )
@@ -99,8 +100,8 @@ def test_names():
         ("/home/ann/x", "local path"), ("from /Users/ann", "local path"), ('{"a": "/mnt/x/1.png"}', "local path"),
         (r"C:\pictures\1.png", "local path"), ("file:///x", "local path"), (r"\\server\x", "local path"),
         ("Ann.JPG", "telling name"), ("a/b c.heic ", "telling name"), ("/9j/4AAQ", "second image"),
-        ("a photo of /home cooking", None), ("https://example.org/home/x", None), ("0001.jpg", None), ("see 3/4", None),
-        ("and/or", None), ("C: yes", None), ("", None),
+        ("a photo of /home cooking", None), ("https://example.org/home/x", "link"), ("0001.jpg", None),
+        ("see 3/4", None), ("and/or", None), ("C: yes", None), ("", None),
     ],
 )  # fmt: skip
 def test_text(text, check):
@@ -118,6 +119,21 @@ def test_places_inside_lists_and_structs_are_those_of_the_rows():
     assert [row for row, *_ in value_leaks("c", nested, [])] == [1]
     words = pa.array(["no", "Ann.png", "no"]).dictionary_encode()
     assert [row for row, *_ in value_leaks("c", words, [])] == [1]
+
+
+def test_numbers_are_counted_by_row():
+    assert numbers_of_rows(pa.array([[1, 2], None, [], [3.0]])).tolist() == [2, 0, 0, 1]
+    assert numbers_of_rows(pa.array([[[1], [2, 3]], [[4]]])).tolist() == [3, 1]
+    assert numbers_of_rows(pa.array([1, 2])).tolist() == [1, 1]
+    assert numbers_of_rows(pa.array([["a"]])) is None
+
+
+def test_a_column_that_may_stay_still_must_not_hold_the_key(tmp_path):
+    data = ut.protect(clean_set(), ut.CUDAPoison(key=key()))
+    links = data.add_column("link", ["https://example.org/1"] * ROWS)
+    publish(links, tmp_path / "out", keep=["link"])
+    with pytest.raises(LeakError, match="key: "):
+        publish(data.add_column("link", [SECRET.hex()] * ROWS), tmp_path / "other", keep=["link"])
 
 
 def test_a_key_is_found_in_every_form_and_alone():
@@ -177,6 +193,14 @@ def test_small_and_plain_pictures_are_no_pairs():
     for _ in range(2):
         tiny.add(pixels(8, 8, 3))
     assert list(find_pairs(tiny, np.arange(1), np.arange(1, 2))) == []
+
+
+def test_one_tiny_picture_does_not_hide_the_others():
+    looks, clean = Looks(), pictures(3, first=1)
+    looks.add(pixels(9, 9, 3))
+    for picture in [*clean, *(shrunk(picture) for picture in clean)]:
+        looks.add(picture)
+    assert dict(find_pairs(looks, np.array([0, 4, 5, 6]), np.array([1, 2, 3]))) == {4: 1, 5: 2, 6: 3}
 
 
 @pytest.mark.parametrize("name", ["cifar10", "clothing"])

@@ -243,6 +243,15 @@ def _(tmp_path):
     return Planted(tmp_path / "tables", "train row 1")
 
 
+@plant("a path in a table's own metadata", "local path")
+def _(tmp_path):
+    table = protected().with_format("arrow")[:]
+    (tmp_path / "tables").mkdir()
+    path = tmp_path / "tables/train-00000-of-00001.parquet"
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"from": b"/home/ann/clean.parquet"}), path)
+    return Planted(tmp_path / "tables", f"data/{path.name}")
+
+
 @plant("the name of the original beside a picture", "telling name")
 def _(tmp_path):
     data = protected()
@@ -263,6 +272,7 @@ def _column_with(name: str, check: str, value: Any, other: Any, feature: Any, wh
 _JPEG = encode(pictures()[5], "JPEG")
 _column_with("a path in a text column", "local path", "from /home/ann/x", "no", Value("string"))
 _column_with("a file's name in a text column", "telling name", "Ann.JPG", "7.jpg", Value("string"))
+_column_with("a link to the original", "link", "see https://example.org/1", "", Value("string"))
 _column_with("the key in a text column", "key", f"key={SECRET.hex()}", "", Value("string"), "train row ")
 _IN_BASE64 = base64.b64encode(b"x" + SECRET).decode()
 _column_with("the key in base64, inside a struct", "key", {"a": [_IN_BASE64]}, {"a": ["b"]},
@@ -276,6 +286,8 @@ _column_with("an original's file in a binary column", "second image", _JPEG, b"n
 _column_with("an original in base64", "second image", base64.b64encode(_JPEG).decode(), "no", Value("string"))
 _column_with("an original's pixels in an array column", "second image", pictures()[5], pictures()[5],
              datasets.Array3D((36, 40, 3), "uint8"), "")  # fmt: skip
+_FLAT = pictures(1)[0].ravel().tolist()
+_column_with("the same in a flat list", "second image", _FLAT, _FLAT, datasets.Sequence(Value("uint8")), "")
 
 
 @plant("the ledger's columns", "cache")
@@ -321,6 +333,8 @@ _file_in_folder("a hidden folder with thumbnails", "stray file", ".thumbnails/1.
 _file_in_folder(
     "a path in metadata.csv", "local path", "metadata.csv", b"file_name,from\nant/000.png,/home/ann/1.jpg\n"
 )
+_file_in_folder("a link inside metadata.jsonl", "link", "metadata.jsonl",
+                b'{"file_name": "ant/000.png", "a": {"b": ["http://x.org/1"]}}')  # fmt: skip
 _file_in_folder("the key in metadata.csv", "key", "metadata.csv", b"file_name,x\nant/000.png," + SECRET.hex().encode())
 _file_in_folder("an original added to the folder", "clean picture", "ant/900.png", encode(pictures()[0]))
 _file_in_folder("a picture of another kind", "encoding", "ant/900.gif", encode(pictures()[0], "GIF"))

@@ -272,7 +272,7 @@ def test_keyed_noise_needs_the_clean_ids(name):
 @pytest.mark.parametrize("shape", [(20, 32, 32, 3), (20, 32, 32, 1), (20, 90, 70, 3)], ids=str)
 def test_overwritten_pixels_get_the_mean_of_what_lies_around(shape):
     clean = textured(*shape[:3])[..., : shape[3]]
-    spots = {label: [(0, 0, 255, 0, 0), (9 + label, 12, 0, 0, 0)] for label in range(4)}
+    spots = {label: [(0, 0, 255, 0, 0), (9 + label, 12, 255, 0, 255)] for label in range(4)}
     poison = OPSPoison(pixels=spots, grid=(32, 32))
     protected = poison.apply(clean, LABELS)
     restored = unlock(poison, protected)

@@ -70,7 +70,7 @@ def publish(
     report: Report | str | os.PathLike | None = None,
     folder: str | os.PathLike | None = None,
     private: bool | None = None,
-    gated: Literal["auto", "manual"] | bool | None = None,
+    gated: Literal["auto", "manual", False] | None = None,
     revision: str | None = None,
     create_pr: bool = False,
     allow_partial: bool = False,
@@ -118,6 +118,8 @@ def publish(
     """
     if not _REPO.fullmatch(repo):
         raise ValueError(f"the repository is named as user/name, got {repo!r}")
+    if gated not in (None, False, "auto", "manual"):
+        raise ValueError(f'gated is "auto", "manual" or False, got {gated!r}')
     config = json.loads(json.dumps(poison.public_config()))
     if report is not None and not isinstance(report, Report):
         report = Report.load(os.fspath(report))
@@ -141,6 +143,7 @@ def publish(
         check = PictureCheck(upload, poison, coverage, findings)
         checked = check.run()
         check.judge(checked, allow_partial, originals_public)
+        _refuse(findings)
         told = UNVERIFIED if coverage is None else f"verified with {coverage.source}"
         about = About(
             repo, upload, poison, config, checked, told, originals_public, license, opt_out, gated not in (None, False)
@@ -151,8 +154,7 @@ def publish(
         write_manifest(manifest, place, files, poison.key)
         _check_own(place, forms, findings)
         _check_history(earlier, place, repo, findings)
-        if findings.leaks():
-            raise LeakError(findings.leaks())
+        _refuse(findings)
         _warn(originals_public, told)
         result = Publication(repo, "", out, told, checked)
         if out is None:
@@ -162,6 +164,11 @@ def publish(
             result.notes.append("earlier commits of the repository were not looked at: nothing was asked of the Hub")
             _move(place, out)
         return result
+
+
+def _refuse(findings: Findings) -> None:
+    if leaks := findings.leaks():
+        raise LeakError(leaks)
 
 
 def keys_of(poison: Poison) -> list[Key]:

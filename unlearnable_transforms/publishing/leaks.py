@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..keys import Key
-from ..protection.ledger import SCHEMA as LEDGER
 from ..protection.listing import PICTURES, named
 from ..samples import name_rows
 from ..sources import image_columns
@@ -38,13 +38,16 @@ _LOCAL = (
 _LOCAL_PATH = re.compile(_LOCAL)
 _PICTURE_NAME = r"\.(?i:" + "|".join(sorted(suffix[1:] for suffix in PICTURES)) + r")\s*$"
 _PICTURE_TEXT = r"^(?:data:image/|iVBORw0KGgo|/9j/4)"  # PNG and JPEG in base64
-_SUSPECT = "|".join((_LOCAL, _PICTURE_TEXT, _PICTURE_NAME))
+_SUSPECT = "|".join((_LOCAL, _PICTURE_TEXT, _PICTURE_NAME, r"https?://\S"))
 _SECRET_FILES = re.compile(
     r".*\.(?:key|safetensors|ledger|npy|npz|pt|pth|pkl|pickle)|ledger.*|(?:done|source)\.jsonl|"
     r"(?:address|manifest|settings|classes)\.json"
 )
+_LINK = r"https?://\S"
+_LEDGER_COLUMNS = frozenset(("clean_id", "protected_id", "class_token", "unlock_note"))
 _KEY_FILE = b"unlearnable-key-"
 _SAFETENSORS = re.compile(rb'[\s\S]{8}\{"')
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 _MIN_COPY = 3  # dimensions: numbers in so many could be the pixels of a picture
 
 
@@ -167,6 +170,8 @@ def text_leak(text: str) -> tuple[str, str] | None:
         return "local path", "text with a path of this computer"
     if re.search(_PICTURE_TEXT, text):
         return "second image", "a picture in base64"
+    if re.search(_LINK, text):
+        return "link", "a link, which may lead to the original"
     if re.search(_PICTURE_NAME, text) and not is_neutral_name(text.strip()):
         return "telling name", "text with the name of a picture's file"
     return None
@@ -207,7 +212,7 @@ def column_leaks(features: Mapping[str, Any], image_key: str, keep: Sequence[str
     """(check, what) for the columns of a table, from its ``datasets.Features``."""
     pictures = image_columns(features)
     for name, feature in features.items():
-        if name.removeprefix("_") in set(LEDGER.names) - {"split", "row"}:
+        if name.removeprefix("_") in _LEDGER_COLUMNS:
             yield "cache", f"the column {name!r} is one of the ledger's"
         elif name != image_key and name not in keep:
             if name in pictures:
@@ -250,6 +255,18 @@ def value_leaks(column: str, values: pa.Array, forms: Sequence[bytes]) -> Iterat
             yield row(0), "key", f"the column {column!r} holds the key"
 
 
+def numbers_of_rows(values: pa.Array) -> np.ndarray | None:
+    """How many numbers each row of a column holds, also in lists of lists; None where it does not hold numbers."""
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+        return np.ones(len(values))
+    if not any(kind(values.type) for kind in _LISTS):
+        return None
+    inner = numbers_of_rows(pc.list_flatten(values))
+    return None if inner is None else np.bincount(pc.list_parent_indices(values), inner, len(values))
+
+
 def buffers_hold(values: pa.Array, forms: Sequence[bytes]) -> bool:
     """Whether the memory of an array holds a key: numbers, text or bytes, however they are packed in a file."""
     return any(buffer is not None and holds_secret(buffer.to_pybytes(), forms) for buffer in values.buffers())
@@ -264,7 +281,7 @@ def enumerate_leaves(values: pa.Array) -> Iterator[tuple[Any, pa.Array]]:
     if pa.types.is_struct(values.type):
         for place in range(values.type.num_fields):
             yield from enumerate_leaves(values.field(place))
-    elif any(kind(values.type) for kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
+    elif any(kind(values.type) for kind in _LISTS):
         parents = pc.list_parent_indices(values)
         for row, array in enumerate_leaves(pc.list_flatten(values)):
             yield (lambda at, row=row, parents=parents: parents[row(at)].as_py() if len(parents) else 0), array
@@ -290,9 +307,22 @@ def metadata_leaks(text: str, suffix: str, forms: Sequence[bytes]) -> Iterator[t
     seen = set()
     for row in rows:
         for name, value in row.items():
-            told = text_leak(value) if isinstance(value, str) and name != "file_name" else None
-            if told and (name, told) not in seen:
-                seen.add((name, told))
-                yield told[0], f"{told[1]} in the column {name!r}"
+            for text_value in () if name == "file_name" else _texts(value):
+                told = text_leak(text_value)
+                if told and (name, told) not in seen:
+                    seen.add((name, told))
+                    yield told[0], f"{told[1]} in the column {name!r}"
     if holds_secret(text.encode(), forms):
         yield "key", "the file holds the key"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)

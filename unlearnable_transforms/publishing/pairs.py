@@ -22,7 +22,7 @@ SMALLEST = 16  # pixels: below, too few are left to tell pictures apart
 NEAREST = 3  # protected pictures that are looked at for each unprotected one
 MOST_LEFT = 80.0  # levels squared that the filter may leave: noise of 8 levels is 64
 LEAST_EXPLAINED = 0.8  # share of the protected picture that it explains: plain pictures resemble everything
-_ROWS = 1024  # unprotected pictures at a time
+_VALUES = 1 << 26  # likenesses at a time
 
 
 class Looks:
@@ -31,6 +31,7 @@ class Looks:
     def __init__(self) -> None:
         self._coarse: list[np.ndarray] = []
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the object)
+        self._fit: list[bool] = []
         self._side = 0
 
     def __len__(self) -> int:
@@ -38,8 +39,10 @@ class Looks:
 
     def add(self, colour: np.ndarray) -> None:
         """Add a picture, uint8 (H, W, C), C = 1 or 3."""
+        side = min(colour.shape[:2])
         if not self._side:
-            self._side = min(FINE, *colour.shape[:2])
+            self._side = min(FINE, side) if side >= SMALLEST else FINE
+        self._fit.append(side >= SMALLEST)
         image = Image.fromarray(colour[:, :, 0] if colour.shape[2] == 1 else colour).convert("RGB")
         small = image.resize((self._side, self._side), Image.Resampling.BOX)
         self._file.write(np.asarray(small).tobytes())
@@ -51,6 +54,10 @@ class Looks:
         values -= values.mean(1, keepdims=True)
         length = np.linalg.norm(values, axis=1, keepdims=True)
         return values / np.where(length < 1, np.inf, length)
+
+    def large_enough(self) -> np.ndarray:
+        """bool (n,): whether a picture is at least ``SMALLEST`` pixels high and wide."""
+        return np.array(self._fit, bool)
 
     def fine(self) -> np.ndarray:
         """uint8 (n, S, S, 3), S = 32 or the side of the first picture; mapped from the file."""
@@ -66,15 +73,17 @@ def find_pairs(looks: Looks, unprotected: np.ndarray, protected: np.ndarray) -> 
         unprotected, protected: places in ``looks``, int64.
 
     Yields:
-        Places in ``looks``; at most one protected picture for each unprotected one. Nothing if the pictures are
-        smaller than ``SMALLEST``.
+        Places in ``looks``; at most one protected picture for each unprotected one. Pictures smaller than ``SMALLEST``
+        are passed over.
     """
-    if not len(unprotected) or not len(protected) or looks.fine().shape[1] < SMALLEST:
+    unprotected, protected = (places[looks.large_enough()[places]] for places in (unprotected, protected))
+    if not len(unprotected) or not len(protected):
         return
     coarse, fine = looks.coarse(), looks.fine()
     others = coarse[protected]
-    for start in range(0, len(unprotected), _ROWS):
-        rows = unprotected[start : start + _ROWS]
+    step = max(1, _VALUES // len(protected))
+    for start in range(0, len(unprotected), step):
+        rows = unprotected[start : start + step]
         likeness = coarse[rows] @ others.T
         count = min(NEAREST, len(protected))
         nearest = protected[np.argpartition(-likeness, count - 1, axis=1)[:, :count]]

@@ -5,6 +5,7 @@ import mmap
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -30,7 +31,9 @@ from .leaks import (
     metadata_leaks,
     mixed_leak,
     name_places,
+    numbers_of_rows,
     stored_path_leak,
+    text_leak,
     value_leaks,
 )
 from .pairs import Looks, find_pairs
@@ -83,7 +86,7 @@ def check_files(upload: Upload, forms: Sequence[bytes], findings: Findings) -> N
                     findings.add("key", "the file holds the key", NEW_KEY, path)
         if PurePosixPath(path).name in METADATA:
             for check, what in metadata_leaks(file.read_text("utf-8-sig"), file.suffix, forms):
-                findings.add(check, what, EDIT if check in ("local path", "telling name") else REMEDIES[check], path)
+                findings.add(check, what, _remedy(check), path)
     if upload.features is None:
         for path in (path for paths in upload.splits.values() for path in paths):
             folders_tell = "/" in path and upload.classes is None
@@ -92,20 +95,54 @@ def check_files(upload: Upload, forms: Sequence[bytes], findings: Findings) -> N
 
 
 def check_tables(upload: Upload, forms: Sequence[bytes], keep: Collection[str], findings: Findings) -> None:
-    """Look at the columns of tables beside the pictures."""
+    """Look at what tables hold beside the pictures; columns of ``keep`` may hold anything but the key."""
     assert upload.features is not None
     for check, what in column_leaks(upload.features, upload.image_key, list(keep)):
-        findings.add(check, what, REMEDIES[check])
-    others = [name for name in upload.features if name not in (upload.image_key, *keep)]
+        findings.add(check, what, _remedy(check))
+    others = [name for name in upload.features if name != upload.image_key]
     for split, paths in upload.splits.items():
         start = 0
         for path in paths:
-            for batch in pq.ParquetFile(upload.folder / path).iter_batches(ROW_GROUP, columns=others):
+            table = pq.ParquetFile(upload.folder / path)
+            if any(text_leak(value.decode("utf-8", "replace")) for value in _own_metadata(table)):
+                findings.add(
+                    "local path", "the table's own metadata holds one, or a link", "write the table anew", path
+                )
+            for batch in table.iter_batches(ROW_GROUP, columns=others):
                 for name in others:
                     for row, check, what in value_leaks(name, batch[name], forms):
-                        remedy = EDIT if check in ("local path", "telling name") else REMEDIES[check]
-                        findings.add(check, what, remedy, (split, start + row))
+                        if name not in keep or check == "key":
+                            findings.add(check, what, _remedy(check), (split, start + row))
                 start += len(batch)
+    _check_copies(upload, [name for name in others if name not in keep], findings)
+
+
+def _remedy(check: str) -> str:
+    return EDIT if check in ("local path", "telling name", "link") else REMEDIES[check]
+
+
+def _own_metadata(table: pq.ParquetFile) -> list[bytes]:
+    known = table.schema_arrow.metadata or {}
+    return [value for name, value in known.items() if name != b"huggingface"]
+
+
+def _check_copies(upload: Upload, columns: list[str], findings: Findings) -> None:
+    """Note columns whose rows hold as many numbers as the picture beside them has pixels or values."""
+    split = upload.training[0]
+    sizes = []
+    for picture in islice(upload.pictures(split), ROW_GROUP):
+        try:
+            sizes.append(open_bytes(picture.data).colour.shape)
+        except (TypeError, ValueError):  # told where all pictures are looked at
+            return
+    batch = next(pq.ParquetFile(upload.folder / upload.splits[split][0]).iter_batches(ROW_GROUP, columns=columns))
+    for name in columns:
+        counts = numbers_of_rows(batch[name])
+        areas = [height * width for height, width, _ in sizes]
+        pairs = [] if counts is None else [pair for pair in zip(counts, areas, strict=False) if pair[0]]
+        if pairs and all(count in (area, 3 * area, 4 * area) for count, area in pairs):
+            what = f"the column {name!r} holds as many numbers as the picture has pixels: a copy, perhaps"
+            findings.add("second image", what, DROP)
 
 
 class PictureCheck:
