@@ -9,9 +9,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import SHARED, decode, encode, image_set, pixels, stored
-from datasets import DatasetDict, Features, Sequence, Value
+from datasets import Dataset, DatasetDict, Features, Image, Sequence, Value
 from folders import PROFILE, forms, photograph
-from publications import FEATURES, ROWS, SECRET, clean_set, exif, key, pictures, protected_folder, publish, shrunk
+from publications import (
+    FEATURES,
+    ROWS,
+    SECRET,
+    clean_set,
+    exif,
+    key,
+    pictures,
+    protected_folder,
+    publish,
+    reencoded,
+    shrunk,
+)
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.publishing.encodings import read_encoding
@@ -132,8 +144,49 @@ def test_a_column_that_may_stay_still_must_not_hold_the_key(tmp_path):
     data = ut.protect(clean_set(), ut.CUDAPoison(key=key()))
     links = data.add_column("link", ["https://example.org/1"] * ROWS)
     publish(links, tmp_path / "out", keep=["link"])
-    with pytest.raises(LeakError, match="key: "):
+    with pytest.raises(LeakError, match="key: train rows 0, 1, 2"):
         publish(data.add_column("link", [SECRET.hex()] * ROWS), tmp_path / "other", keep=["link"])
+    columns = {"image": stored(data), "label": data["label"][:], "copy": stored(clean_set())}
+    copies = Dataset.from_dict(columns, features=Features({**FEATURES, "copy": Image()}))
+    assert publish(copies, tmp_path / "copies", keep=["copy"]).folder
+
+
+def test_rows_are_counted_across_row_groups(tmp_path):
+    data = image_set([encode(pixels(4, 4, 3, seed=row)) for row in range(250)], [0] * 250, FEATURES)
+    data = ut.protect(data, ut.CUDAPoison(key=key())).add_column("text", ["x"] * 230 + ["file:///a"] + ["x"] * 19)
+    with pytest.raises(LeakError, match="local path: train row 230: "):
+        publish(data, tmp_path / "out")
+
+
+def test_other_splits_may_be_lossy(tmp_path):
+    test = reencoded(clean_set(3, first=80), "JPEG")
+    both = DatasetDict(train=ut.protect(clean_set(), ut.CUDAPoison(key=key())), test=test)
+    assert publish(both, tmp_path / "out", ut.PILPoison(key=key())).checked.formats == ["JPEG", "PNG"]
+
+
+def test_of_two_equal_rows_both_must_be_there(tmp_path):
+    images = [*pictures(), pictures()[0]]
+    twice = image_set([encode(image) for image in images], [row % 3 for row in range(ROWS)] + [0], FEATURES)
+    data = ut.protect(twice, ut.CUDAPoison(key=key()))
+    publish(data, tmp_path / "out")
+    with pytest.raises(LeakError, match="missing rows: ledger row 12: "):
+        publish(data.select(range(ROWS)), tmp_path / "other")
+
+
+def test_a_row_left_clean_whose_copy_is_protected_is_a_pair(tmp_path):
+    images = [*pictures(ROWS, first=1), *(shrunk(picture) for picture in pictures(ROWS, first=1))]
+    labels = [row % 3 for row in range(ROWS)] * 2
+    with pytest.warns(UserWarning, match="only 50%"):
+        half = ut.protect(image_set(images, labels, FEATURES), ut.CUDAPoison(key=key()), fraction=0.5)
+    with pytest.raises(LeakError) as caught:
+        publish(half, tmp_path / "out", allow_partial=True)
+    (leak,) = caught.value.leaks
+    changed = [bool((np.array(row["image"]) != image).any()) for row, image in zip(half, images, strict=True)]
+    expected = {row for row in range(2 * ROWS) if not changed[row] and changed[(row + ROWS) % (2 * ROWS)]}
+    assert leak.check == "pair"
+    assert expected
+    assert {place[1] for place in leak.places} <= expected
+    assert len(leak.places) >= len(expected) - 1
 
 
 def test_a_key_is_found_in_every_form_and_alone():

@@ -273,21 +273,25 @@ _JPEG = encode(pictures()[5], "JPEG")
 _column_with("a path in a text column", "local path", "from /home/ann/x", "no", Value("string"))
 _column_with("a file's name in a text column", "telling name", "Ann.JPG", "7.jpg", Value("string"))
 _column_with("a link to the original", "link", "see https://example.org/1", "", Value("string"))
-_column_with("the key in a text column", "key", f"key={SECRET.hex()}", "", Value("string"), "train row ")
+_column_with("the key in a text column", "key", f"key={SECRET.hex()}", "", Value("string"))
 _IN_BASE64 = base64.b64encode(b"x" + SECRET).decode()
 _column_with("the key in base64, inside a struct", "key", {"a": [_IN_BASE64]}, {"a": ["b"]},
-             {"a": datasets.Sequence(Value("string"))}, "train row ")  # fmt: skip
-_column_with("the key's bytes in a binary column", "key", b"0" + SECRET, b"0", Value("binary"), "train row ")
+             {"a": datasets.Sequence(Value("string"))})  # fmt: skip
+_column_with("the key's bytes in a binary column", "key", b"0" + SECRET, b"0", Value("binary"))
+_NUMBERS = list(SECRET)
+_column_with(
+    "the key's bytes as a list of numbers", "key", _NUMBERS, [0], datasets.Sequence(Value("uint8")), "train row "
+)
 _column_with("the originals in a second image column", "second image", {"bytes": _JPEG, "path": None},
              {"bytes": _JPEG, "path": None}, Image(), "")  # fmt: skip
 _column_with("the originals in a list of images", "second image", [{"bytes": _JPEG, "path": None}], [],
              datasets.Sequence(Image()), "")  # fmt: skip
 _column_with("an original's file in a binary column", "second image", _JPEG, b"no", Value("binary"))
 _column_with("an original in base64", "second image", base64.b64encode(_JPEG).decode(), "no", Value("string"))
-_column_with("an original's pixels in an array column", "second image", pictures()[5], pictures()[5],
-             datasets.Array3D((36, 40, 3), "uint8"), "")  # fmt: skip
+_column_with("an original's pixels, fewer, in an array column", "second image", pictures()[5][::2, ::2],
+             pictures()[5][::2, ::2], datasets.Array3D((18, 20, 3), "uint8"), "")  # fmt: skip
 _FLAT = pictures(1)[0].ravel().tolist()
-_column_with("the same in a flat list", "second image", _FLAT, _FLAT, datasets.Sequence(Value("uint8")), "")
+_column_with("an original's pixels in a flat list", "second image", _FLAT, _FLAT, datasets.Sequence(Value("uint8")), "")
 
 
 @plant("the ledger's columns", "cache")

@@ -252,7 +252,19 @@ def value_leaks(column: str, values: pa.Array, forms: Sequence[bytes]) -> Iterat
                 if told := text_leak(value):
                     yield row(at), told[0], f"{told[1]} in the column {column!r}"
         if buffers_hold(array, forms):
-            yield row(0), "key", f"the column {column!r} holds the key"
+            values_of_text = _present(array) if _is_text(array.type) else ()
+            rows = [row(at) for at, value in values_of_text if holds_secret(_as_bytes(value), forms)]
+            for found in rows or [row(0)]:  # a key in numbers goes over several rows
+                yield found, "key", f"the column {column!r} holds the key"
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(is_kind(kind) for is_kind in texts)
+
+
+def _as_bytes(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value
 
 
 def numbers_of_rows(values: pa.Array) -> np.ndarray | None:
