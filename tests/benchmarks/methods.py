@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=cores())
     parser.add_argument("--methods", nargs="+", default=[*SINGLE, *CHAINS], help="only these (default: all)")
     parser.add_argument("--defenses", nargs="+", default=list(DEFENSES), help="only these (default: all)")
+    parser.add_argument("--once", action="store_true", help="one seed and key: leave the best methods' others out")
     parser.add_argument("--draw", action="store_true", help="print what is there, train nothing")
     parser.add_argument("--write", action="store_true", help="also write the figures that ut.recommended reads")
     arguments = parser.parse_args()
@@ -138,7 +139,7 @@ def main() -> None:
         path = ROOT / "unlearnable_transforms" / "evaluation" / "measured.json"
         path.write_text(json.dumps({"clean": clean, "methods": figures}, indent=1) + "\n")
         print(f"\nwrote {path}")
-    if not arguments.draw:
+    if not (arguments.draw or arguments.once):
         for title in ranked[:BEST]:
             worst = sorted(names, key=lambda name: measured[title][name])[-WORST:]
             columns = [defense for defense in DEFENSES if defense.partition(":")[0] in worst]
