@@ -60,10 +60,14 @@ def label(title: str, key: str) -> str:
 
 
 def accuracies(report: Report, name: str) -> dict[str, float]:
-    """Mean accuracy over seeds of a row, by the defense's name."""
-    (table,) = report.tables
+    """Mean accuracy over seeds of a row, by the defense's name, on the training rows of this benchmark.
+
+    The folder's other benchmarks train on other rows too: the report has a table for each.
+    """
+    tables = [table for table in report.tables if any(row[0] == label("cuda", KEY) for row, _ in table.entries)]
     return {
         entry.cells[0]["defense"]["name"]: entry.last
+        for table in tables
         for (row, _), entry in table.entries.items()
         if row[0] == name and entry.last is not None
     }
