@@ -1,6 +1,6 @@
-"""All methods and three chains under eight kinds of training: `python tests/benchmarks/methods.py [--draw]`.
+"""All methods and four chains under eight kinds of training: `python tests/benchmarks/methods.py [--draw]`.
 
-Prints {clean, every method, three chains, controls} x {plain training, grayscale, JPEG-10, COIN, RSK+FF, orthogonal
+Prints {clean, every method, four chains, controls} x {plain training, grayscale, JPEG-10, COIN, RSK+FF, orthogonal
 projection, FGSM-RS adversarial training, UEraser-lite}: a ResNet-9 on the first 10,000 rows of CIFAR-10's training
 set, tested on the clean test set, one key, one training seed; then three seeds, and three fresh keys, of the three
 methods whose highest accuracy is lowest, under the three defenses that are worst for each. Fitted methods are fitted
@@ -34,6 +34,7 @@ SINGLE = ("cuda", "sem", "em", "rem", "tap", "pil", "lsp", "ar", "ops")
 CHAINS: dict[str, Callable[[Key], Poison]] = {
     "cuda > sem": lambda key: Chain([CUDAPoison(key=key), SEMPoison(key=key)]),
     "sem > cuda": lambda key: Chain([SEMPoison(key=key), CUDAPoison(key=key)]),
+    "cuda, invertible > sem": lambda key: Chain([CUDAPoison(key=key, invertible=True), SEMPoison(key=key)]),
     "cuda > ops": lambda key: Chain([CUDAPoison(key=key), get_poison("ops")(key=key)]),
 }
 # Clean test accuracy in % of a ResNet-18 on CIFAR-10. ISS: the table of github.com/liuzrcc/ImageShortcutSqueezing
