@@ -36,6 +36,7 @@ _EXPORTS = {
     "UnlockWarning": "protection.unlock",
     "evaluate": "evaluation.evaluate",
     "Report": "evaluation.report",
+    "recommended": "evaluation.recommended",
     "list_defenses": "defenses",
     "get_defense": "defenses",
     "list_victims": "victims",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .defenses import get_defense as get_defense
     from .defenses import list_defenses as list_defenses
     from .evaluation.evaluate import evaluate as evaluate
+    from .evaluation.recommended import recommended as recommended
     from .evaluation.report import Report as Report
     from .keys import Key as Key
     from .noise.table import NoiseError as NoiseError

@@ -11,7 +11,6 @@ prints what is there. `--write` brings the figures into the package, for `ut.rec
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ import numpy as np
 from datasets import disable_progress_bars, load_dataset
 from scipy.stats import kendalltau
 
-from unlearnable_transforms import Chain, CUDAPoison, Key, Poison, Report, SEMPoison, evaluate, get_poison
+from unlearnable_transforms import Key, Poison, Report, evaluate
+from unlearnable_transforms.evaluation.recommended import MEASURED, make_poison
 from unlearnable_transforms.pixels import gain_fitted_psnr, psnr, ssim
 from unlearnable_transforms.workers import cores
 
@@ -30,12 +30,12 @@ DEFENSES = (
 )  # fmt: skip
 TRAINING, ATTACKER = range(10_000), range(10_000, 20_000)
 BEST, WORST, SEEDS = 3, 3, (0, 1, 2)
-SINGLE = ("cuda", "sem", "em", "rem", "tap", "pil", "lsp", "ar", "ops")
-CHAINS: dict[str, Callable[[Key], Poison]] = {
-    "cuda > sem": lambda key: Chain([CUDAPoison(key=key), SEMPoison(key=key)]),
-    "sem > cuda": lambda key: Chain([SEMPoison(key=key), CUDAPoison(key=key)]),
-    "cuda, invertible > sem": lambda key: Chain([CUDAPoison(key=key, invertible=True), SEMPoison(key=key)]),
-    "cuda > ops": lambda key: Chain([CUDAPoison(key=key), get_poison("ops")(key=key)]),
+METHODS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    **{name: [(name, {})] for name in ("cuda", "sem", "em", "rem", "tap", "pil", "lsp", "ar", "ops")},
+    "cuda > sem": [("cuda", {}), ("sem", {})],
+    "sem > cuda": [("sem", {}), ("cuda", {})],
+    "cuda, invertible > sem": [("cuda", {"invertible": True}), ("sem", {})],
+    "cuda > ops": [("cuda", {}), ("ops", {})],
 }
 # Clean test accuracy in % of a ResNet-18 on CIFAR-10. ISS: the table of github.com/liuzrcc/ImageShortcutSqueezing
 # (L-inf 8/255; LSP and AR L2 1.0). DUNE: a second-hand note of the table in arXiv 2605.01718.
@@ -53,7 +53,7 @@ PUBLISHED = {
 
 
 def make(title: str, key: str) -> Poison:
-    return CHAINS[title](Key.public(key)) if title in CHAINS else get_poison(title)(key=Key.public(key))
+    return make_poison(METHODS[title], Key.public(key))
 
 
 def label(title: str, key: str) -> str:
@@ -97,7 +97,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "screen")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--workers", type=int, default=cores())
-    parser.add_argument("--methods", nargs="+", default=[*SINGLE, *CHAINS], help="only these (default: all)")
+    parser.add_argument(
+        "--methods", nargs="+", default=list(METHODS), choices=METHODS, help="only these (default: all)"
+    )
     parser.add_argument("--defenses", nargs="+", default=list(DEFENSES), help="only these (default: all)")
     parser.add_argument("--once", action="store_true", help="one seed and key: leave the best methods' others out")
     parser.add_argument("--draw", action="store_true", help="print what is there, train nothing")
@@ -133,7 +135,11 @@ def main() -> None:
     for title in ranked:
         worst = max(names, key=lambda name: measured[title][name])
         quality = looks(make(title, KEY).fit(train), images, labels)
-        figures.append({"method": title, "worst": worst, "accuracies": measured[title], **quality})
+        accuracies_of = {name: round(measured[title][name], 4) for name in names}
+        quality = {name: round(value, 3) for name, value in quality.items()}
+        figures.append(
+            {"method": title, "links": METHODS[title], "worst": worst, "accuracies": accuracies_of, **quality}
+        )
         print(
             f"  {title:12} at most {100 * measured[title][worst]:5.1f} under {worst:22} PSNR {quality['psnr']:5.1f}, "
             f"after the best gain {quality['psnr_gain']:5.1f} dB, SSIM {quality['ssim']:.3f}"
@@ -141,9 +147,9 @@ def main() -> None:
     taus(measured)
     clean = accuracies(report, "clean")
     if arguments.write:
-        path = ROOT / "unlearnable_transforms" / "evaluation" / "measured.json"
-        path.write_text(json.dumps({"clean": clean, "methods": figures}, indent=1) + "\n")
-        print(f"\nwrote {path}")
+        clean = {name: round(clean[name], 4) for name in names}
+        MEASURED.write_text(json.dumps({"clean": clean, "methods": figures}, indent=1) + "\n")
+        print(f"\nwrote {MEASURED}")
     if not (arguments.draw or arguments.once):
         for title in ranked[:BEST]:
             worst = sorted(names, key=lambda name: measured[title][name])[-WORST:]

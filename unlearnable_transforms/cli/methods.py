@@ -8,11 +8,20 @@ from typing import Any
 def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
     text = "list the protection methods"
-    commands.add_parser("methods", help=text, description=f"{text.capitalize()}.").set_defaults(run=run)
+    parser = commands.add_parser("methods", help=text, description=f"{text.capitalize()}.")
+    parser.add_argument(
+        "--recommended", type=int, metavar="SIDE", help="instead, what to take for pictures of this side, and why"
+    )
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print name, class and the first line of the documentation of each method."""
+    """Print name, class and first line of documentation of each method, or the recommended one."""
+    if args.recommended:
+        from ..evaluation.recommended import recommended
+
+        print(recommended(args.recommended))
+        return
     from ..poisons import get_poison, list_poisons
 
     rows = []
