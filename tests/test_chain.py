@@ -189,3 +189,11 @@ def test_protect_takes_a_chain():
         warnings.simplefilter("error")
         mapped = data.map(chain, batched=True, batch_size=7)
     assert np.array_equal(np.stack([np.asarray(image) for image in mapped["image"]]), chain.apply(IMAGES, LABELS))
+
+
+@pytest.mark.filterwarnings("default::unlearnable_transforms.FitWarning")
+def test_a_warning_behind_other_links_names_them():
+    with pytest.warns(ut.FitWarning, match="^behind cuda this noise may add nothing: "):
+        chain_of(CUDAPoison(key=KEY), tiny_sem())
+    with pytest.warns(ut.FitWarning, match="^this noise will hardly protect: "):
+        tiny_sem().fit((IMAGES, LABELS))

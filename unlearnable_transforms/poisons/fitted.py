@@ -255,9 +255,11 @@ class FittedPoison(Poison):
         _warn_unchanged(measured)
         worries = self._worries(report)
         if worries:
+            # Behind other links a network may go by what those did, and that protects as well.
+            who = f"behind {Chain(self.after).title} this noise may add nothing" if self.after else None
             warnings.warn(
-                f"this noise will hardly protect: {worries}. More pictures, more steps or another surrogate may help; "
-                "measure it (ut.evaluate) before you rely on it",
+                f"{who or 'this noise will hardly protect'}: {worries}. More pictures, more steps or another surrogate "
+                "may help; measure it (ut.evaluate) before you rely on it",
                 FitWarning,
                 stacklevel=4,
             )
