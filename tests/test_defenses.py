@@ -29,6 +29,7 @@ def darker(images: torch.Tensor) -> torch.Tensor:
 ARGUMENTS: dict[str, dict] = {
     "at-pgd": {"norm": "l2", "steps": 2},
     "trades": {"steps": 2},
+    "at-bullet": {"around": "trades", "steps": 2},
     "dat": {"kernel_size": 3, "steps": 2},
     "smoothing": {"copies": 5},
     "ueraser": {"variant": "max", "repeats": 2, "jpeg": 10},
@@ -118,6 +119,8 @@ def test_every_defense_says_what_it_is_and_where_from(name):
         ("mixup", {"alpha": 0}),
         ("cutmix", {"probability": 2}),
         ("at-pgd", {"norm": "l1"}),
+        ("at-bullet", {"around": "free"}),
+        ("at-bullet", {"robust_steps": -1}),
         ("at-fgsm", {"eps": -1}),
         ("trades", {"steps": 0}),
         ("smoothing", {"sigma": 0}),

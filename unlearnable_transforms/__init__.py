@@ -37,6 +37,7 @@ _EXPORTS = {
     "evaluate": "evaluation.evaluate",
     "Report": "evaluation.report",
     "recommended": "evaluation.recommended",
+    "robust_accuracy": "evaluation.robust",
     "list_defenses": "defenses",
     "get_defense": "defenses",
     "list_victims": "victims",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.recommended import recommended as recommended
     from .evaluation.report import Report as Report
+    from .evaluation.robust import robust_accuracy as robust_accuracy
     from .keys import Key as Key
     from .noise.table import NoiseError as NoiseError
     from .poisons import get_poison as get_poison

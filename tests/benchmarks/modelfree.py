@@ -5,7 +5,8 @@ against the library on the same 50,000 pictures of 32 x 32: the median of the ra
 with equal threads, and the least and largest of them; and the same of processor time, which other programs on the
 machine disturb less. A loop that is timed on a part of the work, which the row says, is counted up. The loops do the
 same work: noise of a keyed hash of the picture, rounding, clipping. Those of AR and OPS have to give the same bytes,
-that of LSP noise of equal strength, or there is no table.
+that of LSP noise of equal strength, or there is no table. A last row for each method sets the library called for one
+picture after the other, as in a DataLoader, against the library on all of them.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from scipy.signal import lfilter, lfiltic
 
-from unlearnable_transforms import ARPoison, FitWarning, Key, LSPPoison, OPSPoison, PILPoison
+from unlearnable_transforms import ARPoison, FitWarning, Key, LSPPoison, OPSPoison, PILPoison, Poison
 from unlearnable_transforms.poisons.ar import normals
 from unlearnable_transforms.poisons.lsp import FINE
 from unlearnable_transforms.poisons.ops import COLOURS, Sums, scores
@@ -39,6 +40,17 @@ class Row(NamedTuple):
     loop: Callable[[], object]
     part: float
     library: Callable[[], object]
+
+
+def one_by_one(title: str, poison: Poison, images: torch.Tensor, labels: torch.Tensor) -> Row:
+    """The library itself, called for one picture after the other, as a transform of a DataLoader is."""
+    pairs = list(zip(images[:LOOP_ROWS], labels[:LOOP_ROWS].tolist(), strict=True))
+
+    def loop() -> list[torch.Tensor]:
+        return [poison(image, label)[0] for image, label in pairs]
+
+    assert torch.stack(loop()).equal(poison.apply(images[:LOOP_ROWS], labels[:LOOP_ROWS])), "other bytes"
+    return Row(f"{title}, apply / one by one", loop, LOOP_ROWS / ROWS, lambda: poison.apply(images, labels))
 
 
 # ---- LSP -------------------------------------------------------------------------------------------------------------
@@ -66,6 +78,7 @@ def lsp(images: torch.Tensor, labels: torch.Tensor) -> Iterator[Row]:
     strengths = [np.std(changed.astype(np.float32) - clean) for changed in (ours, loop())]
     assert abs(strengths[0] / strengths[1] - 1) < 0.01, "the loop does not make noise of equal strength"
     yield Row("LSP, apply", loop, LOOP_ROWS / ROWS, lambda: poison.apply(images, labels))
+    yield one_by_one("LSP", poison, images, labels)
 
 
 # ---- OPS -------------------------------------------------------------------------------------------------------------
@@ -116,6 +129,7 @@ def ops(images: torch.Tensor, labels: torch.Tensor) -> Iterator[Row]:
     part = LOOP_CELLS / SIDE**2 / CLASSES
     yield Row("OPS, fit; the loop searches as published", published, part, lambda: new.fit((images, labels)))
     yield Row("OPS, apply", lambda: apply_loop(spots), 1, lambda: poison.apply(images, labels))
+    yield one_by_one("OPS", poison, images, labels)
 
 
 # ---- AR --------------------------------------------------------------------------------------------------------------
@@ -164,6 +178,7 @@ def ar(images: torch.Tensor, labels: torch.Tensor) -> Iterator[Row]:
         assert loop(fill, few).equal(poison.apply(images[:few], labels[:few])), "the loop gives other bytes"
     yield Row("AR / pixel by pixel", lambda: loop(by_pixel, few), few / ROWS, lambda: poison.apply(images, labels))
     yield Row("AR / row by row", lambda: loop(by_row, few), few / ROWS, lambda: poison.apply(images, labels))
+    yield one_by_one("AR", poison, images, labels)
 
 
 # ---- PIL -------------------------------------------------------------------------------------------------------------
@@ -200,6 +215,7 @@ def pil(images: torch.Tensor, labels: torch.Tensor) -> Iterator[Row]:
             return torch.from_numpy(result)
 
         yield Row("PIL, apply / noise anew", loop, few / ROWS, lambda: poison.apply(images, labels))
+        yield one_by_one("PIL", poison, images, labels)
 
 
 STATISTICS = (np.median, np.min, np.max)

@@ -92,7 +92,7 @@ class TRADES(Defense):
         """(scalar loss, logits of the clean images)."""
         adversarial = self.attack(model, pixels, generator)
         logits = model(pixels)
-        divergence = _divergence(model(adversarial), logits.softmax(1)) / len(pixels)
+        divergence = kl_divergence(model(adversarial), logits.softmax(1)) / len(pixels)
         return F.cross_entropy(logits, labels, label_smoothing=self._smoothing) + self.beta * divergence, logits
 
     def attack(self, model: PixelModel, pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -100,11 +100,11 @@ class TRADES(Defense):
         with attacking(model.net), torch.no_grad():
             probabilities = model(pixels).softmax(1)
         return pgd(
-            model, pixels, lambda logits: _divergence(logits, probabilities), norm="linf", eps=self.eps,
+            model, pixels, lambda logits: kl_divergence(logits, probabilities), norm="linf", eps=self.eps,
             steps=self.steps, step_size=self.step_size, start=gaussian_noise(pixels, generator, std=0.001),
         )  # fmt: skip
 
 
-def _divergence(logits: Tensor, probabilities: Tensor) -> Tensor:
+def kl_divergence(logits: Tensor, probabilities: Tensor) -> Tensor:
     """Sum over the images of KL(probabilities || softmax(logits))."""
     return F.kl_div(logits.log_softmax(1), probabilities, reduction="sum")

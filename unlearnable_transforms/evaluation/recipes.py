@@ -52,6 +52,7 @@ class Plan:
 _SCREEN_ADVERSARIAL = {
     "at-fgsm": Column({"eps": 4 / 255}, epochs=20),
     "at-pgd": Column({"eps": 2 / 255, "steps": 3}, epochs=20),
+    "at-bullet": Column({"eps": 2 / 255, "steps": 3}, epochs=20),
     "trades": Column({"eps": 2 / 255, "step_size": 1 / 255, "steps": 3}, epochs=20),
 }
 

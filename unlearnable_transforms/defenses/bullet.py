@@ -1,0 +1,129 @@
+"""BulletTrain: adversarial training whose attack goes where it changes something."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..training.attacks import attacking, check_attack, gaussian_noise, pgd, random_start, summed_cross_entropy
+from ..training.loop import PixelModel
+from .adversarial import kl_divergence
+from .base import Defense, Setting, register_defense
+
+Around = Literal["pgd", "trades", "mart"]
+REACH = 1.7  # an attack of few steps goes this far in all, in units of eps
+MEMORY = 0.9  # share of the old value in the moving fractions
+
+
+@register_defense("at-bullet")
+class BulletTrain(Defense):
+    """Experimental. Adversarial training that splits each batch into outliers, boundary and robust pictures, and spends
+    the attack's steps on the boundary (after Hua et al., NeurIPS 2021, arXiv 2109.14707, written from its text; the
+    authors published no code, and nobody results on unlearnable data).
+
+    The measure is the signed variance of the prediction on the clean picture: the variance over the classes of its
+    softmax, negative where the answer is wrong. The lowest share are outliers, confidently wrong; the highest are
+    robust; both shares follow, as moving averages, what the attack shows: wrong before it, right after it.
+
+    On protected data most pictures are confidently right by the shortcut, count as robust and are hardly attacked:
+    whether that spares the shortcut is what `tests/benchmarks/bullet.py` asks.
+
+    Args:
+        around: the training it saves work in: "pgd" (Madry et al.), "trades" (Zhang et al., 2019), or "mart" (Wang et
+            al., ICLR 2020, equation 9).
+        eps: L-inf radius in units of 1 = white.
+        steps: of the attack on boundary pictures; step size 2.5 * eps / steps.
+        outlier_steps, robust_steps: of the others, step size 1.7 * eps / steps. 0 leaves them at the random start.
+        beta: weight of the divergence in "trades" and "mart"; None is 6 and 5.
+    """
+
+    def __init__(
+        self,
+        around: Around = "pgd",
+        eps: float = 8 / 255,
+        steps: int = 10,
+        outlier_steps: int = 0,
+        robust_steps: int = 1,
+        beta: float | None = None,
+    ) -> None:
+        check_attack("linf", eps, steps)
+        if around not in ("pgd", "trades", "mart"):
+            raise ValueError(f'around must be "pgd", "trades" or "mart", got {around!r}')
+        if min(outlier_steps, robust_steps) < 0:
+            raise ValueError(f"steps are at least 0, got {outlier_steps} for outliers, {robust_steps} for robust ones")
+        self.around, self.eps, self.steps = around, eps, steps
+        self.outlier_steps, self.robust_steps, self.beta = outlier_steps, robust_steps, beta
+
+    def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
+        self._smoothing = setting.recipe.label_smoothing
+        self.shares = {"outlier": 0.0, "robust": 0.0}  # everything is boundary until the attack has shown otherwise
+        return images
+
+    def loss(
+        self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """(scalar loss, logits: of the adversarial images around "pgd", of the clean ones else)."""
+        with attacking(model.net), torch.no_grad():
+            before = model(pixels).softmax(1)
+        adversarial = self.attack(model, pixels, labels, before, generator)
+        after = model(adversarial)
+        self._observe(before.argmax(1) == labels, after.detach().argmax(1) == labels)
+        if self.around == "pgd":
+            return F.cross_entropy(after, labels, label_smoothing=self._smoothing), after
+        clean = model(pixels)
+        if self.around == "trades":
+            divergence = kl_divergence(after, clean.softmax(1)) / len(pixels)
+            plain = F.cross_entropy(clean, labels, label_smoothing=self._smoothing)
+            return plain + (6.0 if self.beta is None else self.beta) * divergence, clean
+        return self._mart(clean, after, labels), clean
+
+    def attack(
+        self, model: PixelModel, pixels: Tensor, labels: Tensor, before: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """float (B, 3, H, W) in [0, 1] -> the same, at most eps away; each group with its own number of steps."""
+        start = (
+            gaussian_noise(pixels, generator, std=0.001)
+            if self.around == "trades"
+            else random_start(pixels, generator, norm="linf", eps=self.eps)
+        )
+        result = (pixels + start).clamp(0, 1)
+        for rows, steps in zip(self.groups(before, labels), self._budgets(), strict=True):
+            if not (len(rows) and steps):
+                continue
+            result[rows] = pgd(
+                model, pixels[rows], self._objective(before[rows], labels[rows]), norm="linf", eps=self.eps,
+                steps=steps, step_size=None if steps == self.steps else REACH * self.eps / steps, start=start[rows],
+            )  # fmt: skip
+        return result
+
+    def groups(self, probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of the outliers, the boundary and the robust ones, from predictions (B, classes) on clean images."""
+        variance = probabilities.var(1, correction=0)
+        order = torch.where(probabilities.argmax(1) == labels, variance, -variance).argsort(stable=True)
+        outliers = round(self.shares["outlier"] * len(order))
+        robust = min(round(self.shares["robust"] * len(order)), len(order) - outliers)
+        return order[:outliers], order[outliers : len(order) - robust], order[len(order) - robust :]
+
+    def _objective(self, before: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+        if self.around == "trades":
+            return lambda logits: kl_divergence(logits, before)
+        return summed_cross_entropy(labels)
+
+    def _budgets(self) -> tuple[int, int, int]:
+        return self.outlier_steps, self.steps, self.robust_steps
+
+    def _observe(self, right_before: Tensor, right_after: Tensor) -> None:
+        seen = {"outlier": ~right_before, "robust": right_before & right_after}
+        for name, rows in seen.items():
+            self.shares[name] = MEMORY * self.shares[name] + (1 - MEMORY) * float(rows.float().mean())
+
+    def _mart(self, clean: Tensor, after: Tensor, labels: Tensor) -> Tensor:
+        """Boosted cross-entropy, and the divergence weighted by how unsure the clean prediction is."""
+        probabilities, certain = after.softmax(1), clean.softmax(1).gather(1, labels[:, None]).squeeze(1)
+        own = F.one_hot(labels, after.shape[1]).bool()
+        others = probabilities.masked_fill(own, 0).amax(1)
+        boosted = F.cross_entropy(after, labels) - (1 - others).clamp_min(1e-6).log().mean()
+        apart = F.kl_div(after.log_softmax(1), clean.softmax(1), reduction="none").sum(1)
+        return boosted + (5.0 if self.beta is None else self.beta) * (apart * (1 - certain)).mean()
