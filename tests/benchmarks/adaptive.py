@@ -1,4 +1,4 @@
-"""Two defenses at once against a chain: `python tests/benchmarks/adaptive.py [--method "cuda > sem"]`.
+"""Two defenses at once against a chain: `python tests/benchmarks/adaptive.py [--method "cuda, invertible > sem"]`.
 
 A chain holds where one of its links does, so somebody who knows of it takes a defense against each link. Trains the
 screen's victim (rows 0-9,999 of CIFAR-10's training set, key screen-0) on clean and on protected pictures, after JPEG
@@ -24,15 +24,17 @@ PAIRS = (("jpeg", {"quality": 10}, "rsk-ff"), ("jpeg", {"quality": 10}, "coin"),
 
 
 def after_crop(defense: Defense) -> Augment:
-    """Crop and flip, then the defense's own augmentation."""
+    """Crop and flip, then the defense's own augmentation, unless that does both."""
     own, crop_flip = defense.augment, recipe_augment(SCREEN)
     assert own is not None
+    if defense.replaces_augment:
+        return own
     return lambda batch, generator: own(crop_flip(batch, generator), generator)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", default="cuda > sem", choices=METHODS)
+    parser.add_argument("--method", default="cuda, invertible > sem", choices=METHODS)
     parser.add_argument("--pairs", type=int, default=len(PAIRS), help="only the first N")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
     arguments = parser.parse_args()

@@ -27,8 +27,8 @@ class BulletTrain(Defense):
     softmax, negative where the answer is wrong. The lowest share are outliers, confidently wrong; the highest are
     robust; both shares follow, as moving averages, what the attack shows: wrong before it, right after it.
 
-    On protected data most pictures are confidently right by the shortcut, count as robust and are hardly attacked, which
-    may spare the shortcut. Not measured yet.
+    On protected data most pictures are confidently right by the shortcut, count as robust and are hardly attacked,
+    which may spare the shortcut. Not measured yet.
 
     Args:
         around: the training it saves work in: "pgd" (Madry et al.), "trades" (Zhang et al., 2019), or "mart" (Wang et
