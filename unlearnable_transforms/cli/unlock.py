@@ -26,6 +26,11 @@ def add_to(commands: Any) -> None:
     add("--ledger", type=Path, metavar="PATH", help="the private record (default: found in the cache folder)")
     add("--label", metavar="NAME", help="the class of all pictures, if `protect` was given one")
     add("--clean", metavar="SOURCE", help="the clean folder or data set, to tell how near the result comes to it")
+    add(
+        "--changed",
+        action="store_true",
+        help="pictures were resized or saved as JPEG since: without a ledger another key goes unnoticed then",
+    )
     add("--config", metavar="NAME", help="configuration of a Hub data set")
     add("--image-key", metavar="COLUMN", help="default: image or img")
     add("--label-key", metavar="COLUMN", help="default: label, labels or fine_label")
@@ -47,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
         label=args.label,
         clean=args.clean,
         config=args.config,
+        changed=args.changed,
         workers=args.workers or cores(),
         progress=True,
     )

@@ -217,9 +217,8 @@ def _finish(
     ledger: str | os.PathLike | None,
 ) -> Summary:
     summary = Summary(kind="files", others=listing.others)
-    fingerprint = None if poison.key is None else poison.key.fingerprint
     table = pa.Table.from_batches(list(_ledger_batches(journal, listing, summary)), SCHEMA)
-    summary.ledger = str(write_ledger(table, ledger, fingerprint))
+    summary.ledger = str(write_ledger(table, ledger, poison))
     if listing.secret is not None:
         summary.notes.append(hidden_note(len(listing.classes)))
     if listing.left_out:

@@ -4,14 +4,18 @@ It maps each clean picture to its protected one by their ids, so that publishing
 an interrupted run can go on, and unlocking finds what it needs. It is as secret as the key.
 """
 
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
 from ..files import private_directory, replacing
+from ..poisons.base import Poison
 
 # status: "protected", "left" (not chosen under fraction < 1) or "unchanged" (the method is the identity on it).
 SCHEMA = pa.schema(
@@ -26,7 +30,9 @@ SCHEMA = pa.schema(
     ]
 )
 
-KEY_CHECK = b"key check"  # in the file's metadata
+KEY_CHECK, METHOD = b"key check", b"method"  # in the file's metadata
+FOUND = ("noise", "known", "pixels", "grid")  # arguments that fit fills in
+COLUMNS = ("image_key", "label_key")  # arguments that change no bytes
 
 
 def ledger_path(key_fingerprint: str | None, protected_ids: list[bytes]) -> Path:
@@ -35,11 +41,14 @@ def ledger_path(key_fingerprint: str | None, protected_ids: list[bytes]) -> Path
     return private_directory("ledgers") / f"{key_fingerprint or 'explicit'}-{digest}.parquet"
 
 
-def write_ledger(table: pa.Table, path: str | os.PathLike | None, key_fingerprint: str | None) -> Path:
-    """Write a table of ``SCHEMA`` with mode 0600, whole or not at all, to ``path`` or the default place."""
+def write_ledger(table: pa.Table, path: str | os.PathLike | None, poison: Poison) -> Path:
+    """Write a table of ``SCHEMA`` with mode 0600, whole or not at all, to ``path`` or the default place; with the
+    method that protected the pictures, and a check of its key."""
     table = table.cast(SCHEMA)
     ids = table["protected_id"].to_pylist()
-    table = table.replace_schema_metadata({KEY_CHECK: _key_check(key_fingerprint, ids)})
+    key_fingerprint = None if poison.key is None else poison.key.fingerprint
+    method = json.dumps(method_of(poison))
+    table = table.replace_schema_metadata({KEY_CHECK: _key_check(key_fingerprint, ids), METHOD: method})
     target = Path(path) if path is not None else ledger_path(key_fingerprint, ids)
     with replacing(target) as temporary:
         pq.write_table(table, temporary)
@@ -87,6 +96,41 @@ def fits_key(table: pa.Table, key_fingerprint: str | None) -> bool:
     """Whether a ledger, as :func:`read_ledger` returns it, was written for this key; also if it does not say."""
     check = (table.schema.metadata or {}).get(KEY_CHECK)
     return check is None or check.decode() == _key_check(key_fingerprint, table["protected_id"].to_pylist())
+
+
+def method_of(poison: Poison) -> dict[str, Any]:
+    """What decides the bytes beside the key: method, version and public arguments, as JSON values."""
+    return without(json.loads(json.dumps(poison.public_config())), "key_fingerprint", *FOUND, *COLUMNS)
+
+
+def other_method(table: pa.Table, poison: Poison) -> str:
+    """How a method differs from the one that a ledger names; empty where it does not, or the ledger names none."""
+    method = (table.schema.metadata or {}).get(METHOD)
+    return "" if method is None else next(differences(json.loads(method), method_of(poison)), "")
+
+
+def names_method(table: pa.Table) -> bool:
+    """Whether a ledger names its method; those of earlier versions do not."""
+    return METHOD in (table.schema.metadata or {})
+
+
+def differences(was: Any, now: Any, name: str = "") -> Iterator[str]:
+    """How JSON values differ, one text for each: ``strength strong, not normal``."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in {**was, **now}:
+            yield from differences(was.get(key), now.get(key), key)
+    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        for pair in zip(was, now, strict=True):
+            yield from differences(*pair, name)
+    elif was != now:
+        yield f"{name.replace('_', ' ')} {was}, not {now}"
+
+
+def without(config: Any, *left_out: str) -> Any:
+    """JSON values without some names, at any depth: ``noise`` is named only once a method is fitted."""
+    if isinstance(config, dict):
+        return {name: without(value, *left_out) for name, value in config.items() if name not in left_out}
+    return [without(value, *left_out) for value in config] if isinstance(config, list) else config
 
 
 def _key_check(key_fingerprint: str | None, protected_ids: list[bytes]) -> str:

@@ -102,7 +102,7 @@ def protect(
                 UnchangedWarning,
                 stacklevel=2,
             )
-    write_ledger(pa.concat_tables(tables), ledger, None if poison.key is None else poison.key.fingerprint)
+    write_ledger(pa.concat_tables(tables), ledger, poison)
     if isinstance(data, DatasetDict):
         return DatasetDict({name: results.get(name, split) for name, split in data.items()})
     return results[""]

@@ -139,9 +139,7 @@ def protect_tables(
             add_shard(summary, record)
             if record["status"] == "protected":
                 tables.append(pq.read_table(records / ledger_piece(record["path"])))
-        summary.ledger = str(
-            write_ledger(pa.concat_tables(tables), ledger, None if poison.key is None else poison.key.fingerprint)
-        )
+        summary.ledger = str(write_ledger(pa.concat_tables(tables), ledger, poison))
         if saved:
             write_saved_info(out, splits, finished, saved)
         if hidden is not None:

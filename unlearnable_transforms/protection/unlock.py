@@ -1,15 +1,14 @@
 """Undo the protection of a data set, with the key and, where there is one, the ledger.
 
 How each method is undone stands with the method (``_unlock``). Here pictures are opened and closed, what the ledger
-says of each is found by its id, another key is refused before anything is made, and what came out is compared with the
-ids of the clean pictures.
+says of each is found by its id, another key and other options are refused before anything is made, and what came out is
+compared with the ids of the clean pictures.
 """
 
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +27,13 @@ from ..poisons.fitted import FittedPoison
 from ..poisons.undo import unlock_arrays
 from ..samples import SampleError, batch_tokens, class_value, ids_as, sample_id
 from ..sources import find_columns, is_train_split, stored_images
-from .ledger import fits_key, read_ledger
+from .ledger import fits_key, names_method, other_method, read_ledger
+from .unlock_check import fits_pictures
 
-SAMPLE = 20  # pictures by which ledgers are recognised
+SAMPLE = 20  # pictures by which ledgers, key and options are recognised
 EXACT, NEAR, UNKNOWN, CLEAN = "exact", "near", "unknown", "clean"
 _NO_LABEL = "-"  # stands for a label column that is not there
+_SAYS = "says that they were protected with"
 
 Picture = tuple[np.ndarray, str | None]  # uint8 (H, W, C) and its class token, where a label says it
 
@@ -42,7 +43,12 @@ class UnlockWarning(UserWarning):
 
 
 def unlock(
-    protected: Any, poison: Poison, ledger: str | os.PathLike | None = None, *, num_proc: int | None = None
+    protected: Any,
+    poison: Poison,
+    ledger: str | os.PathLike | None = None,
+    *,
+    changed: bool = False,
+    num_proc: int | None = None,
 ) -> Any:
     """The clean pictures of a protected data set, exactly where noise was added, nearly where a filter was.
 
@@ -50,8 +56,10 @@ def unlock(
         protected: what ``ut.protect`` returned: a ``Dataset``, or a ``DatasetDict`` whose training splits are undone
             and whose others are kept. Or ``(images, labels)`` as ``Poison.apply`` takes them.
         poison: what it was protected with. One that is to be fitted takes its noise from the cache.
-        ledger: the private record that ``protect`` wrote. Default: those of this key in the cache that know the first
-            pictures; without any, what they would have said is guessed.
+        ledger: the private record that ``protect`` wrote. Default: those of this key in the cache that know some of
+            the pictures; without any, what they would have said is guessed.
+        changed: the pictures were resized or saved as JPEG since, so that without a ledger it cannot be told from them
+            whether key and options are the right ones. Another key or other options then go unnoticed.
         num_proc: worker processes, as for ``Dataset.map``.
 
     Returns:
@@ -61,7 +69,7 @@ def unlock(
         UnlockWarning: how many pictures are not exactly what they were, or cannot be compared.
 
     Raises:
-        ValueError: pictures or ledger belong to another key.
+        ValueError: pictures or ledger belong to another key or to other options.
         SampleError: pictures that a given ledger does not know, or that cannot be undone; rows named.
         TypeError: a method that cannot be undone, or another kind of data.
         NotFittedError, NoiseError: a method whose noise or settings are nowhere to be found.
@@ -69,13 +77,13 @@ def unlock(
     if isinstance(protected, tuple) and len(protected) == 2:
         images, labels = protected
         tokens = batch_tokens(labels, len(images), poison.classes)
-        first = ((open_image(image).colour, token) for image, token in zip(images, tokens, strict=True))
-        unlocker = make_unlocker(poison, first, ledger)
+        some = [(open_image(images[row]).colour, tokens[row]) for row in spread(len(images))]
+        unlocker = make_unlocker(poison, some, ledger, changed)
         result, counts = _unlock_batch(images, tokens, unlocker)
     elif isinstance(protected, Dataset | DatasetDict):
         splits = protected if isinstance(protected, DatasetDict) else {"": protected}
         chosen = {name: split for name, split in splits.items() if name == "" or is_train_split(name)}
-        unlocker = make_unlocker(poison, first_pictures(chosen, poison), ledger)
+        unlocker = make_unlocker(poison, some_pictures(chosen, poison), ledger, changed)
         done, counts = {}, Counter[str]()
         for name, split in chosen.items():
             done[name], states = unlock_split(split, unlocker, num_proc=num_proc)
@@ -122,10 +130,14 @@ class Records:
     Args:
         tables: the ledgers.
         complete: whether every picture has to be in them.
+
+    Attributes:
+        named: whether all of them name the method, which is then the right one.
     """
 
-    def __init__(self, tables: Iterable[pa.Table], complete: bool) -> None:
+    def __init__(self, tables: Sequence[pa.Table], complete: bool) -> None:
         self.complete = complete
+        self.named = bool(tables) and all(map(names_method, tables))
         self.by_id: dict[bytes, Record] = {}
         names = ("protected_id", "clean_id", "class_token", "status", "unlock_note")
         for table in tables:
@@ -142,17 +154,22 @@ class Records:
         return None
 
 
-def _find_records(poison: Poison, first: Sequence[Picture], ledger: str | os.PathLike | None) -> Records:
+def _find_records(poison: Poison, some: Sequence[Picture], ledger: str | os.PathLike | None) -> Records:
     """The records of a ledger, or of those in the cache that know one of some pictures.
 
     Raises:
-        ValueError: they are of another key.
+        ValueError: they are of another key, or of other options.
     """
     fingerprint = None if poison.key is None else poison.key.fingerprint
     if ledger is not None:
-        table = read_ledger(ledger)
+        try:
+            table = read_ledger(ledger)
+        except pa.ArrowException:
+            raise ValueError(f"{ledger} is not a ledger, or a damaged one") from None
         if not fits_key(table, fingerprint):
             raise ValueError(f"{ledger} was written for another key than {poison!r} has: use the key of that time")
+        if other := other_method(table, poison):
+            raise ValueError(f"{ledger} {_SAYS} {other}")
         return Records([table], complete=True)
     ours: list[tuple[Path, pa.Table]] = []
     others: list[tuple[Path, pa.Table]] = []
@@ -161,13 +178,16 @@ def _find_records(poison: Poison, first: Sequence[Picture], ledger: str | os.Pat
         if mine or not ours:
             table = read_ledger(path)
             records = Records([table], complete=False)
-            if any(records.find(*picture) for picture in first):
+            if any(records.find(*picture) for picture in some):
                 (ours if mine else others).append((path, table))
     if others and not ours:
         raise ValueError(
             f"these pictures were protected with another key than {poison!r} has: the ledger {others[0][0]} knows them"
         )
-    return Records([table for _, table in ours], complete=False)
+    differing = [(path, other) for path, table in ours if (other := other_method(table, poison))]
+    if differing and len(differing) == len(ours):
+        raise ValueError(f"the ledger {differing[0][0]} {_SAYS} {differing[0][1]}")
+    return Records([table for _, table in ours if not other_method(table, poison)], complete=False)
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
@@ -224,25 +244,26 @@ class Unlocker:
         return results, states
 
 
-def make_unlocker(poison: Poison, pictures: Iterable[Picture], ledger: str | os.PathLike | None = None) -> Unlocker:
-    """Find what is known of a data set from its first pictures; nothing is undone yet.
+def make_unlocker(
+    poison: Poison, some: Sequence[Picture], ledger: str | os.PathLike | None = None, changed: bool = False
+) -> Unlocker:
+    """Find what is known of a data set from some of its pictures; nothing is undone yet.
 
     Args:
         poison: is fitted from the cache or the ledger if it has to be.
-        pictures: protected, opened, in any order; the first few are looked at.
-        ledger: as for :func:`unlock`.
+        some: protected pictures, opened, as :func:`spread` chooses them.
+        ledger, changed: as for :func:`unlock`.
 
     Raises:
-        ValueError: pictures or ledger belong to another key.
+        ValueError: pictures or ledger belong to another key or to other options.
         NotFittedError, NoiseError: what a fit made is not to be found.
     """
-    first = list(islice(pictures, SAMPLE))
-    records = _find_records(poison, first, ledger)
-    known = [(record, token) for colour, token in first if (record := records.find(colour, token))]
+    records = _find_records(poison, some, ledger)
+    known = [(record, token) for colour, token in some if (record := records.find(colour, token))]
     if any(record.token != token for record, token in known):
         records.complete = True  # secret classes: where the ledger does not know a picture, its label says nothing
     ids = [record.clean_id for record in records.by_id.values() if record.status == "protected"]
-    ids = ids or [sample_id(colour, token) for colour, token in first if token is not None]
+    ids = ids or [sample_id(colour, token) for colour, token in some if token is not None]
     for link in poison.links if isinstance(poison, Chain) else (poison,):
         if link.fitted:
             continue
@@ -256,7 +277,35 @@ def make_unlocker(poison: Poison, pictures: Iterable[Picture], ledger: str | os.
                 f"{type(link).__name__} has learnt nothing, and no ledger says what it had: pass the method as it was "
                 "when it protected these pictures"
             )
+    if not (records.named or changed):
+        _check_pictures(poison, some, records)
     return Unlocker(poison, records)
+
+
+def _check_pictures(poison: Poison, some: Sequence[Picture], records: Records) -> None:
+    """Refuse another key and other options where no ledger names the right ones.
+
+    Raises:
+        ValueError: protected again, what was undone does not become what it was.
+    """
+    colours, tokens = [], []
+    for colour, token in some:
+        record = records.find(colour, token)
+        class_ = record.token if record else token
+        if class_ is not None and (record is None or record.status == "protected"):
+            colours.append(colour)
+            tokens.append(class_)
+    if not fits_pictures(poison, colours, tokens):
+        raise ValueError(
+            f"{poison!r} did not make these pictures: protected again, what it undoes becomes something else. Give the "
+            "key and the options that they were protected with; if they were resized or saved as JPEG since, pass "
+            "changed=True (--changed)"
+        )
+
+
+def spread(count: int) -> list[int]:
+    """Up to ``SAMPLE`` rows of so many, from all over: the first ones may be of one class."""
+    return sorted({row * count // SAMPLE for row in range(SAMPLE)}) if count else []
 
 
 def _unlock_batch(images: Any, tokens: Sequence[str | None], unlocker: Unlocker) -> tuple[Any, Counter[str]]:
@@ -279,12 +328,12 @@ def _unlock_batch(images: Any, tokens: Sequence[str | None], unlocker: Unlocker)
 # ---- data sets -------------------------------------------------------------------------------------------------------
 
 
-def first_pictures(splits: Mapping[str, Dataset], poison: Poison) -> list[Picture]:
+def some_pictures(splits: Mapping[str, Dataset], poison: Poison) -> list[Picture]:
     """Some pictures of data sets, as :func:`make_unlocker` takes them."""
     pictures: list[Picture] = []
     for data in splits.values():
         image_key, label_key = columns_of(data, poison)
-        some = data.with_format(None).select(range(min(len(data), SAMPLE - len(pictures))))
+        some = data.with_format(None).select(spread(len(data)))
         tokens = _tokens([row[label_key] for row in some] if label_key else None, len(some), poison)
         pictures += zip((open_image(image).colour for image in some[image_key]), tokens, strict=True)
     return pictures

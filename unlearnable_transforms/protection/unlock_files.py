@@ -27,15 +27,16 @@ from ..samples import SampleError, class_token
 from ..workers import run_tasks
 from .encode import Codec, open_bytes
 from .folder import check_places
+from .ledger import COLUMNS, FOUND, differences, without
 from .listing import Listing, check_targets, list_folder, named, readable_name, target_name
 from .metadata import check_metadata, rewrite_metadata
 from .shards import Shard, make_shards, no_bars, write_table
 from .tables import is_picture_folder, load_training_splits
-from .unlock import Unlocker, columns_of, first_pictures, make_unlocker, told, unlock_split
+from .unlock import Unlocker, columns_of, make_unlocker, some_pictures, spread, told, unlock_split
 
 TASK_FILES, TASK_BYTES = 16, 4_000_000  # one message to a worker holds at most so many files, or one larger one
 MANIFEST = "protection.json"  # which publishing writes
-STRENGTHS = ("strength", "kernel_size", "blur", "invertible", "eps", "cells", "sparsity")  # arguments that change bytes
+SAID = ("key_fingerprint", "method", "version", "arguments")  # by the manifest
 
 
 def unlock_source(
@@ -47,6 +48,7 @@ def unlock_source(
     label: str | None = None,
     clean: str | os.PathLike | None = None,
     config: str | None = None,
+    changed: bool = False,
     workers: int = 1,
     progress: bool = False,
 ) -> list[str]:
@@ -56,7 +58,7 @@ def unlock_source(
         source: the protected folder or data set. Splits that are not training data are left out.
         out: an empty or new folder, not in ``source``: pictures become PNG, data sets Parquet.
         poison: what it was protected with.
-        ledger: as for :func:`~unlearnable_transforms.protection.unlock.unlock`.
+        ledger, changed: as for :func:`~unlearnable_transforms.protection.unlock.unlock`.
         label: the class of all pictures of a folder, if one was given to protect them.
         clean: the clean folder or data set, to measure how near the result comes to it.
         config: configuration of a Hub data set.
@@ -67,12 +69,13 @@ def unlock_source(
         What was done, in lines of text.
 
     Raises:
-        ValueError: pictures, ledger or manifest belong to another key; a source or output that is not as it must be.
+        ValueError: pictures, ledger or manifest belong to another key or to other options; a source or output that is
+            not as it must be.
         As :func:`~unlearnable_transforms.protection.unlock.unlock`.
     """
     source, out = Path(source), Path(out)
     check_places(source, out)
-    _check_manifest(source / MANIFEST, poison)
+    changed = _check_manifest(source / MANIFEST, poison) or changed  # what a manifest names needs no other proof
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty: choose a new folder")
     pictures = is_picture_folder(source)
@@ -80,9 +83,9 @@ def unlock_source(
         raise ValueError(f"{clean} cannot be compared with {source}: one is a folder of pictures, the other is not")
     with _appearing(out) as part:
         if pictures:
-            counts, notes = _unlock_folder(source, part, poison, ledger, label, workers, progress)
+            counts, notes = _unlock_folder(source, part, poison, ledger, label, changed, workers, progress)
         else:
-            counts, notes = _unlock_tables(source, part, poison, ledger, config, workers, progress), []
+            counts, notes = _unlock_tables(source, part, poison, ledger, config, changed, workers, progress), []
         lines = [*told(counts), *notes]
         if clean is not None:
             pairs = _folder_pairs(part, Path(clean)) if pictures else _table_pairs(part, clean, config, poison)
@@ -104,18 +107,19 @@ def _appearing(out: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _check_manifest(path: Path, poison: Poison) -> None:
-    """Refuse another key, method or strength than what the manifest of a published set names."""
+def _check_manifest(path: Path, poison: Poison) -> bool:
+    """Refuse another key, method or other options than the manifest of a published set names; whether it names all."""
     manifest = json.loads(path.read_bytes()) if path.is_file() else None
     if not isinstance(manifest, dict):
-        return
-    ours, theirs = poison.public_config(), manifest.get("arguments")
-    asked = [(name, manifest[name], ours[name]) for name in ("key_fingerprint", "method") if name in manifest]
-    if isinstance(theirs, dict):
-        asked += [(name, theirs.get(name), ours["arguments"].get(name)) for name in STRENGTHS]
-    for name, was, now in asked:
-        if was != now:
-            raise ValueError(f"{path} says that it was protected with {name.replace('_', ' ')} {was}, not {now}")
+        return False
+    ours = json.loads(json.dumps(poison.public_config()))
+    was, now = (
+        {name: without(config[name], *FOUND, *COLUMNS) for name in SAID if name in manifest}
+        for config in (manifest, ours)
+    )
+    if other := next(differences(was, now), ""):
+        raise ValueError(f"{path} says that it was protected with {other}")
+    return set(SAID) <= set(manifest)
 
 
 # ---- folders of pictures ---------------------------------------------------------------------------------------------
@@ -127,6 +131,7 @@ def _unlock_folder(
     poison: Poison,
     ledger: str | os.PathLike | None,
     label: str | None,
+    changed: bool,
     workers: int,
     progress: bool,
 ) -> tuple[Counter[str], list[str]]:
@@ -139,8 +144,8 @@ def _unlock_folder(
     for path in metadata:
         check_metadata(source, path)
     tokens = _tokens(listing, label, poison)
-    first = ((_read(source, path), token) for path, token in zip(listing.paths, tokens, strict=True))
-    unlocker = make_unlocker(poison, first, ledger)
+    some = [(_read(source, listing.paths[place]), tokens[place]) for place in spread(len(listing.paths))]
+    unlocker = make_unlocker(poison, some, ledger, changed)
     counts: Counter[str] = Counter()
     with tqdm(total=len(listing.paths), unit="files", disable=None if progress else True) as bar:
         worker = FileUnlocker(source.resolve(), out, unlocker)
@@ -216,12 +221,13 @@ def _unlock_tables(
     poison: Poison,
     ledger: str | os.PathLike | None,
     config: str | None,
+    changed: bool,
     workers: int,
     progress: bool,
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
     with _splits(source, config) as splits:
-        unlocker = make_unlocker(poison, first_pictures(splits, poison), ledger)
+        unlocker = make_unlocker(poison, some_pictures(splits, poison), ledger, changed)
         shards = [
             shard
             for name, data in splits.items()

@@ -17,8 +17,9 @@ from ..evaluation.tables import Row, Table
 from ..evaluation.text import entry_text, headline_text, percent
 from ..poisons.base import Poison
 from ..poisons.chain import Chain
+from ..protection.ledger import without
 from .scan import Checked
-from .stage import ALONE, Upload, without
+from .stage import ALONE, Upload
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 WON_BACK = 0.5  # a defense that wins back more than this share of what clean pictures give undoes the protection

@@ -26,6 +26,7 @@ from datasets.table import embed_table_storage
 
 from ..poisons.base import Poison
 from ..protection.journal import open_journal
+from ..protection.ledger import without
 from ..protection.listing import Listing, list_folder
 from ..protection.metadata import rewrite_metadata
 from ..protection.shards import ROW_GROUP, make_shards, no_bars
@@ -358,10 +359,3 @@ def _check_run(source: Path, poison: Poison) -> None:
                 f"{source} was protected with {name} {settings[name]}, now it is {now[name]}: give the key and the "
                 "options that it was protected with"
             )
-
-
-def without(config: Any, *left_out: str) -> Any:
-    """JSON values without some names, at any depth: ``noise`` is named only once a method is fitted."""
-    if isinstance(config, dict):
-        return {name: without(value, *left_out) for name, value in config.items() if name not in left_out}
-    return [without(value, *left_out) for value in config] if isinstance(config, list) else config
