@@ -112,11 +112,11 @@ def test_published_and_loaded_by_a_stranger(tmp_path, hub, poison):
     assert b"CANARY" not in sent
     assert str(tmp_path).encode() not in sent
     assert not any(form in sent for form in forms(SECRET))
-    for image in clean:  # neither its pixels, nor the file, nor the PNG that it would have become
-        name = next((tmp_path / "CANARY-folder").iterdir()).read_bytes()
+    for number, image in enumerate(clean):  # neither its pixels, nor the file, nor the PNG that it would have become
+        original = (tmp_path / "CANARY-folder" / f"CANARY-{number}.jpg").read_bytes()
         assert image.tobytes()[: image.shape[1] * 9] not in sent
         assert encode(image, compress_level=1)[41:-12] not in sent
-        assert name[200:600] not in sent
+        assert original[-400:-2] not in sent
 
 
 def test_folders_of_pictures_come_back_with_their_labels(tmp_path, hub, poison):
@@ -224,6 +224,11 @@ def test_a_folder_is_ready_to_upload(tmp_path, hub, poison, protected):
     assert done.folder == tmp_path / "ready"
     assert set(tree(done.folder)) == {"README.md", "protection.json", "data/train-00000-of-00001.parquet"}
     assert verify(done.folder, key()).exit_code == 0
+    for name, told in ((".git/x", []), (".cache/x", []), (".gitattributes", []), (".thumbs/x", [".thumbs/x"])):
+        (done.folder / name).parent.mkdir(exist_ok=True)
+        (done.folder / name).write_bytes(b"x")
+        assert verify(done.folder).added == told
+        (done.folder / name).unlink()
     loaded = datasets.load_dataset(str(done.folder), split="train")
     assert stored(loaded) == stored(protected)
     assert loaded.features == protected.features

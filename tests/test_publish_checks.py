@@ -35,6 +35,7 @@ from unlearnable_transforms.publishing.leaks import (
     is_additive,
     is_neutral_name,
     key_forms,
+    mixed_leak,
     numbers_of_rows,
     text_leak,
     value_leaks,
@@ -91,6 +92,13 @@ def test_traces_tell_settings_and_not_pictures():
     def traces(format, **options):
         return {read_encoding(encode(pixels(9 + n, 8, 3, seed=n), format, **options)).traces for n in range(8)}
 
+    grey, colour = (read_encoding(encode(pixels(*shape), "JPEG")).traces for shape in ((9, 8), (9, 8, 3)))
+    other = read_encoding(encode(pixels(9, 8), "JPEG", quality=60)).traces
+    assert colour.startswith(grey)
+    assert colour != grey
+    assert mixed_leak({colour: [1, 2], grey: [3]}) is None
+    assert mixed_leak({grey: [1, 2], colour: [3]}) is None
+    assert mixed_leak({colour: [1, 2], grey: [4], other: [3]})[1] == (3,)
     kinds = [traces("JPEG", quality=q) for q in (75, 90)] + [traces("JPEG", subsampling=0)]
     kinds += [traces("PNG", compress_level=n) for n in (1, 6, 9)] + [traces("WEBP", lossless=n) for n in (True, False)]
     assert all(len(kind) == 1 for kind in kinds)
@@ -101,9 +109,9 @@ def test_traces_tell_settings_and_not_pictures():
 
 
 def test_names():
-    neutral = ("7", "000012.png", "a b/0000123.jpg", "000000000012.webp")
-    telling = ("IMG_1234.jpg", "20240512.png", "Ann.png", "d41d8cd98f00b204.png", "1-2.png", ".png")
-    assert [is_neutral_name(name) for name in (*neutral, *telling)] == [True] * 4 + [False] * 6
+    neutral = ("7", "1.WEBP", "000012.png", "a b/0000123.jpg", "000000000012.webp")
+    telling = ("IMG_1234.jpg", "20240512.png", "Ann.png", "d41d8cd98f00b204.png", "1-2.png", ".png", "1.Ann")
+    assert [is_neutral_name(name) for name in (*neutral, *telling)] == [True] * 5 + [False] * 7
 
 
 @pytest.mark.parametrize(
@@ -111,6 +119,10 @@ def test_names():
     [
         ("/home/ann/x", "local path"), ("from /Users/ann", "local path"), ('{"a": "/mnt/x/1.png"}', "local path"),
         (r"C:\pictures\1.png", "local path"), ("file:///x", "local path"), (r"\\server\x", "local path"),
+        ("~/x", "local path"), ("at D:/x", "local path"), ("/scratch/x", "local path"),
+        ("(gs://a/b)", "link"), ("www.a.org", "link"), ("HTTPS://a.org", "link"), ("ab www. c", None),
+        ("x data:image/png", "second image"), ('{"a": "iVBORw0KGgoAA', "second image"), ("xiVBORw0KGgo", None),
+        ("UklGRiIAAABXRUJQVlA4", "second image"), ("UklGRiIAAABXAVFWRUZN", None),
         ("Ann.JPG", "telling name"), ("a/b c.heic ", "telling name"), ("/9j/4AAQ", "second image"),
         ("a photo of /home cooking", None), ("https://example.org/home/x", "link"), ("0001.jpg", None),
         ("see 3/4", None), ("and/or", None), ("C: yes", None), ("", None),
@@ -119,8 +131,8 @@ def test_names():
 def test_text(text, check):
     told = text_leak(text)
     assert (told and told[0]) == check
-    array = pa.array(["no", None, text])
-    assert [row for row, *_ in value_leaks("c", array, [])] == ([2] if check else [])
+    for array in (pa.array(["no", None, text]), pa.array([b"\xff", None, text.encode()])):
+        assert [row for row, *_ in value_leaks("c", array, [])] == ([2] if check else [])
 
 
 def test_places_inside_lists_and_structs_are_those_of_the_rows():

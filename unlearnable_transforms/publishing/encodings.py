@@ -22,7 +22,8 @@ class Encoding:
     Attributes:
         format: ``PNG``, ``JPEG``, ``WebP``, or ``unknown``.
         lossless: whether it keeps every pixel.
-        traces: what tells one encoder's settings from another's; equal for pictures that were encoded alike.
+        traces: what tells one encoder's settings from another's; equal for pictures that were encoded alike. Those of a
+            grey JPEG are the beginning of those of a colour one.
         foreign: what it holds beside pixels, colour space and the like: ``EXIF``, ``a comment``, ``a thumbnail``, ...
     """
 
@@ -74,7 +75,8 @@ def _read_png(data: bytes) -> Encoding:
 
 def _read_jpeg(data: bytes) -> Encoding:
     found = Encoding("JPEG", lossless=False)
-    tables = hashlib.sha256()
+    tables: dict[int, bytes] = {}
+    sampling = b""
     place = 2
     while data[place : place + 2] != b"\xff\xd9":
         if data[place] != 0xFF:
@@ -89,9 +91,9 @@ def _read_jpeg(data: bytes) -> Encoding:
         (size,) = struct.unpack_from(">H", data, place + 2)
         body = data[place + 4 : place + 2 + size]
         if marker == 0xDB:
-            tables.update(body)
-        elif 0xC0 <= marker <= 0xC2:
-            tables.update(body[5:])  # components and their sampling, without the size of the picture
+            tables |= _quantisation(body)
+        elif 0xC0 <= marker <= 0xC2 and body[5] > 1:
+            sampling = body[5:]  # components, without the size of the picture
         elif told := _jpeg_foreign(marker, body):
             found.foreign.append(told)
         place += 2 + size
@@ -100,9 +102,24 @@ def _read_jpeg(data: bytes) -> Encoding:
             if scan_end is None:
                 raise ValueError("cut off")
             place = scan_end.start()
-    found.traces = f"JPEG {tables.hexdigest()[:8]}"
+    colour = b"".join(table for number, table in sorted(tables.items()) if number) + sampling
+    found.traces = f"JPEG {_digest(tables.get(0, b''))}{_digest(colour) if sampling else ''}"
     _check_end(found, data, place + 2)
     return found
+
+
+def _quantisation(body: bytes) -> dict[int, bytes]:
+    """The tables of quantisation, by their numbers: 64 steps of one byte or two."""
+    tables, place = {}, 0
+    while place < len(body):
+        size = 128 if body[place] >> 4 else 64
+        tables[body[place] & 15] = body[place + 1 : place + 1 + size]
+        place += 1 + size
+    return tables
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:8]
 
 
 def _jpeg_foreign(marker: int, body: bytes) -> str:

@@ -28,11 +28,11 @@ from .coverage import find_coverage
 from .leaks import Findings, LeakError, holds_secret, key_forms
 from .manifest import checksum, make_manifest, write_manifest
 from .scan import Checked, PictureCheck, check_files, check_tables
-from .stage import CARD, MANIFEST, stage
+from .stage import CARD, LICENCE, MANIFEST, stage
 
 UNVERIFIED = "coverage not verified"
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
-_NO_DATA = re.compile(r"README\.md|\.git\w+|(?i:licen[sc]e)(\.\w+)?|protection\.json")
+_NO_DATA = re.compile(rf"README\.md|\.git\w+|{LICENCE}|protection\.json")
 
 
 @dataclass

@@ -32,18 +32,21 @@ REENCODE = (
 )
 RENAME = "pass rename=True (--rename): pictures are then numbered"
 _NEUTRAL = re.compile(r"0*\d{1,7}")
-_LOCAL = (
-    r"(?:^|[\s\"'=:(\[,])(?:/(?:home|Users|root|mnt|media|tmp|var|private|Volumes|srv|opt)/|[A-Za-z]:\\|\\\\\w|file://)"
+_TOPS = (
+    "content data export gpfs home kaggle media mnt nfs opt private root scratch srv tmp usr Users var Volumes work "
+    "workspace"
 )
+_LOCAL = r"(?:^|[\s\"'=:(\[,])(?:/(?:" + "|".join(_TOPS.split()) + r")/|~/\w|[A-Za-z]:\\|[A-Za-z]:/\w|\\\\\w|file://)"
 _LOCAL_PATH = re.compile(_LOCAL)
 _PICTURE_NAME = r"\.(?i:" + "|".join(sorted(suffix[1:] for suffix in PICTURES)) + r")\s*$"
-_PICTURE_TEXT = r"^(?:data:image/|iVBORw0KGgo|/9j/4)"  # PNG and JPEG in base64
-_SUSPECT = "|".join((_LOCAL, _PICTURE_TEXT, _PICTURE_NAME, r"https?://\S"))
+# PNG, JPEG and WebP in base64
+_PICTURE_TEXT = r"data:image/|(?:^|[^A-Za-z0-9+/])(?:iVBORw0KGgo|/9j/4|UklGR[A-Za-z0-9+/]{6}XRUJQ)"
+_LINK = r"(?i:\b(?:[a-z][a-z0-9+.-]*://|www\.)\S)"
+_SUSPECT = "|".join((_LOCAL, _PICTURE_TEXT, _PICTURE_NAME, _LINK))
 _SECRET_FILES = re.compile(
     r".*\.(?:key|safetensors|ledger|npy|npz|pt|pth|pkl|pickle)|ledger.*|(?:done|source)\.jsonl|"
     r"(?:address|manifest|settings|classes)\.json"
 )
-_LINK = r"https?://\S"
 _LEDGER_COLUMNS = frozenset(("clean_id", "protected_id", "class_token", "unlock_note"))
 _KEY_FILE = b"unlearnable-key-"
 _SAFETENSORS = re.compile(rb'[\s\S]{8}\{"')
@@ -121,11 +124,13 @@ def is_additive(config: Mapping[str, Any]) -> bool:
 
 
 def key_forms(keys: Iterable[Key]) -> list[bytes]:
-    """Every way in which keys are looked for in bytes: raw, hexadecimal, base64 at each alignment, and a key file."""
+    """Every way in which keys are looked for in bytes: raw, hexadecimal, decimal numbers, base64 at each alignment, and
+    a key file."""
     found = [_KEY_FILE]
     for key in keys:
         secret = key._secret
         found += [secret, secret.hex().encode(), secret.hex().upper().encode(), secret.hex().encode("utf-16-le")]
+        found += [between.join(b"%d" % byte for byte in secret) for between in (b",", b", ", b" ")]
         for shift in range(3):  # the characters at the ends depend on what stands around the key
             for encode in (base64.b64encode, base64.urlsafe_b64encode):
                 found.append(encode(b"\0" * shift + secret)[4:-4])
@@ -142,7 +147,8 @@ def holds_secret(data: Any, forms: Sequence[bytes]) -> bool:
 
 def is_neutral_name(name: str) -> bool:
     """Whether a picture's name tells nothing: it is a number of at most seven digits (eight could be a date)."""
-    return _NEUTRAL.fullmatch(PurePosixPath(name).stem) is not None
+    path = PurePosixPath(name)
+    return _NEUTRAL.fullmatch(path.stem) is not None and path.suffix.lower() in ("", *PICTURES)
 
 
 def stored_path_leak(path: str | None) -> tuple[str, str] | None:
@@ -197,10 +203,11 @@ def encoding_leaks(encoding: Encoding, additive: bool) -> Iterator[tuple[str, st
 
 def mixed_leak(traces: Mapping[str, Sequence[Place]]) -> tuple[str, tuple[Place, ...]] | None:
     """(what, the rarer ones) for the pictures of one split, by the traces of their encoding."""
-    if len(traces) < 2:
+    common = max(traces, key=lambda trace: len(traces[trace]), default="")
+    alike = {trace for trace in traces if trace.startswith(common) or common.startswith(trace)}  # grey and colour
+    rare = tuple(place for trace, places in traces.items() if trace not in alike for place in places)
+    if not rare:
         return None
-    common = max(traces, key=lambda trace: len(traces[trace]))
-    rare = tuple(place for trace, places in traces.items() if trace != common for place in places)
     kinds = ", ".join(sorted(traces))
     return f"encoded otherwise than the rest ({kinds}): it tells which were protected", rare
 
@@ -246,10 +253,10 @@ def value_leaks(column: str, values: pa.Array, forms: Sequence[bytes]) -> Iterat
             for at, value in _present(array):
                 if is_picture(value):
                     yield row(at), "second image", f"the column {column!r} holds picture files, often clean ones"
-        elif pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        if _is_text(array.type):
             suspect = pc.fill_null(pc.match_substring_regex(array, _SUSPECT), False)
             for at, value in _present(array.filter(suspect), pc.indices_nonzero(suspect)):
-                if told := text_leak(value):
+                if told := text_leak(value if isinstance(value, str) else value.decode("latin-1")):
                     yield row(at), told[0], f"{told[1]} in the column {column!r}"
         if buffers_hold(array, forms):
             values_of_text = _present(array) if _is_text(array.type) else ()
@@ -281,7 +288,13 @@ def numbers_of_rows(values: pa.Array) -> np.ndarray | None:
 
 def buffers_hold(values: pa.Array, forms: Sequence[bytes]) -> bool:
     """Whether the memory of an array holds a key: numbers, text or bytes, however they are packed in a file."""
-    return any(buffer is not None and holds_secret(buffer.to_pybytes(), forms) for buffer in values.buffers())
+    if any(buffer is not None and holds_secret(buffer.to_pybytes(), forms) for buffer in values.buffers()):
+        return True
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        return False
+    with np.errstate(invalid="ignore"):  # what is not a number is no byte of a key
+        lowest = values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64).astype(np.uint8)
+    return holds_secret(lowest.tobytes(), forms)
 
 
 def enumerate_leaves(values: pa.Array) -> Iterator[tuple[Any, pa.Array]]:
@@ -333,7 +346,8 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for part in value.values():
+        for name, part in value.items():
+            yield str(name)
             yield from _texts(part)
     elif isinstance(value, list):
         for part in value:

@@ -26,6 +26,7 @@ from .stage import MANIFEST, Upload
 
 FORMAT = 1
 CHANGED, OTHER_KEY = 1, 3  # exit codes
+_NOT_OURS = (".gitattributes", ".git/", ".cache/")  # of the Hub, and of what fetches from it
 OPT_OUT = {  # as the Creator Assertions Working Group names it for C2PA
     "cawg.training-mining": {
         "entries": {
@@ -191,7 +192,7 @@ def _verify(folder: Path, key: Key | None) -> Verdict:
     manifest = read_manifest(folder)
     verdict = Verdict(manifest)
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    there = {path for path in there if not path.startswith(".") and path != MANIFEST}  # .gitattributes is the Hub's
+    there = {path for path in there if path != MANIFEST and not path.startswith(_NOT_OURS)}
     files = manifest["files"]
     verdict.missing = sorted(set(files) - there)
     verdict.added = sorted(there - set(files))

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import PurePosixPath
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..poisons.base import Poison
@@ -104,10 +105,9 @@ def check_tables(upload: Upload, forms: Sequence[bytes], keep: Collection[str], 
         start = 0
         for path in paths:
             table = pq.ParquetFile(upload.folder / path)
-            if any(text_leak(value.decode("utf-8", "replace")) for value in _own_metadata(table)):
-                findings.add(
-                    "local path", "the table's own metadata holds one, or a link", "write the table anew", path
-                )
+            for told in dict.fromkeys(filter(None, map(text_leak, _own_texts(table.schema_arrow)))):
+                what = f"{told[1]} in the table's own metadata, or in the name of a column or class"
+                findings.add(told[0], what, "rename it, or write the table anew", path)
             for batch in table.iter_batches(ROW_GROUP, columns=others):
                 for name in others:
                     for row, check, what in value_leaks(name, batch[name], forms):
@@ -121,9 +121,11 @@ def _remedy(check: str) -> str:
     return EDIT if check in ("local path", "telling name", "link") else REMEDIES[check]
 
 
-def _own_metadata(table: pq.ParquetFile) -> list[bytes]:
-    known = table.schema_arrow.metadata or {}
-    return [value for name, value in known.items() if name != b"huggingface"]
+def _own_texts(schema: pa.Schema) -> list[str]:
+    """What a table says beside its values: column names, and metadata, where `datasets` keeps the names of classes."""
+    known = [schema.metadata or {}, *(field.metadata or {} for field in schema)]
+    values = [text for metadata in known for entry in metadata.items() for text in entry]
+    return [*schema.names, *(value.decode("utf-8", "replace") for value in values)]
 
 
 def _check_copies(upload: Upload, columns: list[str], findings: Findings) -> None:

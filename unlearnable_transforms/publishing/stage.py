@@ -39,8 +39,10 @@ CARD, MANIFEST = "README.md", "protection.json"
 DATA = "data"  # folder of the tables
 ALONE = "train"  # the split of what has no splits
 _OURS = frozenset((CARD, MANIFEST, ".gitattributes"))  # of an earlier publication; made anew
-_LICENCE = re.compile(r"(?i)licen[sc]e(\.\w+)?")
-_SHARD = re.compile(r"(?:data/)?(?P<split>\w+)-\d{5}-of-\d{5}\.parquet")  # as `protect` names them
+LICENCE = r"(?i:licen[sc]e)(\.(?i:txt|md|rst))?"
+_SHARD = re.compile(
+    r"(?:data/)?(?P<split>\w+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.parquet"
+)  # as `protect` names them
 
 
 class Picture(NamedTuple):
@@ -232,14 +234,21 @@ def _training(splits: Any) -> list[str]:
 
 def _stage_parquet(source: Path, folder: Path, poison: Poison, findings: Findings, copy: bool) -> Upload:
     found: dict[str, list[str]] = {}
+    numbers: dict[str, list[tuple[int, int]]] = {}
     for path in _all_files(source):
         match = _SHARD.fullmatch(path)
         if match:
             found.setdefault(match["split"], []).append(path)
+            numbers.setdefault(match["split"], []).append((int(match["number"]), int(match["count"])))
         elif path not in _OURS:
             _note_stray(source, path, findings)
     if not found:
         raise ValueError(f"there are no files of the form train-00000-of-00001.parquet in {source}: protect it first")
+    for split, parts in numbers.items():
+        if sorted(parts) != [(number, len(parts)) for number in range(len(parts))]:
+            raise ValueError(
+                f"{found[split]} are not all files of one {split} split: some are missing, or of another run"
+            )
     schemas = {split: pq.read_schema(source / paths[0]) for split, paths in found.items()}
     upload = _tables(folder, _training(found), Features.from_arrow_schema(next(iter(schemas.values()))), poison)
     for split, paths in sorted(found.items(), key=lambda item: (item[0] not in upload.training, item[0])):
@@ -276,12 +285,19 @@ def _stage_pictures(
         rewrite_metadata(source, folder, path, targets.get)
         upload.extra.append(path)
     for path in listing.others:
-        if _LICENCE.fullmatch(path):
+        if re.fullmatch(LICENCE, path) and _is_text(source / path):
             _put(source / path, folder / path, copy)
             upload.extra.append(path)
         elif path not in _OURS:
             _note_stray(source, path, findings)
     return upload
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        return "\0" not in path.read_text("utf-8")
+    except UnicodeDecodeError:
+        return False
 
 
 def _class_of(listing: Listing, place: int, label: str | None, poison: Poison) -> str | None:
