@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import KEY, TINY, encode, image_set
+from conftest import KEY, SHARED, TINY, decode, encode, image_set
 from folders import save_key, tree
 from test_unlock import LABELS, TOKENS, textured
 
 import unlearnable_transforms as ut
 from unlearnable_transforms import Chain, CUDAPoison, Key, OPSPoison, Poison, UnlockWarning, unlock
 from unlearnable_transforms.cli.main import main
+from unlearnable_transforms.poisons.cuda import HALO_SIDE
 from unlearnable_transforms.protection.ledger import differences, method_of, other_method, read_ledger
 from unlearnable_transforms.protection.unlock import SAMPLE, spread
 from unlearnable_transforms.protection.unlock_check import fits_pictures
@@ -61,6 +62,22 @@ def test_halos_of_another_key_do_not_fit():
         fits_pictures(CUDAPoison(key=Key.public(f"other-{number}")), pictures, TOKENS[:6]) for number in range(4)
     )
     assert not fits_pictures(CUDAPoison(key=KEY, kernel_size=3), pictures, TOKENS[:6])
+
+
+@pytest.mark.parametrize("strength", ["subtle", "strong"])
+def test_a_forgotten_strength_of_photographs(strength):
+    path = SHARED / "clothing" / "train-00000-of-00001.parquet"
+    if not path.exists():
+        pytest.skip(f"the data set clothing is not at {path.parent}")
+    rows = pq.read_table(path).slice(0, SAMPLE).to_pylist()
+    photos = [decode(row["image"]["bytes"]).convert("RGB") for row in rows]
+    small = [np.asarray(photo.resize((photo.width // 3, photo.height // 3))) for photo in photos]
+    tokens = [f"i:{row['label']}" for row in rows]
+    poison = CUDAPoison(key=KEY, strength=strength)
+    pictures = poison.protect_arrays(small, tokens)
+    assert min(small[0].shape[:2]) >= HALO_SIDE
+    assert fits_pictures(poison, pictures, tokens)
+    assert not fits_pictures(CUDAPoison(key=KEY), pictures, tokens)
 
 
 def test_of_large_pictures_few_are_looked_at(monkeypatch):
