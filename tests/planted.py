@@ -249,6 +249,16 @@ def _(tmp_path):
     return Planted(tmp_path / "tables", f"data/{path.name}")
 
 
+@plant("a path in a column's own metadata", "local path")
+def _(tmp_path):
+    table = protected().with_format("arrow")[:]
+    (tmp_path / "tables").mkdir()
+    path = tmp_path / "tables/train-00000-of-00001.parquet"
+    label = table.schema.field("label").with_metadata({"from": "/home/ann/labels.csv"})
+    pq.write_table(pa.table(table.columns, schema=table.schema.set(1, label)), path)
+    return Planted(tmp_path / "tables", f"data/{path.name}")
+
+
 @plant("the name of the original beside a picture", "telling name")
 def _(tmp_path):
     data = protected()

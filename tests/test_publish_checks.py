@@ -35,6 +35,7 @@ from unlearnable_transforms.publishing.leaks import (
     is_additive,
     is_neutral_name,
     key_forms,
+    metadata_leaks,
     mixed_leak,
     numbers_of_rows,
     text_leak,
@@ -150,6 +151,24 @@ def test_numbers_are_counted_by_row():
     assert numbers_of_rows(pa.array([[[1], [2, 3]], [[4]]])).tolist() == [3, 1]
     assert numbers_of_rows(pa.array([1, 2])).tolist() == [1, 1]
     assert numbers_of_rows(pa.array([["a"]])) is None
+
+
+def test_all_kinds_of_leaks_in_one_column_of_metadata_are_told():
+    lines = '{"file_name": "/home/a/b.png", "a": "/home/x"}\n\n{"a": ["http://x.org"]}\n{"a": "/home/y"}\n'
+    assert [check for check, _ in metadata_leaks(lines, ".jsonl", [])] == ["local path", "link"]
+    table = "file_name,a,b\n/home/a/b.png,/home/x,Ann.png\n"
+    assert [check for check, _ in metadata_leaks(table, ".csv", [])] == ["local path", "telling name"]
+
+
+@pytest.mark.parametrize(("channels", "copy"), [(1, True), (2, False), (3, True), (4, True)])
+def test_as_many_numbers_as_pixels(tmp_path, channels, copy):
+    data = ut.protect(clean_set(), ut.CUDAPoison(key=key()))
+    data = data.add_column("numbers", [[0] * (36 * 40 * channels)] * ROWS)
+    if not copy:
+        assert publish(data, tmp_path / "out").folder
+        return
+    with pytest.raises(LeakError, match="as many numbers as the picture has pixels"):
+        publish(data, tmp_path / "out")
 
 
 def test_a_column_that_may_stay_still_must_not_hold_the_key(tmp_path):
