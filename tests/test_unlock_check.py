@@ -14,6 +14,7 @@ from test_unlock import LABELS, TOKENS, textured
 import unlearnable_transforms as ut
 from unlearnable_transforms import Chain, CUDAPoison, Key, OPSPoison, Poison, UnlockWarning, unlock
 from unlearnable_transforms.cli.main import main
+from unlearnable_transforms.files import private_directory
 from unlearnable_transforms.poisons.cuda import HALO_SIDE
 from unlearnable_transforms.protection.ledger import differences, method_of, other_method, read_ledger
 from unlearnable_transforms.protection.unlock import SAMPLE, spread
@@ -182,8 +183,13 @@ def test_a_ledger_that_names_no_method_leaves_it_to_the_pictures(tmp_path):
     with pytest.warns(UnlockWarning, match="nearly"):
         unlock(protected, CUDAPoison(key=KEY), ledger)
     ledger.write_text("no ledger")
-    with pytest.raises(ValueError, match="not a ledger, or a damaged one"):
+    with pytest.raises(ValueError, match=r"old\.parquet is not a ledger, or a damaged one"):
         unlock(protected, CUDAPoison(key=KEY), ledger)
+    ut.protect(data, CUDAPoison(key=KEY))
+    (in_cache,) = private_directory("ledgers").iterdir()
+    in_cache.write_text("no ledger")
+    with pytest.raises(ValueError, match=r"ledgers/.*is not a ledger, or a damaged one"):
+        unlock(protected, CUDAPoison(key=KEY))
 
 
 def test_what_a_fit_finds_and_columns_are_no_other_method():

@@ -76,7 +76,7 @@ def check_ledger_place(path: str | os.PathLike | None, out: Path) -> None:
     if place.exists():
         try:
             read_ledger(place)
-        except (OSError, ValueError, pa.ArrowException):
+        except (OSError, ValueError):
             raise ValueError(f"{path} exists and is not a ledger: it is not replaced") from None
 
 
@@ -86,7 +86,10 @@ def read_ledger(path: str | os.PathLike) -> pa.Table:
     Raises:
         ValueError: the file is not a ledger.
     """
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException:
+        raise ValueError(f"{path} is not a ledger, or a damaged one") from None
     if table.schema.names != SCHEMA.names:
         raise ValueError(f"{path} is not a ledger: its columns are {table.schema.names}")
     return table

@@ -162,10 +162,7 @@ def _find_records(poison: Poison, some: Sequence[Picture], ledger: str | os.Path
     """
     fingerprint = None if poison.key is None else poison.key.fingerprint
     if ledger is not None:
-        try:
-            table = read_ledger(ledger)
-        except pa.ArrowException:
-            raise ValueError(f"{ledger} is not a ledger, or a damaged one") from None
+        table = read_ledger(ledger)
         if not fits_key(table, fingerprint):
             raise ValueError(f"{ledger} was written for another key than {poison!r} has: use the key of that time")
         if other := other_method(table, poison):

@@ -103,10 +103,7 @@ def find_coverage(
 
 
 def _open_ledger(path: Path) -> Coverage:
-    try:
-        return Coverage(read_ledger(path), "the ledger")
-    except pa.ArrowException:
-        raise ValueError(f"{path} is not a ledger, or a damaged one") from None
+    return Coverage(read_ledger(path), "the ledger")
 
 
 def _recognise(upload: Upload, poison: Poison) -> Coverage | None:
