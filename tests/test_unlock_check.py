@@ -192,6 +192,16 @@ def test_a_ledger_that_names_no_method_leaves_it_to_the_pictures(tmp_path):
         unlock(protected, CUDAPoison(key=KEY))
 
 
+def test_explicit_filters_stand_in_no_ledger(tmp_path):
+    right, wrong = np.eye(3), np.diag([1, 0, 0.9, 0, 0.9])
+    poison, other = (CUDAPoison(kernels=dict.fromkeys(range(4), weights)) for weights in (right, wrong))
+    protected = ut.protect(image_set([encode(image) for image in CLEAN], LABELS), poison)
+    with pytest.raises(ValueError, match="did not make these pictures"):
+        unlock(protected, other)
+    with pytest.warns(UnlockWarning, match="nearly"):
+        unlock(protected, poison)
+
+
 def test_what_a_fit_finds_and_columns_are_no_other_method():
     for name in ut.list_poisons():
         options = {"pil": {"epochs": 2, "steps": 3}, **dict.fromkeys(("em", "rem", "sem", "tap"), TINY)}.get(name, {})
@@ -250,4 +260,6 @@ def test_the_command_writes_nothing_with_other_options(tmp_path, monkeypatch, ca
     assert "version 1, not 2" in undo(ready, "--strength", "strong")[1]
     manifest.write_text("{}")
     assert "did not make these pictures" in undo(ready)[1]
+    manifest.write_text("{")
+    assert "protection.json is damaged" in undo(ready, "--strength", "strong")[1]
     assert len(tree(photos)) == 8

@@ -274,7 +274,7 @@ def make_unlocker(
                 f"{type(link).__name__} has learnt nothing, and no ledger says what it had: pass the method as it was "
                 "when it protected these pictures"
             )
-    if not (records.named or changed):
+    if not (changed or (records.named and has_keys(poison))):
         _check_pictures(poison, some, records)
     return Unlocker(poison, records)
 
@@ -298,6 +298,11 @@ def _check_pictures(poison: Poison, some: Sequence[Picture], records: Records) -
             "key and the options that they were protected with; if they were resized or saved as JPEG since, pass "
             "changed=True (--changed)"
         )
+
+
+def has_keys(poison: Poison) -> bool:
+    """Whether key and public arguments say all of a method: explicit filters and pixels stand in neither."""
+    return all(link.key is not None for link in (poison.links if isinstance(poison, Chain) else (poison,)))
 
 
 def spread(count: int) -> list[int]:

@@ -32,7 +32,7 @@ from .listing import Listing, check_targets, list_folder, named, readable_name, 
 from .metadata import check_metadata, rewrite_metadata
 from .shards import Shard, make_shards, no_bars, write_table
 from .tables import is_picture_folder, load_training_splits
-from .unlock import Unlocker, columns_of, make_unlocker, some_pictures, spread, told, unlock_split
+from .unlock import Unlocker, columns_of, has_keys, make_unlocker, some_pictures, spread, told, unlock_split
 
 TASK_FILES, TASK_BYTES = 16, 4_000_000  # one message to a worker holds at most so many files, or one larger one
 MANIFEST = "protection.json"  # which publishing writes
@@ -109,7 +109,10 @@ def _appearing(out: Path) -> Iterator[Path]:
 
 def _check_manifest(path: Path, poison: Poison) -> bool:
     """Refuse another key, method or other options than the manifest of a published set names; whether it names all."""
-    manifest = json.loads(path.read_bytes()) if path.is_file() else None
+    try:
+        manifest = json.loads(path.read_bytes()) if path.is_file() else None
+    except ValueError:
+        raise ValueError(f"{path} is damaged: take it out, or fetch the set again") from None
     if not isinstance(manifest, dict):
         return False
     ours = json.loads(json.dumps(poison.public_config()))
@@ -119,7 +122,7 @@ def _check_manifest(path: Path, poison: Poison) -> bool:
     )
     if other := next(differences(was, now), ""):
         raise ValueError(f"{path} says that it was protected with {other}")
-    return set(SAID) <= set(manifest)
+    return set(SAID) <= set(manifest) and has_keys(poison)
 
 
 # ---- folders of pictures ---------------------------------------------------------------------------------------------
