@@ -10,10 +10,11 @@ from conftest import ROOT, encode
 from folders import save_key
 from loopback import loopback
 from planted import PLANTS, protected, with_test
-from publications import CLASSES, clean_set, key, pictures, protected_folder, publish
+from publications import CLASSES, ROWS, clean_set, key, pictures, protected_folder, publish
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
+from unlearnable_transforms.protection.journal import open_journal
 from unlearnable_transforms.publishing.leaks import LeakError, name_places
 
 
@@ -89,6 +90,23 @@ def test_tables_of_which_some_are_missing_or_left_over(tmp_path, names):
         protected().to_parquet(str(tmp_path / "tables" / f"{name}.parquet"))
     with pytest.raises(ValueError, match="some are missing, or of another run"):
         publish(tmp_path / "tables", tmp_path / "out")
+
+
+def test_all_tables_have_the_same_columns(tmp_path):
+    (tmp_path / "tables").mkdir()
+    protected().to_parquet(str(tmp_path / "tables" / "train-00000-of-00002.parquet"))
+    protected().add_column("more", [1] * ROWS).to_parquet(str(tmp_path / "tables" / "train-00001-of-00002.parquet"))
+    with pytest.raises(ValueError, match=r"train-00001-of-00002\.parquet has other columns"):
+        publish(tmp_path / "tables", tmp_path / "out")
+
+
+def test_a_file_whose_note_was_cut_off_counts_as_missing(tmp_path):
+    folder = protected_folder(tmp_path)
+    with open_journal(folder) as journal:
+        done = journal.directory / "done.jsonl"
+    done.write_bytes(done.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"has not finished in .*, 1 files are missing"):
+        publish(folder, tmp_path / "out")
 
 
 def test_what_is_published_is_never_written_to(tmp_path, monkeypatch):
