@@ -31,6 +31,7 @@ class Repo:
     gated: object = False
     commits: dict[str, tuple[str | None, dict[str, bytes]]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
+    tags: set[str] = field(default_factory=set)  # those of refs that are no branches
 
     def commit(self, ref: str, files: dict[str, bytes], parent: str | None) -> str:
         name = hashlib.sha1(repr((len(self.commits), sorted(files))).encode()).hexdigest()
@@ -159,8 +160,8 @@ class _Answers(BaseHTTPRequestHandler):
     def refs(self, found: Repo, repo: str) -> None:
         kinds: dict[str, list] = {"branches": [], "tags": [], "converts": [], "pullRequests": []}
         for name, commit in found.refs.items():
-            kind = "pullRequests" if name.startswith("refs/pr/") else "branches"
-            ref = name if kind == "pullRequests" else f"refs/heads/{name}"
+            kind = "pullRequests" if name.startswith("refs/pr/") else "tags" if name in found.tags else "branches"
+            ref = name if kind == "pullRequests" else f"refs/{'tags' if kind == 'tags' else 'heads'}/{name}"
             kinds[kind].append({"name": name, "ref": ref, "targetCommit": commit})
         self._answer(200, kinds)
 

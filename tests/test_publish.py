@@ -195,10 +195,12 @@ def test_an_earlier_commit_with_other_data_files(hub, poison, protected):
     assert verify(repo, key()).exit_code == 0
 
 
-def test_a_pull_request_with_data_files_counts_as_history(hub, poison, protected):
+@pytest.mark.parametrize("ref", ["refs/pr/1", "v1", "draft"])
+def test_pull_requests_tags_and_branches_with_data_files_count_as_history(hub, poison, protected, ref):
     HfApi().create_repo("user/name", repo_type="dataset")
     repo = hub.repos["user/name"]
-    repo.commit("refs/pr/1", {"old.parquet": b"PAR1"}, repo.refs["main"])
+    repo.tags.add("v1")
+    repo.commit(ref, {"old.parquet": b"PAR1"}, repo.refs["main"])
     with pytest.raises(LeakError, match=r"earlier commit: old.parquet"):
         ut.publish(protected, "user/name", poison=poison, originals_public=False)
 

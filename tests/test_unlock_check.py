@@ -147,6 +147,27 @@ def test_unlock_refuses_what_does_not_fit(tmp_path, no_ledgers):
 # ---- the ledger
 
 
+def forget_method(ledger: Path) -> None:
+    """Make it a ledger of an earlier version."""
+    table = pq.read_table(ledger)
+    metadata = {name: value for name, value in table.schema.metadata.items() if name != b"method"}
+    pq.write_table(table.replace_schema_metadata(metadata), ledger)
+
+
+def test_secret_classes_are_known_when_pictures_are_asked(tmp_path):
+    ledger, poison = tmp_path / "old.parquet", CUDAPoison(key=KEY)
+    plain = image_set([encode(image) for image in CLEAN], LABELS)
+    protected = ut.protect(plain, poison, labels=[7, 8, 9, 5] * 5, ledger=ledger)
+    forget_method(ledger)
+    with pytest.warns(UnlockWarning, match="nearly"):
+        unlock(protected, poison, ledger)
+    with pytest.warns(UserWarning, match="only 20%"):
+        some = ut.protect(plain, poison, 0.2, ledger=ledger)
+    forget_method(ledger)
+    with pytest.warns(UnlockWarning, match="never protected"):  # and these are not protected again
+        unlock(some, poison, ledger)
+
+
 def test_other_options_are_refused_by_ledgers(tmp_path):
     data = image_set([encode(image) for image in CLEAN], LABELS)
     ledger = tmp_path / "mine.parquet"
@@ -170,13 +191,23 @@ def test_other_options_are_refused_by_ledgers(tmp_path):
         unlock(protected, strong)
 
 
+@pytest.mark.filterwarnings("ignore:.*protected")
+def test_ledgers_that_know_the_same_clean_pictures_do_not_disturb_each_other():
+    """Pictures that were left clean are the same under every key and option."""
+    data = image_set([encode(image) for image in CLEAN], LABELS)
+    keys = (KEY, Key.public("other"), Key.public("third"))
+    poisons = [CUDAPoison(key=key, strength=strength) for key in keys for strength in ("normal", "strong")]
+    sets = [ut.protect(data, poison, 0.5) for poison in poisons]
+    for poison, protected in zip(poisons, sets, strict=True):
+        with pytest.warns(UnlockWarning, match="restored nearly.*never protected"):
+            unlock(protected, poison)
+
+
 def test_a_ledger_that_names_no_method_leaves_it_to_the_pictures(tmp_path):
     data = image_set([encode(image) for image in CLEAN], LABELS)
     ledger = tmp_path / "old.parquet"
     protected = ut.protect(data, CUDAPoison(key=KEY), ledger=ledger)
-    table = pq.read_table(ledger)
-    metadata = {name: value for name, value in table.schema.metadata.items() if name != b"method"}
-    pq.write_table(table.replace_schema_metadata(metadata), ledger)
+    forget_method(ledger)
     assert other_method(read_ledger(ledger), CUDAPoison(key=KEY, blur=0.9)) == ""
     with pytest.raises(ValueError, match="did not make these pictures"):
         unlock(protected, CUDAPoison(key=KEY, blur=0.9), ledger)

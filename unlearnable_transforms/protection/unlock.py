@@ -181,10 +181,10 @@ def _find_records(poison: Poison, some: Sequence[Picture], ledger: str | os.Path
         raise ValueError(
             f"these pictures were protected with another key than {poison!r} has: the ledger {others[0][0]} knows them"
         )
-    differing = [(path, other) for path, table in ours if (other := other_method(table, poison))]
-    if differing and len(differing) == len(ours):
-        raise ValueError(f"the ledger {differing[0][0]} {_SAYS} {differing[0][1]}")
-    return Records([table for _, table in ours if not other_method(table, poison)], complete=False)
+    fitting = [table for _, table in ours if not other_method(table, poison)]
+    if ours and not fitting:
+        raise ValueError(f"the ledger {ours[0][0]} {_SAYS} {other_method(ours[0][1], poison)}")
+    return Records(fitting, complete=False)
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
