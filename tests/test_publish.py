@@ -230,6 +230,7 @@ def test_a_folder_is_ready_to_upload(tmp_path, hub, poison, protected):
         (done.folder / name).parent.mkdir(exist_ok=True)
         (done.folder / name).write_bytes(b"x")
         assert verify(done.folder).added == told
+        assert verify(done.folder).exit_code == len(told)
         (done.folder / name).unlink()
     loaded = datasets.load_dataset(str(done.folder), split="train")
     assert stored(loaded) == stored(protected)

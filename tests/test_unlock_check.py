@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import KEY, SHARED, TINY, decode, encode, image_set
+from conftest import KEY, SHARED, TINY, decode, encode, image_set, pixels
 from folders import save_key, tree
 from test_unlock import LABELS, TOKENS, textured
 
@@ -19,6 +19,7 @@ from unlearnable_transforms.poisons.cuda import HALO_SIDE
 from unlearnable_transforms.protection.ledger import differences, method_of, other_method, read_ledger
 from unlearnable_transforms.protection.unlock import SAMPLE, spread
 from unlearnable_transforms.protection.unlock_check import fits_pictures
+from unlearnable_transforms.protection.unlock_files import unlock_source
 
 CLEAN = textured()
 OPTIONS = ({}, {"invertible": True}, {"strength": "subtle"}, {"strength": "strong"}, {"kernel_size": 9}, {"blur": 0.9})
@@ -46,6 +47,13 @@ def test_right_options_fit_and_others_do_not(options):
     others = [CUDAPoison(key=KEY, **other) for other in OPTIONS if other != options]
     keys = [CUDAPoison(key=Key.public(f"other-{number}"), **options) for number in range(4)]
     assert [other for other in (*others, *keys) if fits_pictures(other, pictures, TOKENS)] == []
+
+
+def test_hard_pictures_fit_as_well_unless_they_have_two_colours():
+    noise, poison = pixels(20, 32, 32, 3), CUDAPoison(key=KEY, strength="strong")
+    assert fits_pictures(poison, protected_arrays(poison, noise), TOKENS)
+    drawings = np.where(noise > 250, 255, 0).astype(np.uint8)  # the smoothest picture is not the right one
+    assert not fits_pictures(poison, protected_arrays(poison, drawings), TOKENS)
 
 
 def test_one_picture_is_enough_where_filters_differ_much():
@@ -251,6 +259,19 @@ def test_differences_are_told_in_words():
 
 
 # ---- the command line, and the manifest
+
+
+def test_explicit_filters_stand_in_no_manifest(tmp_path, no_ledgers):
+    right, wrong = (CUDAPoison(kernels=dict.fromkeys(range(4), one)) for one in (np.eye(3), np.eye(5)))
+    ut.protect(image_set([encode(image) for image in CLEAN], LABELS), right).to_parquet(
+        tmp_path / "set" / "train.parquet"
+    )
+    (tmp_path / "set" / "protection.json").write_text(json.dumps(right.public_config()))
+    no_ledgers()
+    with pytest.raises(ValueError, match="did not make these pictures"):
+        unlock_source(tmp_path / "set", tmp_path / "clean", wrong)
+    assert not (tmp_path / "clean").exists()
+    assert unlock_source(tmp_path / "set", tmp_path / "clean", right)
 
 
 def test_the_command_writes_nothing_with_other_options(tmp_path, monkeypatch, capsys):

@@ -58,8 +58,8 @@ def unlock(
         poison: what it was protected with. One that is to be fitted takes its noise from the cache.
         ledger: the private record that ``protect`` wrote. Default: those of this key in the cache that know some of
             the pictures; without any, what they would have said is guessed.
-        changed: the pictures were resized or saved as JPEG since, so that without a ledger it cannot be told from them
-            whether key and options are the right ones. Another key or other options then go unnoticed.
+        changed: the pictures were resized or saved as JPEG since, or are drawings in black and white, so that without a
+            ledger it cannot be told from them whether key and options are the right ones. Others then go unnoticed.
         num_proc: worker processes, as for ``Dataset.map``.
 
     Returns:
@@ -295,8 +295,8 @@ def _check_pictures(poison: Poison, some: Sequence[Picture], records: Records) -
     if not fits_pictures(poison, colours, tokens):
         raise ValueError(
             f"{poison!r} did not make these pictures: protected again, what it undoes becomes something else. Give the "
-            "key and the options that they were protected with; if they were resized or saved as JPEG since, pass "
-            "changed=True (--changed)"
+            "key and the options that they were protected with, or its ledger; if they were resized or saved as JPEG "
+            "since, or are drawings in black and white, pass changed=True (--changed)"
         )
 
 
