@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import decode, encode, image_set, run_python, stored
 from folders import forms, photograph, save_key, tree
@@ -237,6 +238,26 @@ def test_a_folder_is_ready_to_upload(tmp_path, hub, poison, protected):
     assert loaded.features == protected.features
     with pytest.raises(ValueError, match="not empty"):
         publish(protected, tmp_path / "ready")
+
+
+def test_files_that_were_written_anew_hold_the_same_pictures(tmp_path):
+    """Those of other splits do not count; classes are those of a chain's links."""
+    chain = ut.Chain([ut.CUDAPoison(key=key(), classes=CLASSES), ut.CUDAPoison(key=key(), classes=CLASSES)])
+    both = datasets.DatasetDict(train=ut.protect(clean_set(), chain), test=clean_set(3, first=80))
+    ready = publish(both, tmp_path / "ready", chain).folder
+    train = ready / "data" / "train-00000-of-00001.parquet"
+    pq.write_table(pq.read_table(train), train, compression="zstd")
+    assert verify(ready).changed == ["data/train-00000-of-00001.parquet"]
+    assert verify(ready).same_pictures is True
+    pq.write_table(pq.read_table(train).slice(1), train)
+    assert verify(ready).same_pictures is False
+
+
+def test_a_manifest_of_a_later_version_is_refused(tmp_path, protected):
+    manifest = publish(protected, tmp_path / "ready").folder / "protection.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 2}))
+    with pytest.raises(ValueError, match="of a later version: this library reads format 1"):
+        verify(tmp_path / "ready")
 
 
 def test_names_are_dropped_on_request(tmp_path, protected):
