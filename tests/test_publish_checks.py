@@ -363,6 +363,9 @@ def test_of_several_ledgers_the_one_that_fits_is_taken(tmp_path):
     ut.protect(clean_set(ROWS, first=40), poison)
     ut.protect(clean_set(3), poison)
     assert publish(data, tmp_path / "out").coverage == "verified with the ledger"
+    strange = ut.protect(clean_set(ROWS, first=70), poison, ledger=tmp_path / "mine.parquet")
+    with pytest.warns(match="coverage not verified"):  # and none where none fits
+        publish(strange, tmp_path / "other")
 
 
 # ---- what is refused as it is
