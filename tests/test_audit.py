@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import decode, encode, error_of
+from PIL import Image
 from sklearn.datasets import load_digits
 
 import unlearnable_transforms as ut
@@ -72,12 +73,12 @@ def test_with_labels_that_say_nothing_nothing_is_seen():
     assert found(changed("lsp"), shuffled) == (NONE, set())
 
 
-@pytest.mark.parametrize("method", ["lsp", "ar"])
-def test_the_share_is_a_lower_bound(method):
+@pytest.mark.parametrize("method", ["lsp", "ops"])
+def test_half_a_set_has_about_half_the_share(method):
     half = np.where(np.arange(COUNT)[:, None, None, None] % 2 == 0, changed(method), pictures()[0])
     whole, part = (ut.audit((images, pictures()[1])) for images in (changed(method), half))
     assert part.verdict == SIGNS
-    assert 0.1 < part.share < 0.55 < whole.share <= 1
+    assert 0.2 < part.share < 0.65 < whole.share <= 1
 
 
 def test_the_same_set_gives_the_same_answer_and_grey_is_read():
@@ -91,7 +92,8 @@ def test_the_same_set_gives_the_same_answer_and_grey_is_read():
 
 def test_large_pictures_are_also_looked_at_at_their_own_resolution():
     images, labels = pictures()
-    large = np.kron(images[:600], np.ones((1, 3, 3, 1), np.uint8))
+    wide = [Image.fromarray(image).resize((96, 96), Image.Resampling.BICUBIC) for image in images[:600]]
+    large = np.stack([np.asarray(image) for image in wide])
     clean = ut.audit((large, labels[:600]))
     assert clean.verdict == NONE
     assert clean.side == 64
@@ -205,7 +207,7 @@ def test_text_and_json_say_the_same():
     assert (told["rows"], told["looked_at"], told["exit_code"], told["measured"]) == (COUNT, COUNT, 1, None)
     for sign in told["signs"]:
         assert f"{'SIGN' if sign['found'] else 'no'}: {sign['name']}: {sign['what']}" in text
-    assert f"about {told['share']:.0%}" in text
+    assert f"roughly {told['share']:.0%}" in text
     assert "clean test set" in text
 
 

@@ -38,7 +38,7 @@ class Audit:
         classes: names or numbers.
         side: in pixels, of what was looked at.
         signs: every comparison, found or not.
-        share: about the least share of pictures that carry a sign, in [0, 1]; the true one may be much larger.
+        share: roughly the share of pictures whose class only a sign tells, in [0, 1]. As a rule more carry it.
         content: accuracy of a simple classifier of the coarse picture, in [0, 1].
         per_class: brightness, contrast and finest detail of each class, in levels.
         grid: how much larger steps are across the borders of JPEG's blocks, a ratio; None for tiny pictures.
@@ -92,7 +92,7 @@ class Audit:
         for sign in self.signs:
             yield f"  {'SIGN' if sign.found else 'no'}: {sign.name}: {sign.what} (labels shuffled {sign.shuffled:.1%})"
         if self.share:
-            yield f"  at least about {self.share:.0%} of the pictures carry it; it may be all"
+            yield f"  roughly {self.share:.0%} of the pictures' classes are told by it alone; as a rule more carry it"
         if self.measured is not None:
             yield from _told(self.measured)
         if self.grid is not None:

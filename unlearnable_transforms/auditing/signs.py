@@ -18,6 +18,7 @@ from torch import Tensor
 # Chosen on CIFAR-10's training rows 0-9,999 with one key: docs/audit.md. Beside them stand two standard errors.
 FIXED_MARGIN, BETTER_MARGIN = 0.05, 0.04
 LAGS = 3  # pixels, of the autocorrelation
+LEFT = 0.4  # of what fine detail tells beyond chance, after a shift: 0 to 0.3 of noise, 0.5 and more of content
 COARSE = 8  # side of the coarse picture
 SOFT = 4.0  # levels, where the detail stops to count in full
 CHUNK = 500
@@ -29,10 +30,12 @@ class Sign:
 
     Attributes:
         name: ``pattern``, ``texture`` or ``brightness``; behind it ``, crop`` for pictures at their own resolution.
-        found: whether ``value`` is above ``reference`` by more than ``margin``.
+        found: whether ``value`` is above ``reference`` by more than ``margin``; of ``pattern`` also that little is left
+            after the shift.
         value, reference: what is compared, in [-1, 1]: accuracies, or what a shift takes of them.
         margin: at least so far apart, of which a part is the uncertainty of so few pictures.
-        share: about the least share of pictures that carry it, in [0, 1]; 0 where it is not found.
+        share: roughly the share of pictures whose class only this tells, in [0, 1]; 0 where it is not found. As a
+            rule fewer than carry it.
         shuffled: accuracy of the same classifier on shuffled labels.
         what: the figures in words.
     """
@@ -70,22 +73,22 @@ def look(images: Tensor, labels: Tensor, order: Tensor, content: float | None = 
 def pattern(name: str, images: Tensor, labels: Tensor, shuffled: Tensor) -> Sign:
     """Does fine detail tell the class, and only at its place?
 
-    What pictures show may be anywhere: a classifier of it hardly minds a shift by a sixteenth of the side. Noise that
-    was made for places falls to chance. Compared is how much accuracy a shift costs on fine detail, and on the coarse
-    picture.
+    Edges of what pictures show reach over a pixel: a classifier of them outlives a shift by one. Noise that was made
+    for each pixel falls to chance. Compared is how much accuracy that shift costs on fine detail, and on the coarse
+    picture; and next to nothing may be left. (In pictures of 8 pixels a shift costs content as much: the first tells.)
     """
-    step = max(1, min(images.shape[2:]) // 16)
-    moved = images.roll((step, step), (2, 3))
+    moved = images.roll((1, 1), (2, 3))
     (fine, fine_moved), chance = held_out([detail(images), detail(moved)], labels, shuffled)
     (plain, plain_moved), _ = held_out([coarse(images), coarse(moved)], labels, shuffled, strength=0.1)
     lost, usual = fine - fine_moved, plain - plain_moved
     margin = FIXED_MARGIN + 2 * _error(fine, len(labels))
-    found = lost - usual > margin
+    found = lost - usual > margin and fine_moved - chance < LEFT * (fine - chance)
     what = (
-        f"fine detail tells {_percent(fine)} of the classes, shifted by {step} px {_percent(fine_moved)}; the coarse "
+        f"fine detail tells {_percent(fine)} of the classes, shifted by a pixel {_percent(fine_moved)}; the coarse "
         f"picture {_percent(plain)}, shifted {_percent(plain_moved)}"
     )
-    share = (fine - fine_moved) / (1 - fine_moved) if found else 0.0
+    otherwise = max(fine_moved, chance)
+    share = (fine - otherwise) / (1 - otherwise) if found else 0.0
     return Sign(name, found, lost, usual, margin, share, chance, what)
 
 
@@ -138,7 +141,7 @@ def held_out(
             kernel /= width
         weights = torch.linalg.solve(kernel + strength * torch.eye(len(known)), targets - middle)
         for place, tested in enumerate(features):
-            rows = (tested[test] - mean) / scale
+            rows = (tested[test] - tested[fit].mean(0)) / scale  # its own mean: what all classes share tells nothing
             likeness = (-torch.cdist(rows, known).square_() / width).exp_() if gaussian else rows @ known.T / width
             scores = likeness @ weights + middle
             right[place] += (scores[:, :classes].argmax(1) == labels[test]).sum()
