@@ -68,6 +68,17 @@ def test_noise_without_regard_to_the_class_is_none():
         assert found(np.clip(kind, 0, 255).astype(np.uint8)) == (NONE, set())
 
 
+def test_content_at_its_place_is_no_pattern():
+    """Digits in the middle: a shift costs fine detail much, and yet leaves most of it."""
+    digits = load_digits()
+    small = [Image.fromarray(np.rint(image * 255 / 16).astype(np.uint8)) for image in digits.images]
+    large = np.stack([np.asarray(image.resize((16, 16), Image.Resampling.BICUBIC)) for image in small])
+    result = ut.audit((large, digits.target.tolist()))
+    lost = next(sign for sign in result.signs if sign.name == "pattern")
+    assert lost.value - lost.reference > lost.margin
+    assert (result.verdict, lost.found) == (NONE, False)
+
+
 def test_with_labels_that_say_nothing_nothing_is_seen():
     shuffled = np.random.default_rng(3).permutation(pictures()[1]).tolist()
     assert found(changed("lsp"), shuffled) == (NONE, set())
