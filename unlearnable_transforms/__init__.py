@@ -32,6 +32,8 @@ _EXPORTS = {
     "protect": "protection.protect",
     "auto_labels": "protection.labels",
     "publish": "publishing.hub",
+    "audit": "auditing.audit",
+    "Audit": "auditing.audit",
     "unlock": "protection.unlock",
     "UnlockWarning": "protection.unlock",
     "evaluate": "evaluation.evaluate",
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from . import theory as theory
     from .adapters import albumentations as albumentations
     from .adapters.torchvision import ProtectedDataset as ProtectedDataset
+    from .auditing.audit import Audit as Audit
+    from .auditing.audit import audit as audit
     from .defenses import get_defense as get_defense
     from .defenses import list_defenses as list_defenses
     from .evaluation.evaluate import evaluate as evaluate

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Sequence
 
 from .. import __version__
-from . import cache, evaluate, fit, keygen, methods, protect, publish, quickstart, unlock, verify
+from . import audit, cache, evaluate, fit, keygen, methods, protect, publish, quickstart, unlock, verify
 
 ERROR = 2  # also what argparse exits with
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"unlearnable-transforms {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (quickstart, keygen, fit, protect, evaluate, publish, verify, unlock, methods, cache):
+    for command in (quickstart, keygen, fit, protect, evaluate, audit, publish, verify, unlock, methods, cache):
         command.add_to(commands)
     return parser
 

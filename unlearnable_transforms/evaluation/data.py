@@ -80,7 +80,7 @@ def read_pictures(
         ValueError: no rows, rows without a label or without a readable picture.
     """
     if isinstance(source, str | Path):
-        source = _open_path(Path(source), split, what)
+        source = open_path(Path(source), split, what)
     if isinstance(source, Pictures):
         return source
     kind = type(source).__name__
@@ -101,7 +101,8 @@ def read_pictures(
     return _from_pairs(source, what)
 
 
-def _open_path(path: Path, split: str, what: str) -> Any:
+def open_path(path: Path, split: str, what: str) -> Any:
+    """The set at a path, or of that name on the Hub: something else that :func:`read_pictures` takes."""
     import datasets
 
     if path.is_file():

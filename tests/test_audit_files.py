@@ -1,0 +1,117 @@
+"""`ut.audit` and `unlearnable audit`: what files give away, exit codes, JSON."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+from conftest import encode, image_set
+from PIL import Image
+
+import unlearnable_transforms as ut
+from unlearnable_transforms.auditing import audit as module
+from unlearnable_transforms.auditing.measure import Measured
+from unlearnable_transforms.auditing.traces import read_traces
+from unlearnable_transforms.cli.main import main
+
+COUNT = 240
+LABELS = [row % 3 for row in range(COUNT)]
+
+
+def noisy(protect: bool) -> np.ndarray:
+    """uint8 (COUNT, 16, 16, 3): noise; protected with a pattern of each class."""
+    random = np.random.default_rng(0)
+    images = 128 + 20 * random.normal(size=(COUNT, 16, 16, 3))
+    if protect:
+        images += random.choice([-12, 12], (3, 16, 16, 3))[np.array(LABELS)]
+    return np.clip(np.rint(images), 0, 255).astype(np.uint8)
+
+
+def folder(path, images, suffix="png", **options):
+    for number, (image, label) in enumerate(zip(images, LABELS, strict=True)):
+        (path / f"class{label}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path / f"class{label}" / f"{number}.{suffix}", **options)
+    return path
+
+
+def checks(result) -> list[str]:
+    return [leak.check for leak in result.leaks]
+
+
+def test_exit_codes_and_text(tmp_path, capsys):
+    clean, protected = (folder(tmp_path / name, noisy(name == "p")) for name in ("c", "p"))
+    assert main(["audit", str(clean)]) == 0
+    assert capsys.readouterr().out.startswith("no signs of protection\n")
+    assert main(["audit", str(protected)]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("signs of protection\n")
+    assert "240 PNG; kinds of encoding: 1" in out
+    assert "leak" not in out
+
+
+def test_a_key_in_the_folder_is_told_and_changes_the_exit_code(tmp_path, capsys):
+    protected = folder(tmp_path / "p", noisy(True))
+    ut.Key.public("x").save(protected / "notes.txt")
+    assert main(["audit", str(protected), "--json"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert [(leak["check"], leak["places"]) for leak in told["leaks"]] == [("key", ["notes.txt"])]
+    assert told["exit_code"] == 3
+    assert told["formats"] == {"PNG": COUNT}
+
+
+def test_errors_are_one_line(tmp_path, capsys):
+    assert main(["audit", str(tmp_path / "nothing" / "here")]) == 2
+    assert capsys.readouterr().err.startswith("unlearnable: error: the audited set: there is no ")
+    few = folder(tmp_path / "few", noisy(False))
+    assert main(["audit", str(few), "--rows", "50"]) == 2
+    assert "200 pictures" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("plain", "code"), [(0.8, 0), (0.2, 1)])
+def test_with_a_test_set_the_measurement_decides(tmp_path, capsys, monkeypatch, plain, code):
+    def measured(pictures, test, size, seed, device):
+        assert (len(pictures), len(test), size, seed) == (COUNT, COUNT, 16, 5)
+        return Measured(0.8, {"erm": plain, "grayscale": 0.3}, 240, 240, 0.05)
+
+    monkeypatch.setattr(module, "measure", measured)
+    protected = folder(tmp_path / "p", noisy(True))
+    assert main(["audit", str(protected), "--test", str(protected), "--seed", "5"]) == code
+    out = capsys.readouterr().out
+    assert out.startswith("protected (measured)" if code else "not protected (measured)")
+    assert ("of the 60 points lost, 83% are still lost under grayscale" in out) == bool(code)
+
+
+def test_a_saved_set_and_its_splits(tmp_path):
+    data = image_set([encode(image) for image in noisy(True)], LABELS)
+    both = datasets.DatasetDict({"train": data, "test": data.select(range(10))})
+    assert ut.audit(both).verdict == ut.audit(data).verdict == "signs of protection"
+    both.save_to_disk(tmp_path / "saved")
+    result = ut.audit(tmp_path / "saved")
+    assert (result.rows, result.traces.formats, result.leaks) == (COUNT, {"PNG": COUNT}, [])
+
+
+def test_pictures_that_are_encoded_otherwise_and_hold_more(tmp_path):
+    images = [encode(image) for image in noisy(True)]
+    images[7] = encode(noisy(True)[7], "JPEG")
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    images[9] = encode(noisy(True)[9], "PNG", exif=exif)
+    result = ut.audit(image_set(images, LABELS))
+    assert checks(result) == ["metadata", "mixed encodings"]
+    assert [leak.places for leak in result.leaks] == [(("row", 9),), (("row", 7),)]
+    assert result.traces.formats == {"PNG": COUNT - 1, "JPEG": 1}
+    assert "row 7" in str(result)
+
+
+def test_columns_beside_the_pictures():
+    data = image_set([encode(image) for image in noisy(True)[:6]], LABELS[:6])
+    data = data.add_column("note", ["", "", "/home/me/a.png", "", "", ""])
+    data = data.add_column("other", [{"bytes": encode(image), "path": None} for image in noisy(False)[:6]])
+    found = read_traces(data, None, 6, "image", None).leaks
+    assert {leak.check for leak in found} == {"local path", "second image"}
+    assert (("row", 2),) in [leak.places for leak in found]
+
+
+def test_arrays_have_no_files():
+    result = ut.audit((noisy(True), LABELS))
+    assert (result.traces.formats, result.leaks, result.exit_code) == ({}, [], 1)

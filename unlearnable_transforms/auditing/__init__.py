@@ -1,0 +1,1 @@
+"""What somebody else's set is worth: is it protected, and how well?"""

@@ -1,0 +1,216 @@
+"""``audit``: is this set protected, and how well? A verdict, and what it rests on."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..evaluation.data import Pictures, common_classes, fit, numbers, open_path, read_pictures, spread
+from ..keys import Key
+from ..publishing.leaks import Leak
+from .measure import Measured, measure
+from .signs import Sign, grid, look, per_class
+from .traces import Traces, name_formats, read_traces
+
+ROWS = 4000
+FEWEST = 200
+SIDE, SMALLEST = 64, 8  # pixels: larger pictures are shrunk, and looked at once more at their own resolution
+STRONG_GRID = 1.3  # ratio: JPEG of quality 10 gives 1.8 to 2, photographs and CIFAR-10 as stored 1 to 1.15
+NONE, SIGNS = "no signs of protection", "signs of protection"
+NOT, WEAKLY, PROTECTED = "not protected (measured)", "weakly protected (measured)", "protected (measured)"
+FOUND, LEAKS = 1, 3  # exit codes
+_ORDER = Key.public("audit")  # which rows are looked at is no secret: the same set gives the same answer
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found. ``print`` tells it; :meth:`to_dict` is JSON.
+
+    Attributes:
+        verdict: without a test set ``no signs of protection`` or ``signs of protection``; with one ``not protected``,
+            ``weakly protected`` or ``protected``, each followed by ``(measured)``.
+        rows, looked_at: pictures of the set, and those that the signs rest on.
+        classes: names or numbers.
+        side: in pixels, of what was looked at.
+        signs: every comparison, found or not.
+        share: roughly the share of pictures whose class only a sign tells, in [0, 1]. As a rule more carry it.
+        content: accuracy of a simple classifier of the coarse picture, in [0, 1].
+        per_class: brightness, contrast and finest detail of each class, in levels.
+        grid: how much larger steps are across the borders of JPEG's blocks, a ratio; None for tiny pictures.
+        traces: encodings, and what the files give away.
+        measured: with a test set, how far quick victims get.
+    """
+
+    verdict: str
+    rows: int
+    looked_at: int
+    classes: list[int | str]
+    side: int
+    signs: list[Sign]
+    share: float
+    content: float
+    per_class: list[dict[str, float]]
+    grid: float | None
+    traces: Traces = field(default_factory=Traces)
+    measured: Measured | None = None
+
+    @property
+    def found(self) -> bool:
+        """Whether the verdict is that there is a protection, or that there are signs of one."""
+        return self.verdict in (SIGNS, WEAKLY, PROTECTED)
+
+    @property
+    def leaks(self) -> list[Leak]:
+        """What the files give away."""
+        return self.traces.leaks
+
+    @property
+    def exit_code(self) -> int:
+        """0: nothing found; 1: signs, or a protection; 3: those, and files that give something away."""
+        return (LEAKS if self.leaks else FOUND) if self.found else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values."""
+        found = asdict(self)
+        traces = found.pop("traces")
+        leaks = [{**asdict(leak), "places": list(leak.places)} for leak in self.leaks]
+        return json.loads(json.dumps({**found, **traces, "leaks": leaks, "exit_code": self.exit_code}))
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield self.verdict
+        yield (
+            f"  {self.looked_at:,} of {self.rows:,} pictures looked at, {len(self.classes)} classes, at {self.side} px"
+        )
+        for sign in self.signs:
+            yield f"  {'SIGN' if sign.found else 'no'}: {sign.name}: {sign.what} (labels shuffled {sign.shuffled:.1%})"
+        if self.share:
+            yield f"  roughly {self.share:.0%} of the pictures' classes are told by it alone; as a rule more carry it"
+        if self.measured is not None:
+            yield from _told(self.measured)
+        if self.grid is not None:
+            strong = self.grid > STRONG_GRID
+            after = ": strong compression, which takes away what additive methods add" if strong else ""
+            yield f"  steps across the borders of JPEG's blocks: {self.grid:.2f} times those elsewhere{after}"
+        if self.traces.formats:
+            yield f"  files: {name_formats(self.traces.formats)}; kinds of encoding: {self.traces.encodings}"
+        yield from (f"  leak: {leak}" for leak in self.leaks)
+        if self.measured is None:
+            yield "  Signs are not proof, and no signs are no proof of the contrary: pass a clean test set to measure."
+
+
+def _told(measured: Measured) -> Iterator[str]:
+    others = ", ".join(f"{name} {value:.1%}" for name, value in measured.accuracies.items() if name != "erm")
+    yield (
+        f"  quick victims of {measured.rows:,} pictures, tested on {measured.tested:,} clean ones: "
+        f"{measured.accuracies['erm']:.1%}; under {others}; of as many clean test pictures {measured.reference:.1%}"
+    )
+    if measured.taken > measured.margin:
+        lost = f"of the {100 * measured.taken:.0f} points lost, {measured.kept:.0%} are still lost"
+        yield f"  {lost} under {measured.worst[0]}, the best of these"
+
+
+def audit(
+    data: Any,
+    test: Any = None,
+    *,
+    split: str = "train",
+    image_key: str | None = None,
+    label_key: str | None = None,
+    rows: int = ROWS,
+    seed: int = 0,
+    device: str | None = None,
+) -> Audit:
+    """Is this set protected, and how well?
+
+    Without a test set the answer is signs: what tells the class of a picture and is no part of what it shows. With
+    clean test pictures quick victims are trained: plainly and under the best three cheap defenses. docs/audit.md says
+    how often it errs.
+
+    Args:
+        data: the set. What it may be is said in :func:`~..evaluation.data.read_pictures`.
+        test: clean pictures of the same classes, at least 600.
+        split: taken where ``data`` has several; of ``test`` it is "test".
+        image_key, label_key: columns; default: the common names.
+        rows: pictures that signs rest on, evenly spread; more see fainter signs.
+        seed: of the victims' trainings.
+        device: of the victims, "cpu" or "cuda"; default: a GPU where there is one.
+
+    Raises:
+        TypeError: a kind of set that is refused.
+        ValueError: fewer than 200 pictures, one class, sets that do not fit together.
+    """
+    path = Path(data) if isinstance(data, str | Path) else None
+    source = data if path is None else open_path(path, split, "audited")
+    if isinstance(source, dict) and split in source:
+        source = source[split]
+    keys = {"image_key": image_key, "label_key": label_key}
+    pictures = read_pictures(source, what="audited", split=split, **keys)
+    tests = None if test is None else read_pictures(test, what="test", split="test", **keys)
+    if len(pictures) < FEWEST or rows < FEWEST:
+        raise ValueError(f"signs need {FEWEST} pictures to be seen: there are {min(len(pictures), rows)}")
+    classes = common_classes(audited=pictures, **({} if tests is None else {"test": tests}))
+
+    chosen = np.asarray(spread(len(pictures), rows))
+    chosen = chosen[_ORDER.stream("rows").permutation(len(chosen))]
+    some = pictures.select(chosen.tolist())
+    labels = numbers(some, classes)
+    order = torch.from_numpy(_ORDER.stream("shuffled").permutation(len(chosen)))
+    shrunk, cut, side = views(some)
+    signs, content = look(shrunk, labels, order)
+    if cut is not None:
+        closer, _ = look(cut, labels, order, content)
+        signs += closer
+    measured = None if tests is None else measure(pictures, tests, side, seed, device)
+    return Audit(
+        verdict=judge(signs, measured),
+        rows=len(pictures),
+        looked_at=len(chosen),
+        classes=classes,
+        side=side,
+        signs=signs,
+        share=max(sign.share for sign in signs),
+        content=content,
+        per_class=per_class(shrunk, labels),
+        grid=grid(shrunk if cut is None else cut),
+        traces=read_traces(source, path, rows, image_key, label_key),
+        measured=measured,
+    )
+
+
+def judge(signs: list[Sign], measured: Measured | None) -> str:
+    """The verdict. What was measured outweighs signs: a sign that costs a victim nothing protects nothing."""
+    if measured is None:
+        return SIGNS if any(sign.found for sign in signs) else NONE
+    if measured.taken <= measured.margin:
+        return NOT
+    return PROTECTED if measured.kept > 0.5 else WEAKLY
+
+
+def views(pictures: Pictures) -> tuple[Tensor, Tensor | None, int]:
+    """Pictures of one size, uint8 (N, 3, s, s), and s.
+
+    The first shows whole pictures, shrunk to at most ``SIDE`` pixels. The second is there where all are larger than
+    that: ``SIDE`` pixels from the middle at their own resolution, on the grid of JPEG's blocks.
+    """
+    images = list(pictures.images)
+    shortest = min(min(image.shape[:2]) for image in images)
+    side = min(max(shortest, SMALLEST), SIDE)
+    shrunk = torch.stack([fit(image, side).expand(3, -1, -1) for image in images])
+    if shortest <= SIDE:
+        return shrunk, None, side
+    return shrunk, torch.stack([_middle(image) for image in images]), side
+
+
+def _middle(image: np.ndarray) -> Tensor:
+    """uint8 (H, W, C) -> uint8 (3, SIDE, SIDE), from a place that is a multiple of 8."""
+    top, left = ((length - SIDE) // 16 * 8 for length in image.shape[:2])
+    pixels = torch.from_numpy(np.ascontiguousarray(image[top : top + SIDE, left : left + SIDE])).permute(2, 0, 1)
+    return pixels.expand(3, -1, -1)
