@@ -23,9 +23,10 @@ from unlearnable_transforms import CUDAPoison, Key
 from unlearnable_transforms.defenses.base import Defense
 from unlearnable_transforms.evaluation import cells as cells_module
 from unlearnable_transforms.evaluation.columns import defense_label, make_defense
-from unlearnable_transforms.evaluation.data import common_classes, digest, numbers, read_pictures, spread, to_tensor
+from unlearnable_transforms.evaluation.data import common_classes, digest, numbers, read_pictures, to_tensor
 from unlearnable_transforms.evaluation.evaluate import evaluate
 from unlearnable_transforms.evaluation.recipes import Column, Plan, get_plan
+from unlearnable_transforms.samples import spread
 from unlearnable_transforms.training.loop import DIGITS
 
 PLAN = Plan("tiny", replace(DIGITS, epochs=2), "smallcnn", columns={"at-fgsm": Column({"eps": 1 / 255}, epochs=3)})

@@ -265,11 +265,11 @@ def test_a_save_that_is_killed_leaves_nothing_to_be_found(tmp_path):
 
 
 def test_shards_are_cut_at_their_size(monkeypatch, tmp_path):
-    monkeypatch.setattr("unlearnable_transforms.poisons.fitted.SHARD_BYTES", 3 * IMAGES[0].size)
+    monkeypatch.setattr("unlearnable_transforms.poisons.deltas.SHARD_BYTES", 3 * IMAGES[0].size)
     cut_up = again().fit((IMAGES, LABELS))
     assert len(list(folder_of(cut_up).glob("0*.safetensors"))) == 4
     truth = cut_up.apply(IMAGES, LABELS)
-    monkeypatch.setattr("unlearnable_transforms.poisons.fitted.SHARD_BYTES", 1 << 28)
+    monkeypatch.setattr("unlearnable_transforms.poisons.deltas.SHARD_BYTES", 1 << 28)
     monkeypatch.setenv("UNLEARNABLE_TRANSFORMS_CACHE", str(tmp_path / "elsewhere"))
     whole = again().fit((IMAGES, LABELS))
     assert len(list(folder_of(whole).glob("0*.safetensors"))) == 1

@@ -100,10 +100,18 @@ def test_traces_tell_settings_and_not_pictures():
     assert mixed_leak({colour: [1, 2], grey: [3]}) is None
     assert mixed_leak({grey: [1, 2], colour: [3]}) is None
     assert mixed_leak({colour: [1, 2], grey: [4], other: [3]})[1] == (3,)
+    halved = grey + "0" * 8  # the same steps of grey, colour stored otherwise
+    assert mixed_leak({grey: list(range(9)), colour: [10, 11], halved: [12]})[1] == (12,)
     kinds = [traces("JPEG", quality=q) for q in (75, 90)] + [traces("JPEG", subsampling=0)]
     kinds += [traces("PNG", compress_level=n) for n in (1, 6, 9)] + [traces("WEBP", lossless=n) for n in (True, False)]
     assert all(len(kind) == 1 for kind in kinds)
     assert len(set.union(*kinds)) == len(kinds)
+
+
+def test_lossless_and_lossy_webp_are_encoded_otherwise():
+    whole, lossy = (read_encoding(encode(pixels(9, 8, 3), "WEBP", lossless=way)).traces for way in (True, False))
+    assert mixed_leak({whole: [1, 2], lossy: [3]})[1] == (3,)
+    assert mixed_leak({whole: [1], lossy: [2, 3]})[1] == (1,)
 
 
 # ---- names, text, keys

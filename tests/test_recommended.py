@@ -74,3 +74,8 @@ def test_the_table_names_every_method_and_marks_the_answer(capsys: pytest.Captur
 def test_sizes_that_are_none(size: int | tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="at least 1 pixel"):
         ut.recommended(size)
+
+
+def test_a_side_of_nothing_is_an_error_on_the_command_line_too(capsys: pytest.CaptureFixture) -> None:
+    assert main(["methods", "--recommended", "0"]) == 2
+    assert "at least 1 pixel" in capsys.readouterr().err

@@ -17,9 +17,10 @@ from unlearnable_transforms.cli.main import main
 from unlearnable_transforms.files import private_directory
 from unlearnable_transforms.poisons.cuda import HALO_SIDE
 from unlearnable_transforms.protection.ledger import differences, method_of, other_method, read_ledger
-from unlearnable_transforms.protection.unlock import SAMPLE, spread
+from unlearnable_transforms.protection.unlock import SAMPLE
 from unlearnable_transforms.protection.unlock_check import fits_pictures
 from unlearnable_transforms.protection.unlock_files import unlock_source
+from unlearnable_transforms.samples import spread
 
 CLEAN = textured()
 OPTIONS = ({}, {"invertible": True}, {"strength": "subtle"}, {"strength": "strong"}, {"kernel_size": 9}, {"blur": 0.9})
@@ -125,12 +126,12 @@ def test_methods_that_know_their_pictures_are_not_asked():
 
 
 def test_pictures_are_taken_from_all_over():
-    assert spread(0) == []
-    assert spread(7) == list(range(7))
-    assert spread(SAMPLE) == list(range(SAMPLE))
-    assert len(spread(SAMPLE + 1)) == SAMPLE
-    assert spread(1000)[:3] == [0, 50, 100]
-    assert spread(1000)[-1] == 950
+    assert list(spread(0, SAMPLE)) == []
+    assert list(spread(7, SAMPLE)) == list(range(7))
+    assert list(spread(SAMPLE, SAMPLE)) == list(range(SAMPLE))
+    assert len(spread(SAMPLE + 1, SAMPLE)) == SAMPLE
+    assert spread(1000, SAMPLE)[:3] == [0, 50, 100]
+    assert spread(1000, SAMPLE)[-1] == 950
 
 
 def test_unlock_refuses_what_does_not_fit(tmp_path, no_ledgers):

@@ -220,3 +220,10 @@ def sample_ids(images: torch.Tensor, tokens: Sequence[str]) -> list[bytes]:
         digest.update(ends[token])
         result.append(digest.digest())
     return result
+
+
+def spread(count: int, wanted: int | None) -> Sequence[int]:
+    """``wanted`` rows of ``count``, evenly spaced: every class has its share also where a set is sorted by class."""
+    if wanted is None or wanted >= count:
+        return range(count)
+    return [row * count // wanted for row in range(wanted)]

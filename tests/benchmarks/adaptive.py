@@ -10,9 +10,9 @@ import argparse
 from pathlib import Path
 
 import torch
-from datasets import disable_progress_bars, load_dataset
+from datasets import disable_progress_bars
 from methods import METHODS, make
-from screen import read
+from screen import cifar, read
 
 from unlearnable_transforms import get_defense
 from unlearnable_transforms.defenses.base import Defense, Setting
@@ -39,8 +39,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
     arguments = parser.parse_args()
     disable_progress_bars()
-    files = {split: str(arguments.data / "cifar10" / f"{split}-00000-of-00001.parquet") for split in ("train", "test")}
-    data = load_dataset("parquet", data_files=files)
+    data = cifar(arguments.data)
     train_set = data["train"].select(range(10_000))
     images, labels = read(train_set)
     test = read(data["test"])

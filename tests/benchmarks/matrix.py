@@ -10,7 +10,8 @@ a stopped run goes on, and a finished one is printed at once. `--draw` prints wh
 import argparse
 from pathlib import Path
 
-from datasets import disable_progress_bars, load_dataset
+from datasets import disable_progress_bars
+from screen import cifar
 
 from unlearnable_transforms import CUDAPoison, Key, Report, evaluate
 from unlearnable_transforms.workers import cores
@@ -46,8 +47,7 @@ def main() -> None:
         print(Report.load(arguments.out))
         return
     disable_progress_bars()
-    files = {split: str(arguments.data / "cifar10" / f"{split}-00000-of-00001.parquet") for split in ("train", "test")}
-    data = load_dataset("parquet", data_files=files)
+    data = cifar(arguments.data)
     settings = {
         "clean": data["train"].select(TRAINING),
         "attacker_clean": data["train"].select(ATTACKER),

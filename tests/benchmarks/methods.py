@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import disable_progress_bars, load_dataset
+from datasets import disable_progress_bars
 from scipy.stats import kendalltau
+from screen import cifar
 
 from unlearnable_transforms import Key, Poison, Report, evaluate
 from unlearnable_transforms.evaluation.recommended import MEASURED, make_poison
@@ -106,8 +107,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="also write the figures that ut.recommended reads")
     arguments = parser.parse_args()
     disable_progress_bars()
-    files = {split: str(arguments.data / "cifar10" / f"{split}-00000-of-00001.parquet") for split in ("train", "test")}
-    data = load_dataset("parquet", data_files=files)
+    data = cifar(arguments.data)
     train = data["train"].select(TRAINING)
     settings: dict[str, Any] = {
         "clean": train,

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, disable_progress_bars, load_dataset
+from datasets import Dataset, disable_progress_bars
+from screen import cifar
 
 from unlearnable_transforms import Key, Report, evaluate, get_poison
 from unlearnable_transforms.poisons.fitted import FittedPoison
@@ -153,8 +154,7 @@ def main() -> None:
     if arguments.part == "passes":
         passes()
         return
-    files = {split: str(arguments.data / "cifar10" / f"{split}-00000-of-00001.parquet") for split in ("train", "test")}
-    data = load_dataset("parquet", data_files=files)
+    data = cifar(arguments.data)
     arguments.train, arguments.test = data["train"], data["test"]
     {"table": table, "fits": fits, "shapes": shapes, "extend": extend}[arguments.part](arguments)
 

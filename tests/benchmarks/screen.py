@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset, disable_progress_bars, load_dataset
+from datasets import Dataset, DatasetDict, disable_progress_bars, load_dataset
 
 from unlearnable_transforms import CUDAPoison, Key
 from unlearnable_transforms.pixels import gain_fitted_psnr, psnr
@@ -24,6 +24,12 @@ ROWS = 10_000
 KEYS = ("screen-0", "screen-1", "screen-2")
 SEEDS = (0, 1, 2)
 Set = tuple[torch.Tensor, torch.Tensor]
+
+
+def cifar(folder: Path) -> DatasetDict:
+    """CIFAR-10, splits train and test, from the folder of the data sets."""
+    files = {split: str(folder / "cifar10" / f"{split}-00000-of-00001.parquet") for split in ("train", "test")}
+    return load_dataset("parquet", data_files=files)
 
 
 def read(data: Dataset) -> Set:
@@ -125,9 +131,8 @@ def main() -> None:
     parser.add_argument("part", nargs="?", choices=["main", "weakest"], default="main")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
     arguments = parser.parse_args()
-    files = {split: str(arguments.data / "cifar10" / f"{split}-00000-of-00001.parquet") for split in ("train", "test")}
     disable_progress_bars()
-    data = load_dataset("parquet", data_files=files)
+    data = cifar(arguments.data)
     train_set = read(data["train"].select(range(ROWS)))
     if arguments.part == "main":
         main_table(train_set, read(data["test"]))

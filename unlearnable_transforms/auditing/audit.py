@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluation.data import Pictures, common_classes, fit, numbers, open_path, read_pictures, spread
+from ..evaluation.data import Pictures, common_classes, fit, numbers, open_path, read_pictures
 from ..keys import Key
 from ..publishing.leaks import Leak
+from ..samples import spread
 from .measure import Measured, measure
 from .signs import Sign, grid, look, per_class
 from .traces import Traces, name_formats, read_traces

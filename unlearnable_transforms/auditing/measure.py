@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..evaluation.data import Pictures, spread
+from ..evaluation.data import Pictures
 from ..evaluation.evaluate import evaluate
 from ..evaluation.metrics import worst_defense
 from ..evaluation.recipes import Plan
 from ..evaluation.report import Report
 from ..poisons.checks import FEWEST, QUICK, QUICK_ROWS
+from ..samples import spread
 
 # docs/measurements.md: between them they win back the most from every method, and cost little more than plain training.
 DEFENSES = ("erm", "grayscale", "jpeg:quality=10", "rsk-ff")

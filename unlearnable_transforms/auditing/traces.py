@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.data import spread
 from ..protection.listing import METADATA, PICTURES
 from ..publishing.encodings import read_encoding
 from ..publishing.leaks import (
@@ -24,6 +23,7 @@ from ..publishing.leaks import (
     value_leaks,
 )
 from ..publishing.scan import REENCODE, REMEDIES
+from ..samples import spread
 from ..sources import find_columns
 
 CLEAN = "remove or rewrite it"

@@ -17,7 +17,7 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print name, class and first line of documentation of each method, or the recommended one."""
-    if args.recommended:
+    if args.recommended is not None:
         from ..evaluation.recommended import recommended
 
         print(recommended(args.recommended))

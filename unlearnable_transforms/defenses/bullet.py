@@ -89,7 +89,8 @@ class BulletTrain(Defense):
             else random_start(pixels, generator, norm="linf", eps=self.eps)
         )
         result = (pixels + start).clamp(0, 1)
-        for rows, steps in zip(self.groups(before, labels), self._budgets(), strict=True):
+        budgets = self.outlier_steps, self.steps, self.robust_steps
+        for rows, steps in zip(self.groups(before, labels), budgets, strict=True):
             if not (len(rows) and steps):
                 continue
             result[rows] = pgd(
@@ -110,9 +111,6 @@ class BulletTrain(Defense):
         if self.around == "trades":
             return lambda logits: kl_divergence(logits, before)
         return summed_cross_entropy(labels)
-
-    def _budgets(self) -> tuple[int, int, int]:
-        return self.outlier_steps, self.steps, self.robust_steps
 
     def _observe(self, right_before: Tensor, right_after: Tensor) -> None:
         seen = {"outlier": ~right_before, "robust": right_before & right_after}

@@ -1,5 +1,7 @@
 """Low-pass filters of whole data sets, as the REM repository offers them before augmentation (training images only)."""
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,7 +11,7 @@ from ..pixels import chunk_length
 from .base import Defense, Setting, register_defense
 
 
-class ImageFilter(Defense):
+class ImageFilter(Defense, ABC):
     """A fixed change of every picture, made once before training. Subclasses implement :meth:`filter`.
 
     Args:
@@ -20,9 +22,9 @@ class ImageFilter(Defense):
     def __init__(self, *, at_test: bool = False) -> None:
         self.at_test = at_test
 
+    @abstractmethod
     def filter(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) -> uint8 of that shape; an image's result does not depend on the others."""
-        raise NotImplementedError
 
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
         return self._filter_all(images)

@@ -1,6 +1,7 @@
 """Augmentations that mix pairs of images and their labels: mixup and cutmix."""
 
 import math
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from ..training.loop import PixelModel
 from .base import Defense, Setting, register_defense
 
 
-class Mixing(Defense):
+class Mixing(Defense, ABC):
     """Each image of a batch is mixed with a random other one, and the loss with the same weight.
 
     Args:
@@ -28,9 +29,9 @@ class Mixing(Defense):
         self._smoothing = setting.recipe.label_smoothing
         return images
 
+    @abstractmethod
     def mix(self, pixels: Tensor, others: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
         """Pixels of both, and the share that the first really have."""
-        raise NotImplementedError
 
     def loss(
         self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator

@@ -270,10 +270,3 @@ def digest(*tensors: torch.Tensor) -> str:
         hashed.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         hashed.update(tensor.contiguous().numpy().data)
     return hashed.hexdigest()[:16]
-
-
-def spread(count: int, wanted: int | None) -> Sequence[int]:
-    """``wanted`` rows of ``count``, evenly spaced: every class has its share also where a set is sorted by class."""
-    if wanted is None or wanted >= count:
-        return range(count)
-    return [row * count // wanted for row in range(wanted)]

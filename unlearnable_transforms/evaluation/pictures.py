@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from ..pixels import SSIM_WINDOW, gain_fitted_psnr, psnr, ssim
-from .data import Pictures, spread
+from ..samples import spread
+from .data import Pictures
 from .metrics import mean
 from .sets import TrainingSet
 

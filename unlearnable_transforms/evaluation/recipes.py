@@ -48,7 +48,7 @@ class Plan:
 
 
 # Radii and epochs of the adversarial columns: chosen on validation rows and clean data alone, such that the clean
-# control stays well above 50 %. docs/evaluate.md has the figures.
+# control stays well above 50 %. docs/evaluate.md has the figures, but for at-bullet, which has at-pgd's, unmeasured.
 _SCREEN_ADVERSARIAL = {
     "at-fgsm": Column({"eps": 4 / 255}, epochs=20),
     "at-pgd": Column({"eps": 2 / 255, "steps": 3}, epochs=20),

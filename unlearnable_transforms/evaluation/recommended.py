@@ -111,8 +111,8 @@ def recommended(image_size: int | tuple[int, int]) -> Recommendation:
     else:
         best = next(row for row in table if all(row[name] >= cuda[name] for name in QUALITY))
         note = (
-            f"Measured at 32 x 32, one key, one training seed, {len(measured['clean'])} kinds of training; * is the "
-            "lowest of those that look no worse than CUDA. Other defenses may do better."
+            f"Measured at 32 x 32, one key, {len(measured['clean'])} kinds of training; * is the lowest of those that "
+            "look no worse than CUDA. Other keys and other defenses may do better: docs/measurements.md."
         )
     links = [(name, dict(options)) for name, options in best["links"]]
     accuracy = best["accuracies"][best["worst"]]

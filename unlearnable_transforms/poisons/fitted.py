@@ -6,7 +6,7 @@ was kept, :meth:`FittedPoison._continue`. The rest is here: one table for all pi
 
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypedDict
 
@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from ..keys import Key
-from ..noise.cache import SHARD_BYTES, Entry, NoiseCache
-from ..noise.pictures import Pictures, Source, resize
-from ..noise.table import ID, NoiseError, Shard, id_array
-from ..pixels import psnr
-from ..samples import SampleError, class_tokens, sample_id
+from ..noise.cache import Entry, NoiseCache
+from ..noise.pictures import Pictures, Source
+from ..noise.table import NoiseError
+from ..samples import SampleError, class_tokens
 from .base import Poison
 from .chain import Chain
 from .checks import quick_victim, separability
+from .deltas import cut_shards, open_buffer
 from .undo import subtract_stored, table_rows
 
 MISS = (
@@ -222,9 +222,9 @@ class FittedPoison(Poison):
         if len(pictures):
             with cache.locked():
                 work = cache.work(pictures.ids)
-                noise = _buffer(work / "noise", (len(pictures), 3, *size))
+                noise = open_buffer(work / "noise", (len(pictures), 3, *size))
                 self._continue(pictures, noise, before.surrogate())
-                shards, measured = _shards(pictures, noise, self.levels, work)
+                shards, measured = cut_shards(pictures, noise, self.levels, work)
                 extended = report.get("extended", 0) + len(pictures)
                 report = {**report, "extended": extended, "extended_psnr": measured["psnr"]}
                 self._attach(cache.save(shards, before.surrogate(), report, extends=before))
@@ -234,9 +234,9 @@ class FittedPoison(Poison):
 
     def _make(self, pictures: Pictures, cache: NoiseCache) -> Entry:
         work = cache.work(pictures.ids)
-        noise = _buffer(work / "noise", (len(pictures), 3, *pictures.size))
+        noise = open_buffer(work / "noise", (len(pictures), 3, *pictures.size))
         learnt = self._learn(pictures, noise, work)
-        shards, measured = _shards(pictures, noise, self.levels, work)
+        shards, measured = cut_shards(pictures, noise, self.levels, work)
         seen = quick_victim(pictures, noise, self._stream("quick victim"))
         report = {
             "quick_protected": None if seen is None else seen[0],
@@ -342,74 +342,6 @@ class FittedPoison(Poison):
             f"the cache has no noise of {self!r} for these pictures: the key or an argument is another one, or the "
             "cache is another machine's (`unlearnable cache export` and `import`)"
         )
-
-
-# ---- from noise at the work size to the effective delta of each picture ----------------------------------------------
-
-
-def _shards(pictures: Pictures, noise: np.ndarray, levels: int, work: Path) -> tuple[Iterator[Shard], dict[str, Any]]:
-    """Shards of effective deltas, made as they are asked for, and how strong the noise is."""
-    sizes = pictures.shapes.prod(axis=1, dtype=np.int64)
-    ends = np.cumsum(sizes)
-    blob = _buffer(work / "deltas", (int(ends[-1]),))
-    protected = np.zeros(len(pictures), ID)
-    largest, quality, unchanged = 0, [], 0
-    for row, clean in pictures.at_full_size():
-        delta = at_size(noise[row], clean, levels)
-        changed = (clean + delta).astype(np.uint8)
-        blob[ends[row] - sizes[row] : ends[row]] = delta.transpose(2, 0, 1).reshape(-1)
-        token = pictures.classes[int(pictures.labels[row])]
-        protected[row] = id_array([sample_id(changed, token)])[0]
-        largest = max(largest, int(np.abs(delta).max()))
-        if delta.any():
-            quality.append(psnr(clean, changed))
-        else:
-            unchanged += 1
-    measured = {
-        "rows": len(pictures),
-        "largest_delta": largest,
-        "psnr": float(np.mean(quality)) if quality else None,
-        "unchanged": unchanged,
-    }
-
-    def cut() -> Iterator[Shard]:
-        first = 0
-        while first < len(sizes):
-            start = int(ends[first] - sizes[first])
-            last = max(first + 1, int(np.searchsorted(ends, start + SHARD_BYTES, "right")))
-            rows = slice(first, last)
-            yield Shard.build(
-                pictures.ids[rows], protected[rows], pictures.shapes[rows], np.array(blob[start : ends[last - 1]])
-            )
-            first = last
-
-    return cut(), measured
-
-
-def at_size(noise: np.ndarray, clean: np.ndarray, levels: int) -> np.ndarray:
-    """The effective delta of one picture: int16 (H, W, C), at most ``levels``, so that clean + delta is in 0..255.
-
-    Args:
-        noise: int8 (3, h, w), the three channels equal for a grey picture.
-        clean: uint8 (H, W, C), C = 1 for a grey picture.
-        levels: bound.
-    """
-    if noise.shape[1:] != clean.shape[:2]:
-        enlarged = resize(torch.from_numpy(np.array(noise[None], np.float32)), (clean.shape[0], clean.shape[1]))
-        noise = enlarged[0].round().clamp(-levels, levels).numpy()
-    full = noise[: clean.shape[2]].transpose(1, 2, 0).astype(np.int16)
-    return np.clip(clean + full, 0, 255) - clean
-
-
-def _buffer(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """int8 zeros in a file of mode 0600; what is in it already if a fit goes on."""
-    size = int(np.prod(shape, dtype=np.int64))
-    if not path.exists() or path.stat().st_size != size:
-        path.unlink(missing_ok=True)
-        path.touch(mode=0o600)
-        with path.open("r+b") as file:
-            file.truncate(size)
-    return np.memmap(path, np.int8, "r+", shape=shape)
 
 
 def _warn_unchanged(measured: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ from ..poisons.chain import Chain
 from ..poisons.classlist import ClassListPoison
 from ..poisons.fitted import FittedPoison
 from ..poisons.undo import unlock_arrays
-from ..samples import SampleError, batch_tokens, class_value, ids_as, sample_id
+from ..samples import SampleError, batch_tokens, class_value, ids_as, sample_id, spread
 from ..sources import find_columns, is_train_split, stored_images
 from .ledger import fits_key, names_method, other_method, read_ledger
 from .unlock_check import fits_pictures
@@ -77,7 +77,7 @@ def unlock(
     if isinstance(protected, tuple) and len(protected) == 2:
         images, labels = protected
         tokens = batch_tokens(labels, len(images), poison.classes)
-        some = [(open_image(images[row]).colour, tokens[row]) for row in spread(len(images))]
+        some = [(open_image(images[row]).colour, tokens[row]) for row in spread(len(images), SAMPLE)]
         unlocker = make_unlocker(poison, some, ledger, changed)
         result, counts = _unlock_batch(images, tokens, unlocker)
     elif isinstance(protected, Dataset | DatasetDict):
@@ -248,7 +248,7 @@ def make_unlocker(
 
     Args:
         poison: is fitted from the cache or the ledger if it has to be.
-        some: protected pictures, opened, as :func:`spread` chooses them.
+        some: protected pictures, opened, from all over the set: the first ones may be of one class.
         ledger, changed: as for :func:`unlock`.
 
     Raises:
@@ -305,11 +305,6 @@ def has_keys(poison: Poison) -> bool:
     return all(link.key is not None for link in (poison.links if isinstance(poison, Chain) else (poison,)))
 
 
-def spread(count: int) -> list[int]:
-    """Up to ``SAMPLE`` rows of so many, from all over: the first ones may be of one class."""
-    return sorted({row * count // SAMPLE for row in range(SAMPLE)}) if count else []
-
-
 def _unlock_batch(images: Any, tokens: Sequence[str | None], unlocker: Unlocker) -> tuple[Any, Counter[str]]:
     """Images of the kind that ``Poison.apply`` takes."""
     results: list[Any] = []
@@ -335,7 +330,7 @@ def some_pictures(splits: Mapping[str, Dataset], poison: Poison) -> list[Picture
     pictures: list[Picture] = []
     for data in splits.values():
         image_key, label_key = columns_of(data, poison)
-        some = data.with_format(None).select(spread(len(data)))
+        some = data.with_format(None).select(spread(len(data), SAMPLE))
         tokens = _tokens([row[label_key] for row in some] if label_key else None, len(some), poison)
         pictures += zip((open_image(image).colour for image in some[image_key]), tokens, strict=True)
     return pictures

@@ -23,7 +23,7 @@ from ..containers import open_image
 from ..files import PART_PREFIX
 from ..pixels import psnr
 from ..poisons.base import Poison
-from ..samples import SampleError, class_token
+from ..samples import SampleError, class_token, spread
 from ..workers import run_tasks
 from .encode import Codec, open_bytes
 from .folder import check_places
@@ -32,7 +32,7 @@ from .listing import Listing, check_targets, list_folder, named, readable_name, 
 from .metadata import check_metadata, rewrite_metadata
 from .shards import Shard, make_shards, no_bars, write_table
 from .tables import is_picture_folder, load_training_splits
-from .unlock import Unlocker, columns_of, has_keys, make_unlocker, some_pictures, spread, told, unlock_split
+from .unlock import SAMPLE, Unlocker, columns_of, has_keys, make_unlocker, some_pictures, told, unlock_split
 
 TASK_FILES, TASK_BYTES = 16, 4_000_000  # one message to a worker holds at most so many files, or one larger one
 MANIFEST = "protection.json"  # which publishing writes
@@ -147,7 +147,7 @@ def _unlock_folder(
     for path in metadata:
         check_metadata(source, path)
     tokens = _tokens(listing, label, poison)
-    some = [(_read(source, listing.paths[place]), tokens[place]) for place in spread(len(listing.paths))]
+    some = [(_read(source, listing.paths[place]), tokens[place]) for place in spread(len(listing.paths), SAMPLE)]
     unlocker = make_unlocker(poison, some, ledger, changed)
     counts: Counter[str] = Counter()
     with tqdm(total=len(listing.paths), unit="files", disable=None if progress else True) as bar:

@@ -36,7 +36,7 @@ class Coverage:
         source: ``the ledger`` or ``the originals``, for messages.
     """
 
-    def __init__(self, table: pa.Table, source: str) -> None:
+    def __init__(self, table: pa.Table, source: str = "the ledger") -> None:
         self.source = source
         self.splits, self.rows = table["split"].to_pylist(), table["row"].to_pylist()
         self.status = table["status"].to_pylist()
@@ -87,7 +87,7 @@ def find_coverage(
     Raises:
         NotFittedError: there are only the originals to go by, and the method has no noise.
     """
-    coverage = _recognise(upload, poison) if ledger is None else _open_ledger(Path(ledger))
+    coverage = _recognise(upload, poison) if ledger is None else Coverage(read_ledger(ledger))
     if original is None:
         return coverage
     with open_originals(original, poison, label) as splits:
@@ -100,10 +100,6 @@ def find_coverage(
             )
         tables = [protect_split(data, poison, 1.0, list(data.column_names), name)[1] for name, data in splits.items()]
     return Coverage(pa.concat_tables(tables), "the originals")
-
-
-def _open_ledger(path: Path) -> Coverage:
-    return Coverage(read_ledger(path), "the ledger")
 
 
 def _recognise(upload: Upload, poison: Poison) -> Coverage | None:
@@ -119,7 +115,7 @@ def _recognise(upload: Upload, poison: Poison) -> Coverage | None:
     best, known = None, 0
     paths = private_directory("ledgers").glob(f"{name}-*.parquet")
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
-        coverage = _open_ledger(path)
+        coverage = Coverage(read_ledger(path))
         count = sum(coverage.look_up(*picture) != "unknown" for picture in opened)
         coverage.seen.clear()
         if count > known:

@@ -5,6 +5,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 
+_DIGITS = 8  # of a digest of settings
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _PNG_PARTS = frozenset(("IHDR", "PLTE", "tRNS", "IDAT", "IEND", "iCCP", "sRGB", "gAMA", "cHRM", "sBIT", "bKGD", "pHYs"))
 _PNG_TOLD = {"eXIf": "EXIF", "tEXt": "text", "zTXt": "text", "iTXt": "text", "tIME": "the time", "caBX": "C2PA"}
@@ -118,8 +119,13 @@ def _quantisation(body: bytes) -> dict[int, bytes]:
     return tables
 
 
+def grey_trace(trace: str) -> str:
+    """What the traces of a colour JPEG would be if it were grey: the same settings make both."""
+    return trace[: len("JPEG ") + _DIGITS] if trace.startswith("JPEG ") else trace
+
+
 def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:8]
+    return hashlib.sha256(data).hexdigest()[:_DIGITS]
 
 
 def _jpeg_foreign(marker: int, body: bytes) -> str:

@@ -21,7 +21,7 @@ from ..keys import Key
 from ..protection.listing import PICTURES, named
 from ..samples import name_rows
 from ..sources import image_columns
-from .encodings import Encoding, is_picture
+from .encodings import Encoding, grey_trace, is_picture
 
 Place = str | tuple[str, int]
 """A file, or a row of a split."""
@@ -203,9 +203,13 @@ def encoding_leaks(encoding: Encoding, additive: bool) -> Iterator[tuple[str, st
 
 def mixed_leak(traces: Mapping[str, Sequence[Place]]) -> tuple[str, tuple[Place, ...]] | None:
     """(what, the rarer ones) for the pictures of one split, by the traces of their encoding."""
-    common = max(traces, key=lambda trace: len(traces[trace]), default="")
-    alike = {trace for trace in traces if trace.startswith(common) or common.startswith(trace)}  # grey and colour
-    rare = tuple(place for trace, places in traces.items() if trace not in alike for place in places)
+
+    def alike(trace: str) -> list[str]:
+        """With the grey pictures that the same settings make; without what other settings make of them."""
+        return [other for other in traces if other in (trace, grey_trace(trace))]
+
+    common = max(traces, key=lambda trace: sum(len(traces[other]) for other in alike(trace)), default="")
+    rare = tuple(place for trace, places in traces.items() if trace not in alike(common) for place in places)
     if not rare:
         return None
     kinds = ", ".join(sorted(traces))
