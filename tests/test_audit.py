@@ -146,6 +146,27 @@ def test_a_pattern_is_what_a_shift_loses():
     assert not signs.pattern("pattern", moving, labels, shuffled).found
 
 
+def test_what_all_pictures_share_is_no_detail():
+    images = torch.from_numpy(pictures()[0]).permute(0, 3, 1, 2).clamp(60, 190)
+    mark = torch.randint(-40, 41, images.shape[1:], generator=torch.Generator().manual_seed(0))
+    marked = (images.int() + mark).byte()
+    for shift in (0, 1):
+        before, after = (signs.detail(kind.roll((shift, shift), (2, 3))) for kind in (images, marked))
+        assert torch.allclose(before, after, atol=1e-4)
+
+
+def test_a_pattern_of_most_of_the_pictures_is_not_taken_for_what_all_share():
+    """About nine of ten pictures are of one class, and a mark is on these alone, or on all others."""
+    images = torch.from_numpy(pictures()[0]).permute(0, 3, 1, 2).int()
+    random = torch.Generator().manual_seed(0)
+    labels = (torch.rand(len(images), generator=random) < 0.1).long()
+    shuffled = labels[torch.randperm(len(labels), generator=random)]
+    mark = torch.randint(-6, 7, images.shape[1:], generator=random)
+    for label in (0, 1):
+        marked = (images + mark * (labels == label).view(-1, 1, 1, 1)).clamp(0, 255).byte()
+        assert signs.pattern("pattern", marked, labels, shuffled).found
+
+
 def test_texture_is_the_autocorrelation_of_the_residual():
     images = torch.from_numpy(pictures()[0][:3]).permute(0, 3, 1, 2)
     values = signs.texture(images)
