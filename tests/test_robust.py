@@ -1,5 +1,7 @@
 """Robust accuracy: checked against formulas of a linear network and against another library's attack."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import unlearnable_transforms as ut
-from unlearnable_transforms.evaluation.robust import Robustness, robust_accuracy
+from unlearnable_transforms.evaluation.recipes import Plan
+from unlearnable_transforms.evaluation.robust import Attack, Robustness, robust_accuracy
 from unlearnable_transforms.training.loop import DIGITS, train
 from unlearnable_transforms.victims import build_victim
 from unlearnable_transforms.victims.nets import store_statistics
@@ -110,3 +113,58 @@ def test_it_prints_what_was_tried():
 def test_bad_attacks(net, digits, bad):
     with pytest.raises(ValueError, match=r"norm|eps|restarts"):
         robust_accuracy(net, digits[0][:4], digits[1][:4], **bad)
+
+
+# ---- as a part of an evaluation
+
+
+def small(digits, **options):
+    images, labels = digits
+    recipe = replace(DIGITS, epochs=4)
+    train_set = (images[:600].permute(0, 2, 3, 1).numpy(), labels[:600].tolist())
+    test_set = (images[600:900].permute(0, 2, 3, 1).numpy(), labels[600:900].tolist())
+    plan = Plan("own", recipe, "smallcnn")
+    return ut.evaluate(clean=train_set, test=test_set, recipe=plan, defenses=["erm"], progress=False, **options)
+
+
+def test_an_evaluation_attacks_its_victims(digits, tmp_path):
+    plain = small(digits, out=tmp_path)
+    assert "robust" not in plain.cells[0]["result"]
+    report = small(digits, out=tmp_path, attacks=["linf:eps=8/255,steps=5,rows=100", Attack("l2", 0.5, steps=5)])
+    (cell,) = report.cells
+    assert len(list(tmp_path.glob("*.json"))) == 1  # the same victim, measured further
+    assert cell["id"] == plain.cells[0]["id"]
+    assert cell["result"]["last"] == plain.cells[0]["result"]["last"]
+    linf, l2 = cell["result"]["robust"]
+    assert 0 < linf["robust"] < linf["clean"]
+    assert l2["clean"] == cell["result"]["last"]  # 1,000 rows are more than there are
+    (entry,) = report.tables[0].entries.values()
+    assert entry.robust == {"PGD-5 linf 8/255": linf["robust"], "PGD-5 l2 0.5": l2["robust"]}
+    assert "Accuracy under PGD-5 linf 8/255" in str(report)
+    assert "PGD-5 l2 0.5" in report.html()
+
+    stamp = cell["date"], cell["result"]["seconds"]
+    again = small(digits, out=tmp_path, attacks=["l2:eps=0.5,steps=5"])  # measured already
+    assert (again.cells[0]["date"], again.cells[0]["result"]["seconds"]) == stamp
+
+
+def test_wrong_attacks_are_refused_before_anything_is_trained(digits):
+    for wrong in ("linf:radius=1", "l1", "linf:steps=0", "l2:eps=-1", "linf:rows=0", "linf:restarts=0"):
+        with pytest.raises(ValueError, match=r"radius|l1|steps|eps|rows"):
+            small(digits, attacks=[wrong])
+
+
+def test_an_attack_knows_the_transform_before_the_network(net, digits):
+    """It goes through the transform, and takes its gradient for 1: right for one that rounds, wrong for a negative."""
+    images, labels = digits[0][1000:1300], digits[1][1000:1300]
+
+    def invert(pixels: torch.Tensor) -> torch.Tensor:
+        return 255 - pixels
+
+    plain = robust_accuracy(net, images, labels, eps=4 / 255)
+    assert robust_accuracy(net, invert(images), labels, eps=4 / 255).clean < 0.7
+    behind = robust_accuracy(net, invert(images), labels, eps=4 / 255, transform=invert)
+    assert behind.clean == plain.clean
+    assert behind.robust > plain.robust
+    coarse = robust_accuracy(net, images, labels, eps=4 / 255, transform=lambda pixels: pixels // 2 * 2)
+    assert coarse.robust == pytest.approx(plain.robust, abs=0.03)

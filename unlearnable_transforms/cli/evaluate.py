@@ -39,6 +39,13 @@ def add_to(commands: Any) -> None:
     )
     add("--victim", action="append", metavar="NAME", help="again for more (default: the recipe's)")
     add("--seed", type=int, action="append", metavar="N", help="training seed, again for more (default: 0)")
+    add(
+        "--attack",
+        action="append",
+        default=[],
+        metavar="NORM[:ARGUMENT=VALUE,...]",
+        help="also test on adversarial pictures: linf, l2, linf:eps=4/255; again for more",
+    )
     add("--recipe", default="screen", metavar="NAME", help="screen, paper or digits (default: screen)")
     add("--fraction", type=float, action="append", default=[], metavar="F", help="also protect only this share")
     add("--no-controls", action="store_true", help="leave out one filter for all, or random noise of equal PSNR")
@@ -89,6 +96,7 @@ def _compute(args: argparse.Namespace) -> "Report":
         defenses=args.defense or DEFENSES,
         victims=args.victim,
         seeds=args.seed or [0],
+        attacks=args.attack,
         recipe=args.recipe,
         out=args.out,
         controls=not args.no_controls,

@@ -1,7 +1,8 @@
 """One cell of a table: one victim trained on one set under one defense from one seed. Computed once, kept as JSON.
 
-What identifies a cell is what determines its numbers: the pixels and labels it was trained and tested on, the poison's
-public configuration, the defense, the victim, the recipe and the seed. Where and when it was computed is noted in it.
+What identifies a cell is what determines its victim: the pixels and labels it was trained and tested on, the poison's
+public configuration, the defense, the victim, the recipe and the seed. Where and when it was computed is noted in it,
+and by which attacks the victim was tested, too: more of them are added by computing the same cell again.
 """
 
 import dataclasses
@@ -20,14 +21,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..defenses.base import Defense, Setting
 from ..files import whole
+from ..samples import spread
 from ..training.loop import Augment, History, Recipe, recipe_augment, train
 from ..victims.nets import native_bf16, predict
 from ..victims.registry import build_victim
 from .metrics import macro_recall
+from .robust import Attack, robust_accuracy
 
 FORMAT = 1
 Cell = dict[str, Any]
@@ -115,6 +118,9 @@ def _train(task: Task, history: History) -> dict[str, Any]:
     answers = predict(net, test_images) if answers is None else answers
     history.test_accuracy[-1] = _share_right(answers, test_labels)  # after `finish`, by the defense's own prediction
     confusion = _confusion(answers.argmax(1).cpu(), test_labels, classes)
+    robust = [
+        _robust(net, Attack(**attack), defense, setting, load(task.test)) for attack in task.cell.get("attacks", [])
+    ]
     best = max(range(len(history.test_accuracy)), key=history.test_accuracy.__getitem__)
     return {
         "last": history.last,
@@ -124,8 +130,25 @@ def _train(task: Task, history: History) -> dict[str, Any]:
         "before_training": before,
         "macro_recall": macro_recall(confusion),
         "confusion": confusion,
+        **({"robust": robust} if robust else {}),
         **_curves(history),
     }
+
+
+def _robust(
+    net: nn.Module, attack: Attack, defense: Defense, setting: Setting, test: tuple[Tensor, Tensor]
+) -> dict[str, float]:
+    """Accuracies under one attack that knows what the defense does to test pictures."""
+    images, labels = (tensor[spread(len(tensor), attack.rows)] for tensor in test)
+    transform = None
+    if type(defense).test is not Defense.test:
+
+        def transform(pixels: Tensor) -> Tensor:
+            return defense.test(pixels, setting)
+
+    options = {name: value for name, value in vars(attack).items() if name != "rows"}
+    found = robust_accuracy(net, images, labels, **options, transform=transform, device=setting.device)
+    return {"clean": found.clean, "robust": found.robust}
 
 
 def _curves(history: History) -> dict[str, Any]:

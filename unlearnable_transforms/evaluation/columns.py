@@ -3,12 +3,14 @@
 import inspect
 import json
 import re
+from dataclasses import fields
 from fractions import Fraction
 from typing import Any
 
 from ..defenses import get_defense
 from ..defenses.base import Defense
 from .recipes import Plan
+from .robust import Attack
 
 DEFENSES = ("erm", "grayscale", "jpeg", "coin", "rsk-ff", "at-fgsm")
 """A quick look: plain training and, of each family, what broke the most protections."""
@@ -31,15 +33,33 @@ def make_defense(spec: str | Defense, plan: Plan) -> Defense:
         return spec
     name, _, text = spec.partition(":")
     kind = Plain if name == "erm" else get_defense(name)
-    given: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        argument, equals, value = part.partition("=")
-        if not equals or argument not in inspect.signature(kind).parameters:
-            raise ValueError(f"{name} has the arguments {list(inspect.signature(kind).parameters)}, got {part!r}")
-        given[argument] = _value(value)
+    given = _arguments(name, text, list(inspect.signature(kind).parameters))
     if not given and name in plan.columns:
         given = dict(plan.columns[name].arguments)
     return kind(**given)
+
+
+def make_attack(spec: str | Attack) -> Attack:
+    """An attack from its norm, with ``:name=value,name=value`` behind it.
+
+    Raises:
+        ValueError: no such norm or argument, or a value out of range.
+    """
+    if isinstance(spec, Attack):
+        return spec
+    norm, _, text = spec.partition(":")
+    known = [each.name for each in fields(Attack) if each.name != "norm"]
+    return Attack(norm, **_arguments(norm, text, known))  # type: ignore[arg-type]  # which norms there are it says
+
+
+def _arguments(name: str, text: str, known: list[str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        argument, equals, value = part.partition("=")
+        if not equals or argument not in known:
+            raise ValueError(f"{name} has the arguments {known}, got {part!r}")
+        given[argument] = _value(value)
+    return given
 
 
 def _value(text: str) -> Any:

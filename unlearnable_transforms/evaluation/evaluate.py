@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from ..training.loop import Recipe
 from ..victims import list_victims
 from ..workers import run_tasks
 from .cells import FORMAT, Cell, Task, compute, describe_recipe, identity, read_cells, save, write
-from .columns import DEFENSES, defense_label, make_defense
+from .columns import DEFENSES, defense_label, make_attack, make_defense
 from .data import Pictures, common_classes, digest, numbers, own_size, read_pictures, settled, to_tensor
 from .pictures import looks
 from .recipes import Plan, get_plan
 from .report import SETS, Report
+from .robust import Attack
 from .sets import TrainingSet, fitted, label_of, training_sets
 
 
@@ -38,6 +39,7 @@ def evaluate(
     defenses: Sequence[str | Defense] = DEFENSES,
     victims: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
+    attacks: Sequence[str | Attack] = (),
     recipe: str | Recipe | Plan = "screen",
     out: str | Path | None = None,
     controls: bool = True,
@@ -66,6 +68,8 @@ def evaluate(
             or instances. "erm" is plain training; it always belongs into a table. The default is a quick look.
         victims: names as in ``list_victims()``; default: the recipe's.
         seeds: training seeds. Keys are varied by passing several poisons.
+        attacks: also test each victim on adversarial pictures: "linf", "l2", also with arguments
+            ("linf:eps=4/255,steps=50"), or :class:`~.robust.Attack`. One that was trained without is trained again.
         recipe: "screen" (minutes on two cores), "paper" (the literature's; for a GPU), "digits", or a Recipe.
         out: folder of the cells; None keeps them in memory alone.
         controls: also measure each poison's control: one filter for all classes, or random noise of equal PSNR.
@@ -89,6 +93,7 @@ def evaluate(
     plan = get_plan(recipe)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     columns = [make_defense(defense, plan) for defense in defenses]
+    asked = [asdict(make_attack(attack)) for attack in attacks]
     victims = _known_victims(victims or [plan.victim])
     if not columns or not seeds:
         raise ValueError("there is nothing to compute: name at least one defense and one seed")
@@ -110,7 +115,7 @@ def evaluate(
     with _folder(out) as folder, tempfile.TemporaryDirectory() as scratch:
         shared = save(Path(scratch, "test.npz"), *data.test)
         spare = None if data.spare is None else save(Path(scratch, "spare.npz"), *data.spare)
-        known = {cell["id"] for cell in read_cells(folder)}
+        known = {cell["id"]: cell.get("attacks", []) for cell in read_cells(folder)}
         wanted, seen, tasks = set(), {}, []
         for training in training_sets(
             sets.get("clean"), sets.get("protected"), named, controls=controls, fractions=fractions
@@ -126,8 +131,12 @@ def evaluate(
                 training, name, len(labels), data, plan, columns, victims, seeds
             ):
                 wanted.add(cell["id"])
-                if cell["id"] in known:
+                measured = known.get(cell["id"], [])
+                more = [attack for attack in asked if attack not in measured]
+                if cell["id"] in known and not more:
                     continue
+                if measured or more:
+                    cell["attacks"] = measured + more
                 if not stored.exists():
                     save(stored, images, labels)
                 file = folder / f"{_slug(cell)}.json"

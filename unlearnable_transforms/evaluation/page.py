@@ -79,7 +79,8 @@ def _matrix(table: Table) -> str:
         '<p class="quiet">Large: after the last epoch, mean over seeds ± standard deviation. Below: mean of the last '
         "five epochs, and the best epoch, which is an oracle since it is chosen on the test set; then clean data under "
         "the same defense, protection (clean minus this, in points) and recovery (the share of the damage to a plain "
-        "victim that the defense repairs). The redder a protected field, the less protection is left.</p>"
+        "victim that the defense repairs); accuracy under attack, where asked for. The "
+        "redder a protected field, the less protection is left.</p>"
     )
 
 
@@ -100,6 +101,7 @@ def _field(entry: Entry | None) -> str:
     before = entry.cells[0]["result"].get("before_training")
     if before is not None:
         small.append(f"before training {percent(before)}")
+    small += [f"{attack} {percent(share)}" for attack, share in entry.robust.items()]
     if entry.diverged:
         small.append(f"{entry.diverged} of {len(entry.cells)} diverged")
     lines = "".join(f"<small>{escape(text)}</small>" for text in small)

@@ -13,6 +13,62 @@ EPS: dict[str, float] = {"linf": 8 / 255, "l2": 0.5}
 
 
 @dataclass(frozen=True)
+class Attack:
+    """PGD on a victim's test pictures, as a part of an evaluation. Arguments as in :func:`robust_accuracy`.
+
+    Attributes:
+        rows: test pictures that are attacked, spread evenly over the set.
+    """
+
+    norm: Norm = "linf"
+    eps: float | None = None
+    steps: int = 20
+    step_size: float | None = None
+    restarts: int = 1
+    rows: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.eps is None:
+            object.__setattr__(self, "eps", EPS.get(self.norm, 0.0))
+        assert self.eps is not None
+        check_attack(self.norm, self.eps, self.steps)
+        if self.restarts < 1 or self.rows < 1:
+            raise ValueError(f"an attack needs restarts and rows >= 1, got {self.restarts} and {self.rows}")
+
+    @property
+    def label(self) -> str:
+        """``PGD-20 linf 8/255``."""
+        assert self.eps is not None
+        restarts = f", {self.restarts} starts" if self.restarts > 1 else ""
+        return f"PGD-{self.steps} {self.norm} {radius(self.norm, self.eps)}{restarts}"
+
+
+def radius(norm: str, eps: float) -> str:
+    """``8/255`` or ``0.5``, as each norm's radii are given."""
+    return f"{eps * 255:g}/255" if norm == "linf" else f"{eps:g}"
+
+
+class Defended(PixelModel):
+    """A network behind a transform of its pictures, which an attack sees through as if it were none.
+
+    The gradient passes the transform unchanged (BPDA, Athalye, Carlini and Wagner, ICML 2018, arXiv 1802.00420,
+    section 4.1), where the true one is useless or does not exist.
+
+    Args:
+        net: as in :class:`PixelModel`.
+        transform: uint8 (B, 3, H, W) -> uint8, or float32 where 1 is white.
+    """
+
+    def __init__(self, net: nn.Module, transform: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(net, bf16=False)
+        self.transform = transform
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        stored = (pixels.detach() * 255).round().clamp(0, 255).to(torch.uint8)
+        return super().__call__(pixels + (to_pixels(self.transform(stored)) - pixels).detach())
+
+
+@dataclass(frozen=True)
 class Robustness:
     """Shares of test images, 0..1, that a network is right on.
 
@@ -30,9 +86,9 @@ class Robustness:
     restarts: int
 
     def __str__(self) -> str:
-        radius = f"{self.eps * 255:g}/255" if self.norm == "linf" else f"{self.eps:g}"
         return (
-            f"clean {self.clean:.1%}, robust {self.robust:.1%} (PGD-{self.steps}, {self.norm} {radius}, "
+            f"clean {self.clean:.1%}, robust {self.robust:.1%} (PGD-{self.steps}, {self.norm} "
+            f"{radius(self.norm, self.eps)}, "
             f"{self.restarts} random start{'s' * (self.restarts > 1)})"
         )
 
@@ -47,6 +103,7 @@ def robust_accuracy(
     steps: int = 20,
     step_size: float | None = None,
     restarts: int = 1,
+    transform: Callable[[Tensor], Tensor] | None = None,
     batch_size: int = 500,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -66,6 +123,8 @@ def robust_accuracy(
         steps: of the attack; PGD-20 is what the literature reports.
         step_size: None is 2.5 * eps / steps.
         restarts: random starts; an image counts as robust if it withstands all.
+        transform: what is done to pictures before the network sees them, uint8 (B, C, H, W) -> uint8, or float32 where
+            1 is white. The attack knows it, and takes its gradient for 1 (see :class:`Defended`).
         batch_size: images at once.
         seed: of the starts.
         device: where to attack.
@@ -80,7 +139,8 @@ def robust_accuracy(
         raise ValueError(f"restarts must be at least 1, got {restarts}")
     images, labels = checked(images, labels)
     net.to(device).eval()
-    model = PixelModel(net, bf16=False)  # rounding to 8 bits of mantissa hides gradients and flatters a network
+    # No bfloat16: rounding to 8 bits of mantissa hides gradients and flatters a network.
+    model = PixelModel(net, bf16=False) if transform is None else Defended(net, transform)
     generator = seeded_generator(seed, "attack")
     clean = robust = 0
     for start in range(0, len(images), batch_size):

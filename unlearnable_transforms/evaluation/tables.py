@@ -7,6 +7,7 @@ from typing import Any
 
 from .cells import Cell
 from .metrics import mean, protection, recovery, sd, t_interval, wilson, worst_defense
+from .robust import Attack
 
 PLAIN = "erm"
 _ROLES = ("clean", "poison", "control", "partial", "clean part")
@@ -25,6 +26,7 @@ class Entry:
         wilson: what the size of the test set alone leaves open.
         clean: ``last`` of clean data under the same defense.
         protection, recovery: see :mod:`~.metrics`.
+        robust: mean accuracies under the attacks that all of its victims were tested by, by the attack's label.
     """
 
     cells: list[Cell]
@@ -37,6 +39,7 @@ class Entry:
     clean: float | None = None
     protection: float | None = None
     recovery: float | None = None
+    robust: dict[str, float] = field(default_factory=dict)
 
     @property
     def diverged(self) -> int:
@@ -129,14 +132,23 @@ def row_of(cell: Cell) -> Row:
 
 def _entry(cells: list[Cell]) -> Entry:
     entry = Entry(cells)
-    results = [cell["result"] for cell in cells if cell["status"] == "done"]
+    done = [cell for cell in cells if cell["status"] == "done"]
+    results = [cell["result"] for cell in done]
     if not results:
         return entry
+    robust = [_robust(cell) for cell in done]
+    shared = [attack for attack in robust[0] if all(attack in other for other in robust)]
+    entry.robust = {attack: mean([each[attack] for each in robust]) for attack in shared}
     last = [result["last"] for result in results]
     entry.last, entry.sd, entry.interval = mean(last), sd(last), t_interval(last)
     entry.last5, entry.best = (mean([result[name] for result in results]) for name in ("last5", "best"))
     entry.wilson = wilson(entry.last, cells[0]["data"]["test_rows"])
     return entry
+
+
+def _robust(cell: Cell) -> dict[str, float]:
+    pairs = zip(cell.get("attacks", []), cell["result"].get("robust", []), strict=True)
+    return {Attack(**attack).label: found["robust"] for attack, found in pairs}
 
 
 def _compare(entry: Entry, clean: Entry | None, plain: Entry | None) -> None:

@@ -1,8 +1,10 @@
 """Tables and numbers as plain text."""
 
 import textwrap
+from collections.abc import Callable
+from functools import partial
 
-from .tables import Entry, Headline, Row, Table
+from .tables import Entry, Headline, Table
 
 WIDTH, COLUMN = 118, 15  # characters of the console, and of a column there
 
@@ -15,23 +17,27 @@ def text_table(table: Table) -> str:
         f"{about['test_rows']:,} test rows, seeds {', '.join(map(str, about['seeds']))}",
         "Accuracy on clean test pictures after the last epoch, in %" + (", ± sd" if len(about["seeds"]) > 1 else ""),
     ]
-    across = max(1, (WIDTH - max(map(len, table.columns))) // (COLUMN + 2))
-    for start in range(0, len(table.rows), across):
-        lines += ["", *_block(table, table.rows[start : start + across])]
+    lines += _blocks(table, entry_text)
+    for attack in dict.fromkeys(name for entry in table.entries.values() for name in entry.robust):
+        lines += ["", f"Accuracy under {attack}, in %", *_blocks(table, partial(_robust_text, attack=attack))]
     lines += ["", *(headline_text(headline) for headline in table.headlines)]
     return "\n".join(lines).rstrip()
 
 
-def _block(table: Table, rows: list[Row]) -> list[str]:
-    """As many training sets as fit side by side; their names are broken into lines."""
-    names = [textwrap.wrap(row[0], COLUMN) for row in rows]
-    height = max(map(len, names))
-    header = [[""] * (height - len(name)) + name for name in names]
+def _blocks(table: Table, text: Callable[[Entry | None], str]) -> list[str]:
+    """As many training sets as fit side by side, then the next; their names are broken into lines."""
     left = max(map(len, table.columns))
-    lines = [["".ljust(left), *(name[line].rjust(COLUMN) for name in header)] for line in range(height)]
-    for column in table.columns:
-        numbers = [entry_text(table.entries.get((row, column))).rjust(COLUMN) for row in rows]
-        lines.append([column.ljust(left), *numbers])
+    across = max(1, (WIDTH - left) // (COLUMN + 2))
+    lines: list[list[str]] = []
+    for start in range(0, len(table.rows), across):
+        rows = table.rows[start : start + across]
+        names = [textwrap.wrap(row[0], COLUMN) for row in rows]
+        height = max(map(len, names))
+        header = [[""] * (height - len(name)) + name for name in names]
+        lines += [[], *(["".ljust(left), *(name[line].rjust(COLUMN) for name in header)] for line in range(height))]
+        for column in table.columns:
+            numbers = [text(table.entries.get((row, column))).rjust(COLUMN) for row in rows]
+            lines.append([column.ljust(left), *numbers])
     return ["  ".join(line).rstrip() for line in lines]
 
 
@@ -48,6 +54,10 @@ def entry_text(entry: Entry | None) -> str:
         return "diverged"
     spread = f" ±{percent(entry.sd)}" if entry.sd is not None else ""
     return f"{percent(entry.last)}{spread}" + ("*" if entry.diverged else "")
+
+
+def _robust_text(entry: Entry | None, attack: str) -> str:
+    return percent(None if entry is None else entry.robust.get(attack))
 
 
 def headline_text(headline: Headline) -> str:
