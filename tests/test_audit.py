@@ -191,7 +191,7 @@ def test_the_grid_is_that_of_jpeg():
 def test_numbers_of_each_class():
     images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     images[1] = 100
-    told = signs.per_class(images, torch.tensor([0, 2, 0, 0]))
+    told = signs.per_class(images, signs.brightness(images), torch.tensor([0, 2, 0, 0]))
     assert told == [
         {"class": 0, "brightness": 0.0, "contrast": 0.0, "fine": 0.0},
         {"class": 2, "brightness": 100.0, "contrast": 0.0, "fine": 0.0},

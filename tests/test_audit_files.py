@@ -1,6 +1,8 @@
 """`ut.audit` and `unlearnable audit`: what files give away, exit codes, JSON."""
 
 import json
+import weakref
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -107,9 +109,73 @@ def test_columns_beside_the_pictures():
     data = image_set([encode(image) for image in noisy(True)[:6]], LABELS[:6])
     data = data.add_column("note", ["", "", "/home/me/a.png", "", "", ""])
     data = data.add_column("other", [{"bytes": encode(image), "path": None} for image in noisy(False)[:6]])
-    found = read_traces(data, None, 6, "image", None).leaks
+    found = read_traces([], data, None, 6, "image", None).leaks
     assert {leak.check for leak in found} == {"local path", "second image"}
     assert (("row", 2),) in [leak.places for leak in found]
+
+
+def test_files_are_read_once_and_say_what_arrays_say(tmp_path, monkeypatch):
+    sorted_rows = sorted(range(COUNT), key=lambda row: (LABELS[row], str(row)))  # as a folder counts them
+    images, labels = noisy(True)[sorted_rows], [LABELS[row] for row in sorted_rows]
+    told = ut.audit((images, labels)).signs
+    path, read, reads = folder(tmp_path / "p", noisy(True)), Path.read_bytes, []
+    monkeypatch.setattr(Path, "read_bytes", lambda file: reads.append(file) or read(file))
+    monkeypatch.setattr("unlearnable_transforms.evaluation.data.open_encoded", None)  # nothing else opens pictures
+    monkeypatch.setattr("unlearnable_transforms.evaluation.data.open_image", None)
+    assert ut.audit(path).signs == told
+    assert len(reads) == len(set(reads)) == COUNT
+    assert ut.audit(image_set([encode(image) for image in images], labels)).signs == told
+
+
+@pytest.mark.parametrize("kind", ["folder", "table"])
+def test_a_damaged_picture_is_named(tmp_path, kind):
+    if kind == "folder":
+        source = folder(tmp_path / "p", noisy(False))
+        (source / "class0" / "0.png").write_bytes(b"no picture")  # the first in the folder
+    else:
+        source = image_set([b"no picture"] + [encode(image) for image in noisy(False)[1:]], LABELS)
+    with pytest.raises(ValueError, match=r"^row 0: "):
+        ut.audit(source)
+
+
+def test_of_a_folder_with_splits_one_is_looked_at(tmp_path):
+    for split in ("train", "test"):
+        folder(tmp_path / split, noisy(True), "png" if split == "train" else "jpg")
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    Image.fromarray(noisy(True)[0]).save(tmp_path / "train" / "class0" / "0.png", exif=exif)
+    result = ut.audit(tmp_path)
+    assert result.traces.formats == {"PNG": COUNT}
+    assert [(leak.check, leak.places) for leak in result.leaks] == [("metadata", ("train/class0/0.png",))]
+
+
+def test_pictures_of_several_sizes():
+    random = np.random.default_rng(0)
+    large, middle, small = (
+        random.integers(0, 256, size, np.uint8) for size in [(130, 90, 3), (60, 40, 3), (20, 30, 1)]
+    )
+    shrunk, cut, files = module.views([(large, None), (middle, None), (small, None)])
+    assert (shrunk.shape, cut, files) == ((3, 3, 20, 20), None, [])
+    assert np.array_equal(shrunk[2, 1].numpy(), small[:, 5:25, 0])  # the middle
+    shrunk, cut, _ = module.views([(large, None), (large, None)])
+    assert shrunk.shape == cut.shape == (2, 3, 64, 64)
+    assert np.array_equal(cut[0].permute(1, 2, 0).numpy(), large[32:96, 8:72])
+    assert module.views([(np.zeros((4, 5, 3), np.uint8), None)])[0].shape == (1, 3, 8, 8)
+
+
+def test_one_large_picture_is_open_at_a_time():
+    opened = []
+
+    def pairs():
+        for _ in range(4):
+            image = np.zeros((300, 300, 3), np.uint8)
+            opened.append(weakref.ref(image))
+            yield image, None
+            del image
+            assert sum(reference() is not None for reference in opened) <= 1
+
+    module.views(pairs())
+    assert len(opened) == 4
 
 
 def test_arrays_have_no_files():

@@ -1,7 +1,7 @@
 """``audit``: is this set protected, and how well? A verdict, and what it rests on."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluation.data import Pictures, common_classes, fit, numbers, open_path, read_pictures
+from ..evaluation.data import common_classes, fit, numbers, open_path, read_pictures
 from ..keys import Key
 from ..publishing.leaks import Leak
 from ..samples import spread
 from .measure import Measured, measure
-from .signs import Sign, grid, look, per_class
-from .traces import Traces, name_formats, read_traces
+from .signs import Sign, brightness, grid, look, per_class
+from .traces import Stored, Traces, name_formats, read, read_traces
 
 ROWS = 4000
 FEWEST = 200
@@ -161,13 +161,13 @@ def audit(
 
     chosen = np.asarray(spread(len(pictures), rows))
     chosen = chosen[_ORDER.stream("rows").permutation(len(chosen))]
-    some = pictures.select(chosen.tolist())
-    labels = numbers(some, classes)
+    labels = numbers(pictures.select(chosen.tolist()), classes)
     order = torch.from_numpy(_ORDER.stream("shuffled").permutation(len(chosen)))
-    shrunk, cut, side = views(some)
-    signs, content = look(shrunk, labels, order)
+    shrunk, cut, files = views(read(pictures, source, path, chosen.tolist(), image_key))
+    side, light = shrunk.shape[-1], brightness(shrunk)
+    signs, content = look(shrunk, light, labels, order)
     if cut is not None:
-        closer, _ = look(cut, labels, order, content)
+        closer, _ = look(cut, brightness(cut), labels, order, content)
         signs += closer
     measured = None if tests is None else measure(pictures, tests, side, seed, device)
     return Audit(
@@ -179,9 +179,9 @@ def audit(
         signs=signs,
         share=max(sign.share for sign in signs),
         content=content,
-        per_class=per_class(shrunk, labels),
+        per_class=per_class(shrunk, light, labels),
         grid=grid(shrunk if cut is None else cut),
-        traces=read_traces(source, path, rows, image_key, label_key),
+        traces=read_traces(files, source, path, rows, image_key, label_key),
         measured=measured,
     )
 
@@ -195,19 +195,23 @@ def judge(signs: list[Sign], measured: Measured | None) -> str:
     return PROTECTED if measured.kept > 0.5 else WEAKLY
 
 
-def views(pictures: Pictures) -> tuple[Tensor, Tensor | None, int]:
-    """Pictures of one size, uint8 (N, 3, s, s), and s.
+def views(pairs: Iterable[tuple[np.ndarray, Stored | None]]) -> tuple[Tensor, Tensor | None, list[Stored]]:
+    """Pictures of one size, uint8 (N, 3, s, s), twice, and what their files told; one picture is open at a time.
 
     The first shows whole pictures, shrunk to at most ``SIDE`` pixels. The second is there where all are larger than
     that: ``SIDE`` pixels from the middle at their own resolution, on the grid of JPEG's blocks.
     """
-    images = list(pictures.images)
-    shortest = min(min(image.shape[:2]) for image in images)
-    side = min(max(shortest, SMALLEST), SIDE)
-    shrunk = torch.stack([fit(image, side).expand(3, -1, -1) for image in images])
-    if shortest <= SIDE:
-        return shrunk, None, side
-    return shrunk, torch.stack([_middle(image) for image in images]), side
+    whole, middles, files = [], [], []
+    for image, stored in pairs:
+        shorter = min(image.shape[:2])
+        whole.append(fit(image, min(shorter, SIDE)))
+        if shorter > SIDE:
+            middles.append(_middle(image))
+        if stored is not None:
+            files.append(stored)
+    side = max(min(len(image[0]) for image in whole), SMALLEST)
+    shrunk = torch.stack([fit(image.permute(1, 2, 0).numpy(), side).expand(3, -1, -1) for image in whole])
+    return shrunk, torch.stack(middles) if len(middles) == len(whole) else None, files
 
 
 def _middle(image: np.ndarray) -> Tensor:

@@ -50,11 +50,14 @@ class Sign:
     what: str
 
 
-def look(images: Tensor, labels: Tensor, order: Tensor, content: float | None = None) -> tuple[list[Sign], float]:
+def look(
+    images: Tensor, light: Tensor, labels: Tensor, order: Tensor, content: float | None = None
+) -> tuple[list[Sign], float]:
     """The signs in pictures of one size, and how well the coarse picture tells their class.
 
     Args:
         images: uint8 (N, 3, H, W), sides of at least 8 pixels, in random order.
+        light: of them, as :func:`brightness` gives it.
         labels: int64 (N,), the places of the classes.
         order: int64 (N,), a permutation: that of the shuffled labels.
         content: given where the pictures are cut out of larger ones: how well these tell the class.
@@ -66,7 +69,7 @@ def look(images: Tensor, labels: Tensor, order: Tensor, content: float | None = 
     return [
         pattern("pattern" + behind, images, labels, shuffled),
         better("texture" + behind, "fine texture", texture(images), content, labels, shuffled),
-        better("brightness" + behind, "brightness and contrast", brightness(images), content, labels, shuffled),
+        better("brightness" + behind, "brightness and contrast", light, content, labels, shuffled),
     ], content
 
 
@@ -220,11 +223,10 @@ def grid(images: Tensor) -> float | None:
     return float(sum(ratios)) / 2
 
 
-def per_class(images: Tensor, labels: Tensor) -> list[dict[str, float]]:
+def per_class(images: Tensor, light: Tensor, labels: Tensor) -> list[dict[str, float]]:
     """For each class the mean level, the mean standard deviation and the mean root of the residual's power (its finest
-    scale), in levels."""
+    scale), in levels. ``light`` is what :func:`brightness` gives."""
     fine = torch.cat([residual(chunk).square().mean((1, 2, 3)).sqrt() for chunk in images.split(CHUNK)])
-    light = brightness(images)
     found = []
     for label in range(int(labels.max()) + 1):
         rows = labels == label

@@ -1,14 +1,18 @@
-"""What the files of a set tell: how its pictures are encoded, and what they give away beside their pixels."""
+"""What the files of a set tell: their pixels, how they are encoded, and what they give away beside their pixels."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from ..containers import open_encoded
+from ..evaluation.data import Pictures
 from ..protection.listing import METADATA, PICTURES
-from ..publishing.encodings import read_encoding
+from ..publishing.encodings import Encoding, read_encoding
 from ..publishing.leaks import (
     Findings,
     Leak,
@@ -23,7 +27,7 @@ from ..publishing.leaks import (
     value_leaks,
 )
 from ..publishing.scan import REENCODE, REMEDIES
-from ..samples import spread
+from ..samples import SampleError, spread
 from ..sources import find_columns
 
 CLEAN = "remove or rewrite it"
@@ -46,31 +50,86 @@ class Traces:
     leaks: list[Leak] = field(default_factory=list)
 
 
-def read_traces(source: Any, path: Path | None, rows: int, image_key: str | None, label_key: str | None) -> Traces:
-    """Look at up to ``rows`` encoded pictures, at the values beside them, and at the files around them.
+class Stored(NamedTuple):
+    """Where a picture lies, the path that a table keeps beside it, and how it is encoded."""
+
+    place: Place
+    path: str | None
+    encoding: Encoding
+
+
+def read(
+    pictures: Pictures, source: Any, path: Path | None, rows: Sequence[int], image_key: str | None
+) -> Iterator[tuple[np.ndarray, Stored | None]]:
+    """The pixels of some pictures, uint8 (H, W, C), and what their files tell, None of arrays; each is read once.
+
+    Args:
+        pictures: the set.
+        source: it, as a ``datasets.Dataset`` if it is one.
+        path: where it lies, or None.
+        rows: of the set.
+        image_key: the column of a table.
+
+    Raises:
+        SampleError: a file that is no picture; its row is named.
+    """
+    stored = _bytes_of(pictures, source, path, image_key)
+    for row in rows:
+        place, beside, data = stored(row)
+        if data is None:
+            yield pictures.images[row], None
+            continue
+        try:
+            image = open_encoded(data, None).colour
+        except (TypeError, ValueError) as error:
+            raise SampleError.at([row], error) from None
+        yield image, Stored(place, beside, read_encoding(data))
+
+
+def _bytes_of(
+    pictures: Pictures, source: Any, path: Path | None, image_key: str | None
+) -> Callable[[int], tuple[Place, str | None, bytes | None]]:
+    """row -> its place, the path that a table keeps beside it, and the encoded picture, None where there is none."""
+    if pictures.files is not None and path is not None:
+        files, root = [Path(file) for file in pictures.files], path
+        return lambda row: (files[row].relative_to(root).as_posix(), None, files[row].read_bytes())
+    if _is_table(source):
+        from datasets import Image
+
+        image_key = find_columns(source.column_names, image_key, None)[0]
+        if isinstance(source.features[image_key], Image):
+            encoded = source.select_columns([image_key]).cast_column(image_key, Image(decode=False)).with_format(None)
+
+            def of_table(row: int) -> tuple[Place, str | None, bytes | None]:
+                value = encoded[row][image_key]
+                return ("row", row), value["path"], value["bytes"]
+
+            return of_table
+    return lambda row: (("row", row), None, None)
+
+
+def read_traces(
+    files: Sequence[Stored], source: Any, path: Path | None, rows: int, image_key: str | None, label_key: str | None
+) -> Traces:
+    """What encoded pictures tell, the values beside them in a table, and the files around them in a folder.
 
     The key is looked for by the head of a key file alone: whose key it could be is not known.
 
     Args:
-        source: a ``datasets.Dataset``; anything else that is no path has no files, so nothing is found.
+        files: of the pictures that were read.
+        source: a ``datasets.Dataset``; anything else has no columns.
         path: where it lies, or None.
-        rows: at most so many, evenly spread.
+        rows: of a table, at most so many, evenly spread.
         image_key, label_key: columns.
     """
     findings = Findings()
-    pictures: Iterator[tuple[Place, str | None, bytes]] = iter(())
-    if type(source).__module__.startswith("datasets.") and hasattr(source, "features"):
-        pictures = _table(source, rows, image_key, label_key, findings)
-    elif path is not None and path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
-        chosen = [files[place] for place in spread(len(files), rows)]
-        pictures = ((file.relative_to(path).as_posix(), None, file.read_bytes()) for file in chosen)
+    if _is_table(source):
+        _beside(source, rows, image_key, label_key, findings)
     if path is not None and path.is_dir():
         _around(path, findings)
     formats: Counter[str] = Counter()
     kinds: dict[str, list[Place]] = defaultdict(list)
-    for place, stored, data in pictures:
-        encoding = read_encoding(data)
+    for place, stored, encoding in sorted(files, key=lambda file: file.place):
         formats[encoding.format] += 1
         kinds[encoding.traces or encoding.format].append(place)
         if told := stored_path_leak(stored):
@@ -82,26 +141,23 @@ def read_traces(source: Any, path: Path | None, rows: int, image_key: str | None
     return Traces(dict(formats), len(kinds), findings.leaks())
 
 
-def _table(
-    data: Any, rows: int, image_key: str | None, label_key: str | None, findings: Findings
-) -> Iterator[tuple[Place, str | None, bytes]]:
-    """The pictures of some rows as they are stored; what the other columns give away is noted."""
-    from datasets import Image
+def _is_table(source: Any) -> bool:
+    return type(source).__module__.startswith("datasets.") and hasattr(source, "features")
 
+
+def _beside(data: Any, rows: int, image_key: str | None, label_key: str | None, findings: Findings) -> None:
+    """Note what the columns beside the pictures give away."""
     image_key, label_key = find_columns(data.column_names, image_key, label_key)
     for check, what in column_leaks(data.features, image_key):
         findings.add(check, what, REMEDIES[check])
-    chosen = spread(len(data), rows)
-    table = data.select(chosen).with_format("arrow")[:]
-    for name in data.column_names:
-        if name not in (image_key, label_key):
-            for row, check, what in value_leaks(name, table[name].combine_chunks(), key_forms(())):
-                findings.add(check, what, REMEDIES.get(check, CLEAN), ("row", chosen[row]))
-    if not isinstance(data.features[image_key], Image):
+    others = [name for name in data.column_names if name not in (image_key, label_key)]
+    if not others:
         return
-    for row, stored in zip(chosen, table[image_key].to_pylist(), strict=True):
-        if stored is not None and stored["bytes"] is not None:
-            yield ("row", row), stored["path"], stored["bytes"]
+    chosen = spread(len(data), rows)
+    table = data.select_columns(others).select(chosen).with_format("arrow")[:]
+    for name in others:
+        for row, check, what in value_leaks(name, table[name].combine_chunks(), key_forms(())):
+            findings.add(check, what, REMEDIES.get(check, CLEAN), ("row", chosen[row]))
 
 
 def _around(path: Path, findings: Findings) -> None:

@@ -48,11 +48,13 @@ class Pictures:
         images: uint8 (H, W, C), C = 1 or 3, sizes may differ.
         labels: one an image, integers or text, as poisons get them.
         names: of the classes, where the labels are integers that count in them; else None.
+        files: where each picture lies, of a folder; else None.
     """
 
     images: Sequence[np.ndarray]
     labels: list[int | str]
     names: list[str] | None = None
+    files: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -126,7 +128,7 @@ def _folder(path: Path) -> Pictures:
     found = ImageFolder(str(path))  # sorted class folders, as `datasets` counts them
     files = [file for file, _ in found.samples]
     images = Lazy(range(len(files)), lambda row: open_encoded(None, files[row]).colour)
-    return Pictures(images, [label for _, label in found.samples], found.classes)
+    return Pictures(images, [label for _, label in found.samples], found.classes, files)
 
 
 def _from_rows(data: Any, what: str, image_key: str | None, label_key: str | None) -> Pictures:
