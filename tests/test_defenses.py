@@ -30,6 +30,9 @@ ARGUMENTS: dict[str, dict] = {
     "at-pgd": {"norm": "l2", "steps": 2},
     "trades": {"steps": 2},
     "at-bullet": {"around": "trades", "steps": 2},
+    "augmix": {"bullet": True},
+    "rsr": {"steps": 2},
+    "adversarial-input": {"steps": 2},
     "dat": {"kernel_size": 3, "steps": 2},
     "smoothing": {"copies": 5},
     "ueraser": {"variant": "max", "repeats": 2, "jpeg": 10},
@@ -62,7 +65,10 @@ def run(defense: Defense, digits, seed: int) -> tuple[torch.Tensor, dict[str, to
     defense.finish(net, setting)
     test = defense.test(images[600:650], setting)
     logits = defense.predict(net, test, setting)
-    return (predict(net, test) if logits is None else logits), net.state_dict()
+    weights = {
+        name.replace("parametrizations.weight.original", "weight"): value for name, value in net.state_dict().items()
+    }
+    return (predict(net, test) if logits is None else logits), weights
 
 
 @pytest.mark.parametrize("name", list_defenses())

@@ -44,24 +44,24 @@ def test_groups_go_by_the_signed_variance():
     probabilities = torch.stack([sure, unsure, unsure, sure, torch.tensor([0.6, 0.2, 0.1, 0.1])])
     labels = torch.tensor([1, 1, 0, 0, 0])
     defense = ready()
-    assert [len(rows) for rows in defense.groups(probabilities, labels)] == [0, 5, 0]
-    defense.shares = {"outlier": 0.2, "robust": 0.4}
-    outliers, boundary, robust = (sorted(rows.tolist()) for rows in defense.groups(probabilities, labels))
+    assert [len(rows) for rows in defense.mining.groups(probabilities, labels)] == [0, 5, 0]
+    defense.mining.outlier, defense.mining.robust = 0.2, 0.4
+    outliers, boundary, robust = (sorted(rows.tolist()) for rows in defense.mining.groups(probabilities, labels))
     assert (outliers, boundary, robust) == ([0], [1, 2], [3, 4])
 
 
 def test_shares_that_leave_no_boundary_cover_every_row_once():
     defense = ready()
-    defense.shares = {"outlier": 0.7, "robust": 0.7}
+    defense.mining.outlier, defense.mining.robust = 0.7, 0.7
     probabilities = torch.rand(11, 4, generator=seeded()).softmax(1)
-    rows = torch.cat(defense.groups(probabilities, torch.zeros(11, dtype=torch.long)))
+    rows = torch.cat(defense.mining.groups(probabilities, torch.zeros(11, dtype=torch.long)))
     assert rows.sort().values.equal(torch.arange(11))
 
 
 @pytest.mark.parametrize("around", ["pgd", "trades", "mart"])
 def test_each_group_is_attacked_with_its_own_steps(model, around):
     defense = ready(around=around, eps=0.02, steps=5, outlier_steps=0, robust_steps=2)
-    defense.shares = {"outlier": 0.25, "robust": 0.5}
+    defense.mining.outlier, defense.mining.robust = 0.25, 0.5
     pixels = pictures()
     with torch.no_grad():
         model.net.eval()
@@ -70,7 +70,7 @@ def test_each_group_is_attacked_with_its_own_steps(model, around):
     adversarial = defense.attack(model, pixels, LABELS, before, seeded(1))
     assert model.forward_images - done == 5 * 0 + 5 * 5 + 10 * 2
     assert (adversarial - pixels).abs().max() <= 0.02 + 1e-6
-    outliers, boundary, robust = defense.groups(before, LABELS)
+    outliers, boundary, robust = defense.mining.groups(before, LABELS)
 
     def rise(rows: Tensor) -> float:
         with torch.no_grad():
@@ -129,8 +129,8 @@ def test_mart_by_hand():
 def test_shares_follow_what_the_attack_shows():
     defense = ready()
     before, after = torch.tensor([1, 1, 1, 0]).bool(), torch.tensor([1, 1, 0, 1]).bool()
-    defense._observe(before, after)
-    assert defense.shares == pytest.approx({"outlier": 0.025, "robust": 0.05})
+    defense.mining.observe(before, after)
+    assert (defense.mining.outlier, defense.mining.robust) == pytest.approx((0.025, 0.05))
     for _ in range(200):
-        defense._observe(before, after)
-    assert defense.shares == pytest.approx({"outlier": 0.25, "robust": 0.5}, abs=1e-3)
+        defense.mining.observe(before, after)
+    assert (defense.mining.outlier, defense.mining.robust) == pytest.approx((0.25, 0.5), abs=1e-3)

@@ -17,15 +17,42 @@ REACH = 1.7  # an attack of few steps goes this far in all, in units of eps
 MEMORY = 0.9  # share of the old value in the moving fractions
 
 
+class Mining:
+    """Which pictures of a batch are outliers, which lie at the boundary, and which are robust.
+
+    The measure is the signed variance of the prediction on the clean picture: the variance over the classes of its
+    softmax, negative where the answer is wrong. The lowest share are outliers, confidently wrong; the highest are
+    robust. Both shares are moving averages of what training shows.
+
+    Attributes:
+        outlier, robust: the shares, in [0, 1]. Everything is boundary until something else has been seen.
+    """
+
+    def __init__(self) -> None:
+        self.outlier = self.robust = 0.0
+
+    def groups(self, probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of the outliers, the boundary and the robust ones, from predictions (B, classes) on clean images."""
+        variance = probabilities.var(1, correction=0)
+        order = torch.where(probabilities.argmax(1) == labels, variance, -variance).argsort(stable=True)
+        outliers = round(self.outlier * len(order))
+        robust = min(round(self.robust * len(order)), len(order) - outliers)
+        return order[:outliers], order[outliers : len(order) - robust], order[len(order) - robust :]
+
+    def observe(self, right_before: Tensor, right_after: Tensor) -> None:
+        """bool (B,) each: whether the answers were right on the clean images, and on the changed ones."""
+        self.outlier = MEMORY * self.outlier + (1 - MEMORY) * float((~right_before).float().mean())
+        self.robust = MEMORY * self.robust + (1 - MEMORY) * float((right_before & right_after).float().mean())
+
+
 @register_defense("at-bullet")
 class BulletTrain(Defense):
     """Experimental. Adversarial training that splits each batch into outliers, boundary and robust pictures, and spends
     the attack's steps on the boundary (after Hua et al., NeurIPS 2021, arXiv 2109.14707, written from its text; the
     authors published no code, and nobody results on unlearnable data).
 
-    The measure is the signed variance of the prediction on the clean picture: the variance over the classes of its
-    softmax, negative where the answer is wrong. The lowest share are outliers, confidently wrong; the highest are
-    robust; both shares follow, as moving averages, what the attack shows: wrong before it, right after it.
+    Who is in which group says :class:`Mining`: wrong before the attack is an outlier, right after it is robust. Around
+    AugMix it is ``augmix`` with ``bullet=True``.
 
     On protected data most pictures are confidently right by the shortcut, count as robust and are hardly attacked,
     which may spare the shortcut. Not measured yet.
@@ -58,7 +85,7 @@ class BulletTrain(Defense):
 
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
         self._smoothing = setting.recipe.label_smoothing
-        self.shares = {"outlier": 0.0, "robust": 0.0}  # everything is boundary until the attack has shown otherwise
+        self.mining = Mining()
         return images
 
     def loss(
@@ -69,7 +96,7 @@ class BulletTrain(Defense):
             before = model(pixels).softmax(1)
         adversarial = self.attack(model, pixels, labels, before, generator)
         after = model(adversarial)
-        self._observe(before.argmax(1) == labels, after.detach().argmax(1) == labels)
+        self.mining.observe(before.argmax(1) == labels, after.detach().argmax(1) == labels)
         if self.around == "pgd":
             return F.cross_entropy(after, labels, label_smoothing=self._smoothing), after
         clean = model(pixels)
@@ -90,7 +117,7 @@ class BulletTrain(Defense):
         )
         result = (pixels + start).clamp(0, 1)
         budgets = self.outlier_steps, self.steps, self.robust_steps
-        for rows, steps in zip(self.groups(before, labels), budgets, strict=True):
+        for rows, steps in zip(self.mining.groups(before, labels), budgets, strict=True):
             if not (len(rows) and steps):
                 continue
             result[rows] = pgd(
@@ -99,23 +126,10 @@ class BulletTrain(Defense):
             )  # fmt: skip
         return result
 
-    def groups(self, probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of the outliers, the boundary and the robust ones, from predictions (B, classes) on clean images."""
-        variance = probabilities.var(1, correction=0)
-        order = torch.where(probabilities.argmax(1) == labels, variance, -variance).argsort(stable=True)
-        outliers = round(self.shares["outlier"] * len(order))
-        robust = min(round(self.shares["robust"] * len(order)), len(order) - outliers)
-        return order[:outliers], order[outliers : len(order) - robust], order[len(order) - robust :]
-
     def _objective(self, before: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
         if self.around == "trades":
             return lambda logits: kl_divergence(logits, before)
         return summed_cross_entropy(labels)
-
-    def _observe(self, right_before: Tensor, right_after: Tensor) -> None:
-        seen = {"outlier": ~right_before, "robust": right_before & right_after}
-        for name, rows in seen.items():
-            self.shares[name] = MEMORY * self.shares[name] + (1 - MEMORY) * float(rows.float().mean())
 
     def _mart(self, clean: Tensor, after: Tensor, labels: Tensor) -> Tensor:
         """Boosted cross-entropy, and the divergence weighted by how unsure the clean prediction is."""

@@ -1,0 +1,83 @@
+"""Adversarial examples of another network as a transform of all pictures, in training and in the test."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..training.attacks import check_attack, pgd, random_start, summed_cross_entropy
+from ..training.loop import PixelModel, to_pixels, train
+from ..victims import build_victim
+from ..victims.nets import native_bf16
+from .base import Defense, Setting, register_defense
+
+TEST_BATCH = 500
+
+
+@register_defense("adversarial-input")
+class AdversarialInput(Defense):
+    """Experimental. Each picture is replaced by an adversarial example of an external, ordinary network, far on the way
+    to the class that this one finds least likely; the victim learns from such pictures and is tested on such (Xiao and
+    Zheng, "One Man's Trash Is Another Man's Treasure", CVPR 2020). Costs about steps + 1 plain trainings, one more for
+    the external network, and steps at each test. Nobody published results on unlearnable data.
+
+    The external network is of the victim's kind and trained by its recipe: a reading of ours, as is the step size. One
+    that learnt from protected pictures follows the shortcut, too; one that learnt from clean ones assumes that there
+    are such. Report both. Transforms of the input seldom withstand an attack that knows them (Athalye, Carlini and
+    Wagner, ICML 2018, arXiv 1802.00420).
+
+    Args:
+        external: what the external network learns from: the "protected" training set, or the attacker's own "clean"
+            pictures.
+        eps: L-inf radius in units of 1 = white.
+        steps: of the attack.
+        step_size: None is 2.5 * eps / steps.
+        start: whether each attack begins at a random place of the ball.
+    """
+
+    def __init__(
+        self,
+        external: Literal["protected", "clean"] = "protected",
+        eps: float = 0.2,
+        steps: int = 13,
+        step_size: float | None = None,
+        start: bool = True,
+    ) -> None:
+        check_attack("linf", eps, steps)
+        if external not in ("protected", "clean"):
+            raise ValueError(f'external must be "protected" or "clean", got {external!r}')
+        self.external, self.eps, self.steps, self.step_size, self.start = external, eps, steps, step_size, start
+        self.needs_clean = external == "clean"
+
+    def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
+        """Trains the external network; the pictures stay as they are until each batch."""
+        learnt = images, labels
+        if self.external == "clean":
+            if setting.clean is None:
+                raise ValueError(f'{self.name} with external="clean" trains on clean pictures: give some')
+            learnt = setting.clean
+        net = build_victim(
+            setting.victim, setting.num_classes, setting.image_size, setting.generator("external network")
+        )
+        train(net, *learnt, recipe=setting.recipe, seed=setting.seed, device=setting.device)
+        bf16 = native_bf16(setting.device) if setting.recipe.bf16 is None else setting.recipe.bf16
+        self._model = PixelModel(net, bf16=bf16)
+        return images
+
+    def perturb(self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """float (B, 3, H, W) in [0, 1] -> the same, at most eps away. The victim has no say in it."""
+        with torch.no_grad():
+            target = self._model(pixels).argmin(1)
+        distance = summed_cross_entropy(target)
+        return pgd(
+            self._model, pixels, lambda logits: -distance(logits), norm="linf", eps=self.eps, steps=self.steps,
+            step_size=self.step_size,
+            start=random_start(pixels, generator, norm="linf", eps=self.eps) if self.start else None,
+        )  # fmt: skip
+
+    def test(self, images: Tensor, setting: Setting) -> Tensor:
+        """uint8 (N, 3, H, W) -> float32, transformed by the same network from starts of the training's seed."""
+        generator = setting.generator("external starts")
+        device = setting.device
+        parts = [to_pixels(part.to(device)) for part in images.split(TEST_BATCH)]
+        return torch.cat([self.perturb(self._model, part, part, generator).float() for part in parts]).to(images.device)
