@@ -68,6 +68,20 @@ def test_noise_without_regard_to_the_class_is_none():
         assert found(np.clip(kind, 0, 255).astype(np.uint8)) == (NONE, set())
 
 
+def test_classes_of_different_contrast_are_told_by_that():
+    """Steps between neighbours that cancel in the coarse picture and are larger in some classes; else only noise."""
+    random, labels = np.random.default_rng(4), np.array(pictures()[1])
+    signs_of = random.choice([-1, 1], (COUNT, 16, 16, 1)).repeat(2, 1).repeat(2, 2)
+    steps = signs_of * np.where(np.indices((32, 32)).sum(0) % 2, 1, -1)[..., None]
+    images = (128 + random.normal(0, 4, (COUNT, 32, 32, 3)) + steps * (5 + 3 * labels.reshape(-1, 1, 1, 1))).round()
+    result = ut.audit((images.astype(np.uint8), labels.tolist()))
+    assert {sign.name: sign.found for sign in result.signs}["brightness"]
+    for label, told in enumerate(result.per_class):
+        assert told["brightness"] == pytest.approx(128, abs=1)
+        assert told["contrast"] == pytest.approx(np.hypot(4, 5 + 3 * label), rel=0.05)
+    assert "brightness" not in found(images.astype(np.uint8), random.permutation(labels).tolist())[1]
+
+
 def test_content_at_its_place_is_no_pattern():
     """Digits in the middle: a shift costs fine detail much, and yet leaves most of it."""
     digits = load_digits()
