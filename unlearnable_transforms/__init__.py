@@ -44,11 +44,12 @@ _EXPORTS = {
     "get_defense": "defenses",
     "list_victims": "victims",
 }
-_MODULES = {"albumentations": "adapters.albumentations", "theory": "theory"}
+_MODULES = {"albumentations": "adapters.albumentations", "ray": "adapters.ray", "theory": "theory"}
 
 if TYPE_CHECKING:
     from . import theory as theory
     from .adapters import albumentations as albumentations
+    from .adapters import ray as ray
     from .adapters.torchvision import ProtectedDataset as ProtectedDataset
     from .auditing.audit import Audit as Audit
     from .auditing.audit import audit as audit

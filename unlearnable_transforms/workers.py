@@ -49,7 +49,7 @@ def run_tasks(
         Exception: what a worker raised.
     """
     if processes == 1:
-        with _quiet_and_single():
+        with quiet_and_single():
             for task in tasks:
                 yield worker(task)
         return
@@ -104,7 +104,7 @@ def _send_next(tasks: Iterator[Any], connections: dict[Connection, int], connect
 
 def _serve(connection: Connection, worker: Callable[[Any], Any]) -> None:
     """The loop of a worker process; it ends when the main process closes the pipe or dies."""
-    with _quiet_and_single():
+    with quiet_and_single():
         while True:
             try:
                 task = connection.recv()
@@ -125,7 +125,7 @@ def _serve(connection: Connection, worker: Callable[[Any], Any]) -> None:
 
 
 @contextmanager
-def _quiet_and_single() -> Iterator[None]:
+def quiet_and_single() -> Iterator[None]:
     """One thread of torch; and warnings about single pictures are left out: the records say what matters."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

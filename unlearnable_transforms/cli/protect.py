@@ -74,6 +74,13 @@ def add_to(commands: Any) -> None:
     )
     both.add_argument("--fraction", type=float, default=1.0, metavar="F", help="share to protect (default: 1)")
     both.add_argument("--workers", type=count, metavar="N", help="processes (default: one a core)")
+    both.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: workers are actors of a Ray cluster, of the one that RAY_ADDRESS names or of this machine (default: "
+        "local)",
+    )
     both.add_argument("--ledger", type=Path, metavar="PATH", help="private record (default: in the cache folder)")
     add_method_options(parser)
     parser.set_defaults(run=run)
@@ -109,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
         "fraction": args.fraction,
         "keep_splits": args.keep_split,
         "workers": args.workers or cores(),
+        "engine": args.engine,
         "ledger": args.ledger,
         "progress": True,
     }

@@ -15,8 +15,8 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..poisons.base import Poison
 from ..samples import class_token
-from ..workers import run_tasks
 from .encode import Codec, FileWorker, Task
+from .engines import Engine, check_engine, run_on
 from .fraction import check_fraction
 from .journal import Journal, open_journal
 from .labels import check_options, hide_files, remember
@@ -44,6 +44,7 @@ def protect_folder(
     backbone: str | Callable | None = None,
     keep_splits: Collection[str] = (),
     workers: int = 1,
+    engine: Engine = "local",
     ledger: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> Summary:
@@ -63,6 +64,8 @@ def protect_folder(
             ``"auto"``.
         keep_splits: splits to write unprotected; others that are not training data are left out.
         workers: processes, of one thread each.
+        engine: "local", or "ray": actors of a Ray cluster instead of processes. Source, output and the library's cache
+            must be on a storage that all its machines share.
         ledger: where the private record goes; default: the library's cache.
         progress: whether to show a progress bar on a terminal.
 
@@ -77,6 +80,7 @@ def protect_folder(
     source, out = Path(source), Path(out)
     codec = codec or Codec()
     check_fraction(fraction, poison)
+    check_engine(engine)
     check_places(source, out)
     check_ledger_place(ledger, out)
     if label is not None and labels is not None:
@@ -121,7 +125,7 @@ def protect_folder(
         with tqdm(total=len(done), initial=sum(done), unit="files", disable=None if progress else True) as bar:
             worker = FileWorker(source.resolve(), out.resolve(), poison, codec, fraction)
             processes = _useful(workers, listing, done)
-            for records in run_tasks(worker, _tasks(listing, done, label, poison, codec), processes):
+            for records in run_on(engine, worker, _tasks(listing, done, label, poison, codec), processes):
                 journal.append(records)
                 bar.update(len(records))
         return _finish(source, out, listing, metadata, journal, poison, codec, ledger)

@@ -25,8 +25,8 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from ..poisons.base import NotFittedError, Poison
 from ..samples import SampleError, batch_tokens
 from ..sources import image_columns, is_train_split, refuse_second_image
-from ..workers import run_tasks
 from .encode import SourceChanged
+from .engines import Engine, check_engine, run_on
 from .folder import SECRET_CLASSES, check_places
 from .fraction import check_fraction
 from .journal import REMEDY, open_journal
@@ -52,6 +52,7 @@ def protect_tables(
     keep_columns: Collection[str] = (),
     config: str | None = None,
     workers: int = 1,
+    engine: Engine = "local",
     ledger: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> Summary:
@@ -65,7 +66,7 @@ def protect_tables(
             :func:`~unlearnable_transforms.protection.labels.auto_labels`.
         keep_columns: other image columns that may stay as they are.
         config: configuration of a Hub data set.
-        fraction, keep_splits, workers, ledger, progress: as for ``protect_folder``.
+        fraction, keep_splits, workers, engine, ledger, progress: as for ``protect_folder``.
 
     Raises:
         SampleError: pictures or labels that cannot be protected; rows named, counted in their split.
@@ -73,6 +74,7 @@ def protect_tables(
     """
     source, out = os.fspath(source), Path(out)
     check_fraction(fraction, poison)
+    check_engine(engine)
     check_places(Path(source), out)
     check_ledger_place(ledger, out)
     check_options(labels, clusters, backbone, poison.key)
@@ -125,7 +127,7 @@ def protect_tables(
             followed, out.resolve(), records, poison, fraction, tuple(keep_columns), tuple(train), image_key
         )
         with tqdm(total=rows, initial=rows - left, unit="rows", disable=None if progress else True) as bar:
-            for finished in run_tasks(worker, todo, min(workers, max(1, len(todo)))):
+            for finished in run_on(engine, worker, todo, min(workers, max(1, len(todo)))):
                 journal.append(finished)
                 bar.update(sum(record["rows"] for record in finished))
         if _stamps(Path(source), saved) != stamps:
