@@ -169,6 +169,18 @@ def test_what_all_pictures_share_is_no_detail():
         assert torch.allclose(before, after, atol=1e-4)
 
 
+def test_what_borders_tell_is_no_detail():
+    """A filter sees black beyond the picture: how dark a border is then tells what is there, in all classes alike."""
+    images = torch.from_numpy(pictures()[0]).permute(0, 3, 1, 2)
+    for border in ((..., 0), (..., -1), (..., 0, slice(None)), (..., -1, slice(None))):
+        framed = images.clone()
+        framed[border] //= 2
+        assert torch.equal(signs.detail(framed), signs.detail(images))
+    framed = images.clone()
+    framed[..., 2, 2] //= 2
+    assert not torch.equal(signs.detail(framed), signs.detail(images))
+
+
 def test_a_pattern_of_most_of_the_pictures_is_not_taken_for_what_all_share():
     """About nine of ten pictures are of one class, and a mark is on these alone, or on all others."""
     images = torch.from_numpy(pictures()[0]).permute(0, 3, 1, 2).int()

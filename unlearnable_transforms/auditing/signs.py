@@ -21,6 +21,7 @@ LAGS = 3  # pixels, of the autocorrelation
 LEFT = 0.4  # of what fine detail tells beyond chance, after a shift: 0 to 0.3 of noise, 0.5 and more of content
 COARSE = 8  # side of the coarse picture
 SOFT = 4.0  # levels, where the detail stops to count in full
+FRAME = 2  # pixels at the border, where the detail is that of a filter's black beyond it, or of a shift's seam
 CHUNK = 500
 
 
@@ -164,13 +165,15 @@ def residual(images: Tensor) -> Tensor:
 
 
 def detail(images: Tensor) -> Tensor:
-    """The residual at each place, squashed so that strong edges do not drown faint noise: (N, 3HW), in (-1, 1).
+    """The residual at each place but the border's, squashed so that strong edges do not drown faint noise: float
+    (N, 3(H - 4)(W - 4)), in (-1, 1).
 
     What all pictures have in common there (a watermark, a sensor's pattern) is taken away first. Squashed with the
     rest it would weaken content where it is strong and not elsewhere, and a shift would cost what was learnt of that.
     What classes differ in stays, however many pictures each has.
     """
-    fine = torch.cat([residual(chunk) for chunk in images.split(CHUNK)])
+    inside = slice(FRAME, -FRAME)
+    fine = torch.cat([residual(chunk)[..., inside, inside] for chunk in images.split(CHUNK)])
     fine -= fine.mean(0)
     return fine.div_(fine.abs().add_(SOFT)).flatten(1)
 
