@@ -1,0 +1,43 @@
+"""Protect a set and publish it: into a folder to look at, or on the Hub where a name and a token are given.
+
+python examples/publish_dataset.py                                   # digits, into a folder, offline
+python examples/publish_dataset.py cifar10                           # a set of the Hub, into a folder
+HF_TOKEN=... python examples/publish_dataset.py cifar10 user/name    # and to the Hub, as a private repository
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from samples import HUB, load
+
+import unlearnable_transforms as ut
+
+
+def main(name: str | None = None, repo: str | None = None) -> None:
+    train, _ = load(name)
+    train = train if name else train.select(range(200))
+    master = ut.Key.generate()
+    if repo:
+        master.save("my.key")  # the only copy: back it up
+    key = master.derive(repo or "user/name")  # one key a release
+
+    poison = ut.CUDAPoison(key=key)
+    protected = ut.protect(train, poison)
+    public = name in HUB  # everybody has the originals of those: such a release is for study, and the card says so
+    if repo and os.environ.get("HF_TOKEN"):
+        published = ut.publish(protected, repo, poison=poison, originals_public=public, private=True)
+        print("Look at", published.url)
+        return
+    folder = Path(tempfile.mkdtemp(), "ready")
+    published = ut.publish(protected, repo or "user/name", poison=poison, originals_public=public, folder=folder)
+    print("coverage:", published.coverage)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            print(f"{path.stat().st_size:9,} bytes  {path.relative_to(folder)}")
+    print("Look at", folder)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
