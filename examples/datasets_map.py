@@ -1,30 +1,25 @@
-"""Protect a Hugging Face data set with ``ds.map``, offline on handwritten digits: python examples/datasets_map.py"""
+"""Protect a Hugging Face data set with ``ds.map``, offline on handwritten digits, or on one of the Hub.
+
+python examples/datasets_map.py [cifar10 | cifar100 | tiny-imagenet | imagenet-100]
+"""
+
+import sys
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image
-from PIL import Image as PILImage
-from sklearn.datasets import load_digits
+from samples import load
 
 from unlearnable_transforms import CUDAPoison, Key
 
 
-def digits() -> Dataset:
-    bunch = load_digits()
-    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    features = Features({"image": Image(), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
-    return Dataset.from_dict(
-        {"image": [PILImage.fromarray(image) for image in pixels], "label": bunch.target.tolist()}, features=features
-    )
-
-
-def main() -> None:
-    data = digits()  # or datasets.load_dataset("uoft-cs/cifar10", split="train")
+def main(name: str | None = None) -> None:
+    train, _ = load(name)
     key = Key.generate()  # in earnest: key.save("my.key"), and never publish it
-    protected = data.map(CUDAPoison(key=key), batched=True)
+    protected = train.map(CUDAPoison(key=key), batched=True)
+    image = "img" if "img" in train.column_names else "image"
     print(protected)
-    print("clean    ", np.asarray(data[0]["image"])[3])
-    print("protected", np.asarray(protected[0]["image"])[3])
+    print("clean    ", *np.asarray(train[0][image])[8].ravel()[:16])
+    print("protected", *np.asarray(protected[0][image])[8].ravel()[:16])
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

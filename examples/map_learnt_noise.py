@@ -24,7 +24,7 @@ def main(name: str | None = None) -> None:
     poison = SEMPoison(key=key, data=train, **({} if name else SHORT))
     protected = train.map(poison, batched=True)
 
-    image = poison.image_key or next(column for column in ("image", "img") if column in train.column_names)
+    image = "img" if "img" in train.column_names else "image"
     before, after = (np.asarray(data[0][image], int) for data in (train, protected))
     print(protected)
     print("the noise is", poison.noise, "and changes the first picture by at most", np.abs(after - before).max())

@@ -90,6 +90,8 @@ def workplace(tmp_path, monkeypatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for found in (ut.list_poisons(), ut.list_defenses()):  # they are found once: before they are remembered here
+        assert found
     registries = [(registry, dict(registry)) for registry in (poisons.REGISTRY, defenses.REGISTRY)]
     modules, state = set(sys.modules), torch.get_rng_state()
     with matplotlib.rc_context():
@@ -188,4 +190,5 @@ def test_the_method_of_the_page_goes_down_the_usual_roads(workplace):
     assert (poison.apply(tensors, labels).permute(0, 2, 3, 1).numpy() == truth).all()
     assert all((np.asarray(row["image"]) == one).all() for row, one in zip(rows, truth, strict=True))
     assert (poison.apply(images[::-1].copy(), labels[::-1])[::-1] == truth).all()
+    assert (poison.apply(images, [0] * 6) != poison.apply(images, [1] * 6)).any()
     assert (type(poison)(key=ut.Key.public("other")).apply(images, labels) != truth).any()
