@@ -157,10 +157,14 @@ def measure(
     if not arguments.no_clean:
         tell("clean", "", (images[FRESH], labels[FRESH].tolist()), test)
         tell("photographs, clean", "", photographs, more)
+    unknown = set(arguments.sets)
     for key in arguments.keys:
         for name, data in chain(methods(key, images, labels, photographs), controls(key, images, labels)):
+            unknown.discard(name)
             if name in arguments.sets:
                 tell(name, key, data, more if name.startswith("photographs") else test)
+    if unknown:
+        raise SystemExit(f"there are no sets {sorted(unknown)}")
 
 
 def pictures_of(path: Path) -> Set:
