@@ -29,8 +29,9 @@ def write_photographs(folder: Path) -> None:
 
 def main(source: str | None = None, out: str | None = None) -> int:
     place = Path(tempfile.mkdtemp())
-    key = place / "my.key"  # in earnest: `unlearnable keygen my.key`, once
-    Key.generate().save(key)
+    key = place / "my.key" if source is None else Path("my.key")  # made once, kept for good, never published
+    if not key.exists():
+        Key.generate().save(key)
     if source is None or out is None:
         source, out = str(place / "photos"), str(place / "protected")
         write_photographs(Path(source))

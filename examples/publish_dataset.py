@@ -18,9 +18,12 @@ import unlearnable_transforms as ut
 def main(name: str | None = None, repo: str | None = None) -> None:
     train, _ = load(name)
     train = train if name else train.select(range(200))
-    master = ut.Key.generate()
-    if repo:
-        master.save("my.key")  # the only copy: back it up
+    if name is None:
+        master = ut.Key.generate()
+    else:
+        if not os.path.exists("my.key"):
+            ut.Key.generate().save("my.key")  # the only copy: back it up
+        master = ut.Key.load("my.key")
     key = master.derive(repo or "user/name")  # one key a release
 
     poison = ut.CUDAPoison(key=key)
@@ -30,6 +33,8 @@ def main(name: str | None = None, repo: str | None = None) -> None:
         published = ut.publish(protected, repo, poison=poison, originals_public=public, private=True)
         print("Look at", published.url)
         return
+    if repo:
+        print("HF_TOKEN is not set: into a folder instead")
     folder = Path(tempfile.mkdtemp(), "ready")
     published = ut.publish(protected, repo or "user/name", poison=poison, originals_public=public, folder=folder)
     print("coverage:", published.coverage)
