@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.auditing import signs
-from unlearnable_transforms.auditing.audit import NONE, NOT, PROTECTED, SIGNS, WEAKLY, judge
+from unlearnable_transforms.auditing.audit import HARDLY, NONE, NOT, PROTECTED, SIGNS, WEAKLY, judge
 from unlearnable_transforms.auditing.measure import Measured, measure
 from unlearnable_transforms.evaluation.data import read_pictures
 
@@ -228,12 +228,19 @@ def test_numbers_of_each_class():
 
 
 @pytest.mark.parametrize(
-    ("plain", "best", "verdict"), [(0.9, 0.9, NOT), (0.2, 0.3, PROTECTED), (0.2, 0.8, WEAKLY), (0.87, 0.87, NOT)]
+    ("plain", "best", "verdict", "without"),
+    [
+        (0.9, 0.9, HARDLY, NOT),
+        (0.2, 0.3, PROTECTED, PROTECTED),
+        (0.2, 0.8, WEAKLY, WEAKLY),
+        (0.87, 0.87, HARDLY, NOT),
+    ],
 )
-def test_a_measurement_decides(plain, best, verdict):
+def test_a_measurement_decides(plain, best, verdict, without):
     measured = Measured(0.9, {"erm": plain, "rsk-ff": best}, 1000, 1000, 0.05)
     sign = signs.Sign("texture", True, 0.9, 0.1, 0.05, 0.8, 0.1, "")
-    assert judge([sign], measured) == judge([], measured) == verdict
+    assert judge([sign], measured) == verdict
+    assert judge([], measured) == without
     assert judge([sign], None) == SIGNS
 
 

@@ -141,11 +141,7 @@ def rsr(arguments: argparse.Namespace) -> None:
         rows, test = read(data["train"].select(spread(10_000, ROWS))), read(data["test"])
         attacked = [part[spread(len(part), 1000)] for part in test]
         curves: dict[str, list[dict[str, float]]] = {}
-        for defense in (
-            get_defense("at-pgd")(eps=4 / 255),
-            get_defense("rsr")(eps=4 / 255, lasso=0.0),
-            get_defense("rsr")(eps=4 / 255, lasso=LASSO),
-        ):
+        for defense in (get_defense("at-pgd")(eps=4 / 255), get_defense("rsr")(eps=4 / 255, lasso=LASSO)):
             net = trained(defense, rows)
             noisy = (True, False) if defense.name == "rsr" else (False,)
             for share in SPARSITIES:

@@ -24,6 +24,7 @@ SIDE, SMALLEST = 64, 8  # pixels: larger pictures are shrunk, and looked at once
 STRONG_GRID = 1.3  # ratio: JPEG of quality 10 gives 1.8 to 2, photographs and CIFAR-10 as stored 1 to 1.15
 NONE, SIGNS = "no signs of protection", "signs of protection"
 NOT, WEAKLY, PROTECTED = "not protected (measured)", "weakly protected (measured)", "protected (measured)"
+HARDLY = "signs of protection, hardly felt by quick victims (measured)"
 FOUND, LEAKS = 1, 3  # exit codes
 _ORDER = Key.public("audit")  # which rows are looked at is no secret: the same set gives the same answer
 
@@ -34,7 +35,8 @@ class Audit:
 
     Attributes:
         verdict: without a test set ``no signs of protection`` or ``signs of protection``; with one ``not protected``,
-            ``weakly protected`` or ``protected``, each followed by ``(measured)``.
+            ``signs of protection, hardly felt by quick victims``, ``weakly protected`` or ``protected``, each followed
+            by ``(measured)``.
         rows, looked_at: pictures of the set, and those that the signs rest on.
         classes: names or numbers.
         side: in pixels, of what was looked at.
@@ -63,7 +65,7 @@ class Audit:
     @property
     def found(self) -> bool:
         """Whether the verdict is that there is a protection, or that there are signs of one."""
-        return self.verdict in (SIGNS, WEAKLY, PROTECTED)
+        return self.verdict in (SIGNS, HARDLY, WEAKLY, PROTECTED)
 
     @property
     def leaks(self) -> list[Leak]:
@@ -187,11 +189,13 @@ def audit(
 
 
 def judge(signs: list[Sign], measured: Measured | None) -> str:
-    """The verdict. What was measured outweighs signs: a sign that costs a victim nothing protects nothing."""
+    """The verdict. What was measured comes first; signs that cost a quick victim nothing are still told, since one that
+    trains longer on more may feel them."""
+    found = any(sign.found for sign in signs)
     if measured is None:
-        return SIGNS if any(sign.found for sign in signs) else NONE
+        return SIGNS if found else NONE
     if measured.taken <= measured.margin:
-        return NOT
+        return HARDLY if found else NOT
     return PROTECTED if measured.kept > 0.5 else WEAKLY
 
 
