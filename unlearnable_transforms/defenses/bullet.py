@@ -55,7 +55,7 @@ class BulletTrain(Defense):
     AugMix it is ``augmix`` with ``bullet=True``.
 
     On protected data most pictures are confidently right by the shortcut, count as robust and are hardly attacked,
-    which may spare the shortcut. Not measured yet.
+    which spares the shortcut: docs/companions.md has the figures.
 
     Args:
         around: the training it saves work in: "pgd" (Madry et al.), "trades" (Zhang et al., 2019), or "mart" (Wang et
