@@ -69,18 +69,25 @@ def test_errors_are_one_line(tmp_path, capsys):
     assert "200 pictures" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("plain", "code"), [(0.8, 0), (0.2, 1)])
-def test_with_a_test_set_the_measurement_decides(tmp_path, capsys, monkeypatch, plain, code):
+@pytest.mark.parametrize(
+    ("plain", "signs", "code", "verdict"),
+    [
+        (0.8, False, 0, "not protected (measured)"),
+        (0.8, True, 1, "signs of protection, hardly felt by quick victims (measured)"),
+        (0.2, True, 1, "protected (measured)"),
+    ],
+)
+def test_with_a_test_set_the_measurement_decides(tmp_path, capsys, monkeypatch, plain, signs, code, verdict):
     def measured(pictures, test, size, seed, device):
         assert (len(pictures), len(test), size, seed) == (COUNT, COUNT, 16, 5)
         return Measured(0.8, {"erm": plain, "grayscale": 0.3}, 240, 240, 0.05)
 
     monkeypatch.setattr(module, "measure", measured)
-    protected = folder(tmp_path / "p", noisy(True))
+    protected = folder(tmp_path / "p", noisy(signs))
     assert main(["audit", str(protected), "--test", str(protected), "--seed", "5"]) == code
     out = capsys.readouterr().out
-    assert out.startswith("protected (measured)" if code else "not protected (measured)")
-    assert ("of the 60 points lost, 83% are still lost under grayscale" in out) == bool(code)
+    assert out.startswith(verdict + "\n")
+    assert ("of the 60 points lost, 83% are still lost under grayscale" in out) == (plain < 0.5)
 
 
 def test_a_saved_set_and_its_splits(tmp_path):

@@ -258,7 +258,7 @@ def test_a_protection_that_was_interrupted_is_not_published(tmp_path, ready, cap
     from unlearnable_transforms.protection import folder as folders
 
     (tmp_path / "photos" / "ant" / "777.png").write_bytes(encode(pictures(1, 50)[0]))
-    monkeypatch.setattr(folders, "run_tasks", lambda *arguments: iter(()))
+    monkeypatch.setattr(folders, "run_on", lambda *arguments: iter(()))
     for path in tree(tmp_path / "protected"):
         (tmp_path / "protected" / path).unlink()
     save_key(tmp_path / "again.key")
