@@ -15,11 +15,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import ROOT, encode, pixels
 from PIL import ImageCms
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
+from unlearnable_transforms.protection.encode import FileWorker
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -50,6 +52,24 @@ def tree(root: Path) -> dict[str, bytes]:
 def save_key(path: Path) -> Path:
     """A key file."""
     return ut.Key(b"unlearnable tests: a secret key!").save(path)
+
+
+@contextmanager
+def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> Iterator[None]:
+    """Ctrl-C in the middle of the file behind ``after`` others, of a folder that is protected in this process."""
+    write, seen = FileWorker._write, []
+
+    def stop(self, task):
+        seen.append(task)
+        if len(seen) > after:
+            raise KeyboardInterrupt
+        return write(self, task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileWorker, "_write", stop)
+        patch.setattr("unlearnable_transforms.protection.folder.TASK_FILES", 1)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def forms(secret: bytes) -> list[bytes]:

@@ -3,32 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from small_victim import LABELS, SETTING, pictures, seeded, small_model  # noqa: F401  (the fixture model)
 from torch import Tensor, nn
 
 from unlearnable_transforms.defenses import get_defense
-from unlearnable_transforms.defenses.base import Setting
 from unlearnable_transforms.defenses.bullet import BulletTrain
-from unlearnable_transforms.training.loop import DIGITS, PixelModel
-from unlearnable_transforms.victims import build_victim
-from unlearnable_transforms.victims.nets import store_statistics
-
-LABELS = torch.arange(20) % 4
-SETTING = Setting(4, 8, "smallcnn", DIGITS, 0)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def pictures() -> Tensor:
-    return torch.rand(20, 3, 8, 8, generator=seeded(3)) * 0.6 + 0.2
-
-
-@pytest.fixture
-def model() -> PixelModel:
-    net = build_victim("smallcnn", 4, 8, seeded())
-    store_statistics(net, (pictures() * 255).to(torch.uint8))
-    return PixelModel(net, bf16=False)
 
 
 def ready(**arguments) -> BulletTrain:

@@ -9,13 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import TINY, encode, image_set, stored
 from datasets import ClassLabel, Dataset, DatasetDict, load_from_disk
-from folders import command, command_here, make_folder, save_key, tree, wait_for_end, wait_for_lines
+from folders import command, command_here, interrupted, make_folder, save_key, tree, wait_for_end, wait_for_lines
 from PIL import Image as PILImage
 from test_clusters import KINDS, brightness, grouped, pictures, striped, unlabelled
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.protection import labels, shards
-from unlearnable_transforms.protection.encode import FileWorker
 from unlearnable_transforms.protection.fitting import fit_source
 from unlearnable_transforms.protection.folder import FolderPictures, protect_folder
 from unlearnable_transforms.protection.ledger import read_ledger
@@ -336,19 +335,8 @@ def test_rows_that_cannot_be_read_stop_a_table_before_it_begins(out, tmp_path, p
 def begun(stripes, out, poison, monkeypatch) -> Path:
     """A run that was interrupted after four files; one more cannot be read."""
     (stripes / "0" / "00.png").write_bytes(b"?")
-    write, seen = FileWorker._write, []
-
-    def interrupted(self, task):
-        seen.append(task)
-        if len(seen) == 6:
-            raise KeyboardInterrupt
-        return write(self, task)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FileWorker, "_write", interrupted)
-        patch.setattr("unlearnable_transforms.protection.folder.TASK_FILES", 1)
-        with pytest.raises(KeyboardInterrupt):
-            protect_folder(stripes, out, poison, labels="auto", clusters=KINDS)
+    with interrupted(monkeypatch, after=5):
+        protect_folder(stripes, out, poison, labels="auto", clusters=KINDS)
     assert len(tree(out)) == 4
     return out
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import image_set
-from folders import make_folder, photograph, save_key, tree
+from folders import interrupted, make_folder, photograph, save_key, tree
 from PIL import Image
 
 import unlearnable_transforms as ut
@@ -102,18 +102,8 @@ def test_what_a_worker_refuses_is_told_as_without_ray(cluster, small_tasks, tmp_
 
 def test_a_run_on_ray_goes_on_where_a_local_one_stopped(cluster, small_tasks, tmp_path, poison, monkeypatch):
     source = make_folder(tmp_path / "source")
-    write, seen = FileWorker._write, []
-
-    def interrupted(self, task):
-        seen.append(task)
-        if len(seen) == 5:
-            raise KeyboardInterrupt
-        return write(self, task)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FileWorker, "_write", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            protect_folder(source, tmp_path / "out", poison)
+    with interrupted(monkeypatch, after=4):
+        protect_folder(source, tmp_path / "out", poison)
     before = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in tree(tmp_path / "out")}
     assert len(before) == 4
     protect_folder(source, tmp_path / "out", poison, engine="ray", workers=2)
@@ -186,5 +176,14 @@ def test_what_is_not_ready_is_refused_before_ray_starts(key):
         ut.ray.Protect("cuda")
     with pytest.raises(ut.NotFittedError, match="before Ray gets it"):
         ut.ray.Protect(ut.SEMPoison(key=key))
+    batch = {"image": np.full((2, 8, 8, 3), 90, np.uint8), "label": np.array([1, 2])}
+    with pytest.raises(TypeError, match="batch_format"):
+        ut.ray.Protect(ut.CUDAPoison(key=key))(list(batch.items()))
+    encoded = np.empty(2, object)
+    encoded[:] = [{"bytes": b"...", "path": None}] * 2
+    for second in (batch["image"], encoded, batch["image"][None].swapaxes(0, 1)):
+        with pytest.raises(ValueError, match="thumbnail"):
+            ut.ray.Protect(ut.CUDAPoison(key=key))({**batch, "thumbnail": second})
+        ut.ray.Protect(ut.CUDAPoison(key=key, image_key="image"))({**batch, "thumbnail": second})
     with pytest.raises(ut.SampleError):
         ut.ray.Protect(ut.CUDAPoison(key=key))({"image": np.zeros((2, 8, 8, 3), np.uint8), "label": np.array([1, -1])})

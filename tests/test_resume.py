@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import encode, image_set, pixels
-from folders import command, make_folder, save_key, tree, wait_for_end, wait_for_lines
+from folders import command, interrupted, make_folder, save_key, tree, wait_for_end, wait_for_lines
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
@@ -41,19 +41,8 @@ def journal_of(out: Path) -> Path:
 @pytest.fixture
 def begun(source, out, poison, monkeypatch):
     """A run that was interrupted after four files."""
-    write, seen = FileWorker._write, []
-
-    def interrupted(self, task):
-        seen.append(task)
-        if len(seen) == 5:
-            raise KeyboardInterrupt
-        return write(self, task)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FileWorker, "_write", interrupted)
-        patch.setattr("unlearnable_transforms.protection.folder.TASK_FILES", 1)
-        with pytest.raises(KeyboardInterrupt):
-            protect_folder(source, out, poison)
+    with interrupted(monkeypatch, after=4):
+        protect_folder(source, out, poison)
     assert len(tree(out)) == 4
     return out
 

@@ -648,3 +648,12 @@ def test_the_stored_picture_is_exactly_the_protected_one(poison):
     truths = poison.apply(np.array(shown(data), np.uint8), LABELS)
     for one, truth in zip(stored(data.map(poison)), truths, strict=True):
         assert np.asarray(decode(one["bytes"])).tolist() == truth.tolist()
+
+
+@pytest.mark.parametrize("second", [pixels(9, 9, 3), torch.zeros(3, 9, 9, dtype=torch.uint8)], ids=["array", "tensor"])
+def test_a_plain_row_with_a_second_picture_is_refused(poison, second):
+    row = {"image": pixels(9, 9, 3), "thumbnail": second, "scores": np.zeros(3, np.uint8), "label": 1}
+    with pytest.raises(ValueError, match=r"\['thumbnail'\]"):
+        poison(row)
+    named = type(poison)(key=poison.key, image_key="image")(row)
+    assert named["thumbnail"] is second

@@ -51,12 +51,16 @@ def _holds_images(feature: Any) -> bool:
 
 
 def image_values(row: Mapping[str, Any]) -> list[str]:
-    """Names of the entries of a plain row or batch that hold PIL or encoded pictures."""
+    """Names of the entries of a plain row or batch that hold pictures: PIL, encoded, or uint8 arrays and tensors of
+    three or more axes."""
 
     def is_picture(value: Any) -> bool:
-        if isinstance(value, list | tuple) and value:
+        if (isinstance(value, list | tuple) or str(getattr(value, "dtype", "")) == "object") and len(value):
             value = value[0]
-        return isinstance(value, Image.Image) or (isinstance(value, Mapping) and set(value) == {"bytes", "path"})
+        if isinstance(value, Mapping):
+            return set(value) == {"bytes", "path"}
+        pixels = getattr(value, "ndim", 0) >= 3 and str(value.dtype).endswith("uint8")
+        return pixels or isinstance(value, Image.Image)
 
     return [name for name, value in row.items() if is_picture(value)]
 

@@ -18,7 +18,7 @@ except ImportError as error:
     raise ImportError("Ray is not installed: pip install 'unlearnable-transforms[ray]'") from error
 
 from ..poisons.base import NotFittedError, Poison
-from ..sources import find_columns
+from ..sources import find_columns, image_values, refuse_second_image
 from ..workers import AHEAD, quiet_and_single
 
 RETRIES = 3  # of a task whose actor died, and of the actor
@@ -37,7 +37,8 @@ class Protect:
         poison: a fitted protection method.
 
     Raises:
-        TypeError: no protection method.
+        TypeError: no protection method; or, when called, no NumPy batch.
+        ValueError: when called, a second column of pictures, which would stay unprotected.
         NotFittedError: ``fit`` comes first.
         SampleError: when called, pictures or labels that cannot be protected, with their rows in the batch.
     """
@@ -51,7 +52,11 @@ class Protect:
         self.poison = poison
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(batch, dict):
+            raise TypeError(f"the batch is a {type(batch).__name__}: call map_batches with batch_format='numpy'")
         image_key, label_key = find_columns(batch.keys(), self.poison.image_key, self.poison.label_key)
+        if self.poison.image_key is None:
+            refuse_second_image(image_key, image_values(batch))
         images, labels = batch[image_key], list(batch[label_key])
         if not (isinstance(images, np.ndarray) and images.dtype == object):
             return {**batch, image_key: self.poison.apply(images, labels)}

@@ -75,6 +75,7 @@ class Defense:
     version: ClassVar[int] = 1
     needs_clean: bool = False
     replaces_augment: bool = False
+    starts_trained: bool = False  # whether `network` gives one that knows such pictures already
 
     augment: Augment | None = None
     perturb: Perturb | None = None

@@ -26,6 +26,8 @@ class FineTune(Defense):
         lr_scale: the recipe's largest learning rate is multiplied by this: 0.1 makes 0.01 of the usual 0.1.
     """
 
+    starts_trained = True
+
     def __init__(self, weights: str | None = None, lr_scale: float = 0.1) -> None:
         if lr_scale <= 0:
             raise ValueError(f"lr_scale must be positive, got {lr_scale}")

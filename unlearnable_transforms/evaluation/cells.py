@@ -91,7 +91,7 @@ def compute(task: Task) -> Cell:
 def _train(task: Task, history: History) -> dict[str, Any]:
     defense, recipe, seed, victim = task.defense, task.recipe, task.cell["seed"], task.cell["victim"]
     images, labels = load(task.train)
-    test_images, test_labels = load(task.test)
+    clean_images, test_labels = load(task.test)
     classes = len(task.cell["data"]["classes"])
     spare = None if task.spare is None else load(task.spare)
     setting = Setting(classes, images.shape[-1], victim, recipe, seed, task.device, spare)
@@ -100,9 +100,9 @@ def _train(task: Task, history: History) -> dict[str, Any]:
     prepared = defense.prepare(images, labels, setting)
     net = build_victim(victim, classes, images.shape[-1], torch.Generator().manual_seed(seed))
     net = defense.network(net.to(task.device), setting)
-    test_images = defense.test(test_images, setting)
+    test_images = defense.test(clean_images, setting)
     before = None
-    if type(defense).network is not Defense.network:  # pre-trained: what does it know already?
+    if defense.starts_trained:  # what does it know already?
         before = _share_right(predict(net, test_images), test_labels)
 
     def keep(epoch: int, now: History) -> None:
@@ -119,7 +119,8 @@ def _train(task: Task, history: History) -> dict[str, Any]:
     history.test_accuracy[-1] = _share_right(answers, test_labels)  # after `finish`, by the defense's own prediction
     confusion = _confusion(answers.argmax(1).cpu(), test_labels, classes)
     robust = [
-        _robust(net, Attack(**attack), defense, setting, load(task.test)) for attack in task.cell.get("attacks", [])
+        _robust(net, Attack(**attack), defense, setting, (clean_images, test_labels))
+        for attack in task.cell.get("attacks", [])
     ]
     best = max(range(len(history.test_accuracy)), key=history.test_accuracy.__getitem__)
     return {
