@@ -6,7 +6,8 @@ set, tested on the clean test set, one key, one training seed; then three seeds,
 methods whose highest accuracy is lowest, under the three defenses that are worst for each. Fitted methods are fitted
 with preset `cpu`. Behind the table: how much each method changes a picture, and Kendall's tau between its columns and
 published ones of ResNet-18. Every training is kept as a JSON file: a stopped run goes on. `--draw` trains nothing and
-prints what is there. `--write` brings the figures into the package, for `ut.recommended`.
+prints what is there. `--controls pil "cuda > sem"` measures the controls of these: random noise of equal PSNR, one
+filter for all classes, of a chain both. `--write` brings the figures into the package, for `ut.recommended`.
 """
 
 import argparse
@@ -103,6 +104,9 @@ def main() -> None:
     )
     parser.add_argument("--defenses", nargs="+", default=list(DEFENSES), help="only these (default: all)")
     parser.add_argument("--once", action="store_true", help="one seed and key: leave the best methods' others out")
+    parser.add_argument(
+        "--controls", nargs="+", default=[], choices=METHODS, help="measure the controls of these, and nothing else"
+    )
     parser.add_argument("--draw", action="store_true", help="print what is there, train nothing")
     parser.add_argument("--write", action="store_true", help="also write the figures that ut.recommended reads")
     arguments = parser.parse_args()
@@ -118,6 +122,11 @@ def main() -> None:
         "workers": arguments.workers,
         "samples": 0,
     }
+    if arguments.controls:
+        for title in arguments.controls:
+            own = {label(title, KEY): make(title, KEY).fit(train)}
+            print(evaluate(**settings, poisons=own, defenses=arguments.defenses), flush=True)
+        return
     if not arguments.draw:
         poisons = {label(title, KEY): make(title, KEY).fit(train) for title in arguments.methods}
         for name, poison in poisons.items():  # one after the other, so that what is done is whole rows

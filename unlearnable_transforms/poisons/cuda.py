@@ -236,18 +236,23 @@ class CUDAPoison(Poison):
     def unlock_note(self, clean: np.ndarray, protected: np.ndarray, token: str) -> float | None:
         """The maximum that the picture was divided by, in pixel levels. None for a black picture and for halos."""
         side = min(clean.shape[:2])
-        if self._shape(side).step > 1 or not protected.any():
+        top = protected.max()
+        if self._shape(side).step > 1 or not top:
             return None
         # The maximum lies where the protected picture is brightest, so few places need to be looked at.
         weights = self._filter(token, side)
-        bright = np.argwhere(protected == protected.max())
-        pad = weights.shape[0] // 2
+        bright = np.flatnonzero(protected == top)
         if len(bright) * weights.size > clean.size:
             image = torch.from_numpy(clean.copy()).permute(2, 0, 1)[None]
             return float(convolve(image, torch.from_numpy(weights)[None]).max())
-        padded = np.pad(clean, ((pad, pad), (pad, pad), (0, 0))).astype(np.float32)
-        windows = np.lib.stride_tricks.sliding_window_view(padded, weights.shape, axis=(0, 1))
-        return float((windows[tuple(bright.T)] * weights).sum((1, 2)).max())
+        height, width, channels = clean.shape
+        pad = weights.shape[0] // 2
+        padded = np.zeros((height + 2 * pad, width + 2 * pad, channels), np.float32)
+        padded[pad : pad + height, pad : pad + width] = clean
+        corners = np.ravel_multi_index(np.unravel_index(bright, clean.shape), padded.shape)
+        rows, columns = np.divmod(np.arange(weights.size), len(weights))
+        windows = padded.ravel()[corners[:, None] + (rows * padded.shape[1] + columns) * channels]
+        return float((windows @ weights.ravel()).max())
 
     def _filter(self, token: str, side: int) -> np.ndarray:
         if self._explicit is not None:

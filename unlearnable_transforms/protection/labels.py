@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 from datasets import Dataset
 
@@ -144,6 +145,20 @@ def with_secret(splits: Mapping[str, Dataset], values: Mapping[str, Sequence]) -
 def label_columns(names: Sequence[str], poison: Poison) -> tuple[str, str]:
     """The image and the label column that the protection follows: the secret one where there is one."""
     return find_columns(names, poison.image_key, SECRET if SECRET in names else poison.label_key)
+
+
+def check_labels(data: Dataset, label_key: str, poison: Poison) -> None:
+    """Look at all labels of a data set; where they are good, each different one costs, not each row.
+
+    Raises:
+        SampleError: labels that are refused, with their rows.
+    """
+    column = data.with_format("arrow").select_columns([label_key])[:][label_key]
+    try:
+        distinct = column.unique().to_pylist()
+        batch_tokens(distinct, len(distinct), poison.classes)
+    except (SampleError, pa.ArrowException):  # a bad one, or soft labels, which have no order: find its rows
+        batch_tokens(column.to_pylist(), len(column), poison.classes)
 
 
 def to_fit(data: Dataset, poison: Poison) -> Dataset:

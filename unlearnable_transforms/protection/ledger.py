@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -30,14 +31,16 @@ SCHEMA = pa.schema(
     ]
 )
 
+ROW_GROUP = 50_000
+ID = "S16"  # as NumPy compares bytes
 KEY_CHECK, METHOD = b"key check", b"method"  # in the file's metadata
 FOUND = ("noise", "known", "pixels", "grid")  # arguments that fit fills in
 COLUMNS = ("image_key", "label_key")  # arguments that change no bytes
 
 
-def ledger_path(key_fingerprint: str | None, protected_ids: list[bytes]) -> Path:
-    """Where the ledger of these protected pictures lies by default: found again from the pictures, in any order."""
-    digest = xxhash.xxh3_128(b"".join(sorted(protected_ids))).hexdigest()
+def ledger_path(key_fingerprint: str | None, protected_ids: bytes) -> Path:
+    """Where a ledger lies by default: found again from the protected pictures' ids, sorted, one behind the other."""
+    digest = xxhash.xxh3_128(protected_ids).hexdigest()
     return private_directory("ledgers") / f"{key_fingerprint or 'explicit'}-{digest}.parquet"
 
 
@@ -45,13 +48,13 @@ def write_ledger(table: pa.Table, path: str | os.PathLike | None, poison: Poison
     """Write a table of ``SCHEMA`` with mode 0600, whole or not at all, to ``path`` or the default place; with the
     method that protected the pictures, and a check of its key."""
     table = table.cast(SCHEMA)
-    ids = table["protected_id"].to_pylist()
+    ids = _sorted_ids(table)
     key_fingerprint = None if poison.key is None else poison.key.fingerprint
     method = json.dumps(method_of(poison))
     table = table.replace_schema_metadata({KEY_CHECK: _key_check(key_fingerprint, ids), METHOD: method})
     target = Path(path) if path is not None else ledger_path(key_fingerprint, ids)
     with replacing(target) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, row_group_size=ROW_GROUP)
     return target
 
 
@@ -98,7 +101,7 @@ def read_ledger(path: str | os.PathLike) -> pa.Table:
 def fits_key(table: pa.Table, key_fingerprint: str | None) -> bool:
     """Whether a ledger, as :func:`read_ledger` returns it, was written for this key; also if it does not say."""
     check = (table.schema.metadata or {}).get(KEY_CHECK)
-    return check is None or check.decode() == _key_check(key_fingerprint, table["protected_id"].to_pylist())
+    return check is None or check.decode() == _key_check(key_fingerprint, _sorted_ids(table))
 
 
 def method_of(poison: Poison) -> dict[str, Any]:
@@ -136,6 +139,13 @@ def without(config: Any, *left_out: str) -> Any:
     return [without(value, *left_out) for value in config] if isinstance(config, list) else config
 
 
-def _key_check(key_fingerprint: str | None, protected_ids: list[bytes]) -> str:
+def _sorted_ids(table: pa.Table) -> bytes:
+    """The protected pictures' ids one behind the other, sorted; no Python object is made for each row."""
+    chunks = table["protected_id"].cast(SCHEMA.field("protected_id").type).chunks
+    ids = [np.frombuffer(chunk.buffers()[1], ID, len(chunk), chunk.offset * 16) for chunk in chunks if len(chunk)]
+    return np.sort(np.concatenate([np.empty(0, ID), *ids])).tobytes()
+
+
+def _key_check(key_fingerprint: str | None, protected_ids: bytes) -> str:
     """Tells ledgers of other keys, but not to whom the key belongs without knowing its fingerprint."""
-    return xxhash.xxh3_128(f"{key_fingerprint}|".encode() + b"".join(sorted(protected_ids))).hexdigest()
+    return xxhash.xxh3_128(f"{key_fingerprint}|".encode() + protected_ids).hexdigest()

@@ -5,7 +5,9 @@ import warnings
 from collections.abc import Callable, Collection
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 
 from ..containers import open_chunks
@@ -14,7 +16,7 @@ from ..poisons.fraction import is_chosen
 from ..samples import SampleError, batch_tokens, name_rows, sample_id
 from ..sources import image_columns, is_train_split, refuse_second_image, stored_images
 from .fraction import check_fraction
-from .labels import SECRET, check_options, label_columns, secret_classes, to_fit, with_secret
+from .labels import SECRET, check_labels, check_options, label_columns, secret_classes, to_fit, with_secret
 from .ledger import SCHEMA, write_ledger
 
 _LEDGER_FEATURES = Features(
@@ -120,10 +122,8 @@ def protect_split(
     """
     image_key, label_key = label_columns(data.column_names, poison)
     refuse_second_image(image_key, [column for column in image_columns(data.features) if column not in keep])
+    check_labels(data, label_key, poison)  # all of them, first
     plain = data.with_format(None)
-    batch_tokens(
-        plain.select_columns([label_key]).with_format("arrow")[:][label_key].to_pylist(), len(plain), poison.classes
-    )  # all labels, first
     mapped = plain.map(
         _ProtectRows(poison, image_key, label_key, fraction),
         batched=True,
@@ -139,15 +139,15 @@ def protect_split(
 
 def unchanged_rows(table: pa.Table) -> list[int]:
     """The rows of a ledger whose pictures the method leaves as they are, counted in the table."""
-    return [row for row, status in enumerate(table["status"].to_pylist()) if status == "unchanged"]
+    return pc.indices_nonzero(pc.equal(table["status"], "unchanged")).to_pylist()
 
 
 def _ledger_table(mapped: Dataset, split: str) -> pa.Table:
     columns = mapped.select_columns(list(_LEDGER_FEATURES)).with_format("arrow")[:]
     columns = columns.rename_columns([column.removeprefix("_") for column in columns.column_names])
     rows = len(columns)
-    columns = columns.append_column("split", pa.array([split] * rows, pa.string()))
-    columns = columns.append_column("row", pa.array(range(rows), pa.int64()))
+    columns = columns.append_column("split", pa.repeat(pa.scalar(split), rows))
+    columns = columns.append_column("row", pa.array(np.arange(rows)))
     return columns.select(SCHEMA.names).cast(SCHEMA)
 
 

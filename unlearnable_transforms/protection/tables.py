@@ -23,14 +23,14 @@ from datasets.exceptions import DatasetGenerationError
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..poisons.base import NotFittedError, Poison
-from ..samples import SampleError, batch_tokens
+from ..samples import SampleError
 from ..sources import image_columns, is_train_split, refuse_second_image
 from .encode import SourceChanged
 from .engines import Engine, check_engine, run_on
 from .folder import SECRET_CLASSES, check_places
 from .fraction import check_fraction
 from .journal import REMEDY, open_journal
-from .labels import check_options, hide_rows, label_columns, remember, to_fit, with_secret
+from .labels import check_labels, check_options, hide_rows, label_columns, remember, to_fit, with_secret
 from .ledger import SCHEMA, check_ledger_place, write_ledger
 from .listing import SPLIT_NAMES, is_hidden, is_picture, named
 from .report import Summary, hidden_note
@@ -335,6 +335,5 @@ def _check_columns(
             image_key, [column for column in image_columns(data.features) if column not in keep_columns]
         )
         if name in train:
-            labels = data.with_format("arrow").select_columns([label_key])[:][label_key].to_pylist()
-            batch_tokens(labels, len(data), poison.classes)
+            check_labels(data, label_key, poison)
     return image_key, label_key
