@@ -12,6 +12,7 @@ Commands ``unlearnable ...`` in blocks ``bash`` are parsed. There are no blocks 
 import contextlib
 import importlib
 import io
+import json
 import re
 import shlex
 import socket
@@ -30,6 +31,7 @@ from PIL import Image
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import build_parser
 from unlearnable_transforms.defenses import base as defenses
+from unlearnable_transforms.evaluation.recommended import MEASURED
 from unlearnable_transforms.poisons import base as poisons
 
 DOCS = ROOT / "docs"
@@ -172,6 +174,23 @@ def test_every_benchmark_and_every_picture_of_the_gallery_has_its_place():
     for name in shown:
         with Image.open(DOCS / "images" / f"gallery-{name}.jpg") as picture:
             picture.load()
+
+
+def test_the_page_of_a_method_is_whole_and_its_figures_are_the_measured_ones():
+    table = json.loads(MEASURED.read_text(encoding="utf-8"))
+    rows = {row["method"]: row for row in table["methods"]}
+    for name in ut.list_poisons():
+        page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+        headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
+        assert {"Cost", "Measured", "What breaks it"} <= set(headings), f"{name}.md: {headings}"
+        assert {"Idea", "Formula"} <= set(headings) or "Idea and formula" in headings, f"{name}.md: {headings}"
+        assert f"(images/gallery-{name}.jpg)" in page
+        row = rows[name]
+        worst, accuracies = row["worst"], row["accuracies"]
+        assert (
+            f"plain {100 * accuracies['erm']:.1f} %, worst case **{100 * accuracies[worst]:.1f} %** under `{worst}`, "
+            f"where clean pictures give {100 * table['clean'][worst]:.1f} %; SSIM {row['ssim']:.2f}."
+        ) in " ".join(page.split()), f"{name}.md"
 
 
 def test_the_method_of_the_page_goes_down_the_usual_roads(workplace):
