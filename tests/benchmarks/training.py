@@ -37,15 +37,15 @@ class Memory(Dataset):
         return self.transform(self.images[row]), self.labels[row]
 
 
-def fresh() -> torch.nn.Module:
-    return build_victim("resnet9-screen", 10, 32, torch.Generator().manual_seed(0))
+def fresh(victim: str) -> torch.nn.Module:
+    return build_victim(victim, 10, 32, torch.Generator().manual_seed(0))
 
 
-def baseline(training: Set, recipe: Recipe) -> torch.nn.Module:
+def baseline(training: Set, recipe: Recipe, victim: str = "resnet9-screen", device: str = "cpu") -> torch.nn.Module:
     """The loop of a tutorial, written with care."""
     images, labels = training
-    net = fresh().to(memory_format=torch.channels_last)
-    store_statistics(net, images)
+    net = fresh(victim).to(device, memory_format=torch.channels_last)
+    store_statistics(net, images.to(device))
     transform = v2.Compose(
         [
             v2.RandomCrop(32, padding=4),
@@ -64,6 +64,7 @@ def baseline(training: Set, recipe: Recipe) -> torch.nn.Module:
     net.train()
     for _ in range(recipe.epochs):
         for pixels, target in loader:
+            pixels, target = pixels.to(device), target.to(device)
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(net(pixels.contiguous(memory_format=torch.channels_last)), target).backward()
             optimizer.step()
@@ -71,9 +72,9 @@ def baseline(training: Set, recipe: Recipe) -> torch.nn.Module:
     return net.eval()
 
 
-def ours(training: Set, recipe: Recipe) -> torch.nn.Module:
-    net = fresh()
-    train(net, *training, recipe=recipe, seed=0)
+def ours(training: Set, recipe: Recipe, victim: str = "resnet9-screen", device: str = "cpu") -> torch.nn.Module:
+    net = fresh(victim)
+    train(net, *training, recipe=recipe, seed=0, device=device)
     return net
 
 
