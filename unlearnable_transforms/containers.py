@@ -203,7 +203,8 @@ def check_batch(images: torch.Tensor | np.ndarray, dims: int) -> None:
         raise TypeError(
             f"the image has data type {images.dtype}, not uint8: protection is made on 8-bit pixels, because that is "
             "what gets published. Put the poison before ToDtype / ToTensor / Normalize, or scale to 0..255, round "
-            "and convert to uint8 first" + (" (it also holds NaN or infinity)" if _has_nan(images) else "")
+            "and convert to uint8 first (docs/conventions.md)"
+            + ("; it also holds NaN or infinity" if _has_nan(images) else "")
         )
     channels = images.shape[-3 if tensor else -1] if images.ndim == dims else 0
     if images.ndim != dims or channels not in (1, 2, 3, 4):

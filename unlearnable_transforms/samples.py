@@ -86,7 +86,7 @@ def _token(label: Any, known: list[str] | None) -> str:
     if isinstance(label, np.ndarray | torch.Tensor | list | tuple):
         raise TypeError(
             "the label is soft, one-hot or multi-hot (a vector a sample); put the poison before MixUp and CutMix, "
-            "and pass one class a sample"
+            "and pass one class a sample (docs/conventions.md)"
         )
     raise TypeError(f"class labels are integers or text, not {type(label).__name__}")
 

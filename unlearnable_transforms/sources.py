@@ -75,7 +75,8 @@ def refuse_second_image(image_key: str, holding_images: Iterable[str]) -> None:
     if others:
         raise ValueError(
             f"columns {others} hold pictures too and would stay unprotected beside {image_key!r}; remove them "
-            f"(remove_columns), or pass image_key={image_key!r} to the poison to say that they may stay as they are"
+            f"(remove_columns), or pass image_key={image_key!r} to the poison to say that they may stay as they "
+            "are (docs/conventions.md)"
         )
 
 
@@ -91,7 +92,8 @@ def is_train_split(split: str) -> bool:
     if name.startswith(("test", "val", "dev", "eval", "holdout")):
         return False
     raise ValueError(
-        f"is the split {split!r} training data? Name it train... or test..., or protect the one data set you mean"
+        f"is the split {split!r} training data? Name it train... or test..., or protect the one data set you mean "
+        "(docs/protect.md)"
     )
 
 

@@ -47,7 +47,9 @@ class Protect:
         if not isinstance(poison, Poison):
             raise TypeError(f"poison is a {type(poison).__name__}, not a protection method")
         if not poison.fitted:
-            raise NotFittedError(f"{type(poison).__name__} is not fitted: call poison.fit(dataset) before Ray gets it")
+            raise NotFittedError(
+                f"{type(poison).__name__} is not fitted: call poison.fit(dataset) before Ray gets it (docs/cache.md)"
+            )
         torch.set_num_threads(1)  # an actor has one core
         self.poison = poison
 

@@ -26,4 +26,4 @@ def get_defense(name: str) -> type[Defense]:
     try:
         return _discover()[name]
     except KeyError:
-        raise KeyError(f"there is no defense {name!r}; the defenses are {list_defenses()}") from None
+        raise KeyError(f"there is no defense {name!r}; the defenses are {list_defenses()} (docs/defenses.md)") from None

@@ -82,5 +82,5 @@ def get_plan(recipe: "str | Recipe | Plan") -> Plan:
     if isinstance(recipe, Recipe):
         return Plan("own", recipe, "resnet9-screen")
     if recipe not in PLANS:
-        raise KeyError(f"there is no recipe {recipe!r}; the recipes are {sorted(PLANS)}")
+        raise KeyError(f"there is no recipe {recipe!r}; the recipes are {sorted(PLANS)} (docs/evaluate.md)")
     return PLANS[recipe]

@@ -26,4 +26,4 @@ def get_poison(name: str) -> type[Poison]:
     try:
         return _discover()[name]
     except KeyError:
-        raise KeyError(f"there is no method {name!r}; the methods are {list_poisons()}") from None
+        raise KeyError(f"there is no method {name!r}; the methods are {list_poisons()} (docs/compare.md)") from None

@@ -310,7 +310,7 @@ class Poison:
 
     def _ready(self) -> None:
         if not self.fitted:
-            raise NotFittedError(f"{type(self).__name__} is not fitted: call poison.fit(dataset) first")
+            raise NotFittedError(f"{type(self).__name__} is not fitted: call poison.fit(dataset) first (docs/cache.md)")
         if os.getpid() != _PROCESS and torch.get_num_threads() != 1:
             torch.set_num_threads(1)  # a forked worker hangs if it waits for the parent's threads
 

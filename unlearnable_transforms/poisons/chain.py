@@ -142,7 +142,7 @@ class Chain(Poison):
             if not link.fitted:
                 raise NotFittedError(
                     f"link {place} of the chain, {type(link).__name__}, is not fitted: call chain.fit(dataset) first, "
-                    "which fits each link on what the links before make of the pictures"
+                    "which fits each link on what the links before make of the pictures (docs/chain.md)"
                 )
             link._ready()
 

@@ -259,7 +259,7 @@ class FittedPoison(Poison):
             who = f"behind {Chain(self.after).title} this noise may add nothing" if self.after else None
             warnings.warn(
                 f"{who or 'this noise will hardly protect'}: {worries}. More pictures, more steps or another surrogate "
-                "may help; measure it (ut.evaluate) before you rely on it",
+                "may help; measure it (ut.evaluate, docs/claims.md) before you rely on it",
                 FitWarning,
                 stacklevel=4,
             )

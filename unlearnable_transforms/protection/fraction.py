@@ -14,6 +14,7 @@ def check_fraction(fraction: float, poison: Poison, stacklevel: int = 2) -> None
             raise ValueError("fraction < 1 chooses pictures by the key: this poison has none")
         warnings.warn(
             f"only {fraction:.0%} will be protected. The CUDA paper's victim reached 85.6 % with 80 % protected, "
-            "against 18.5 % with all (table 5): below full coverage, the clean part teaches what the rest hides",
+            "against 18.5 % with all (table 5): below full coverage, the clean part teaches what the rest hides "
+            "(docs/limits.md)",
             stacklevel=stacklevel,
         )

@@ -272,7 +272,7 @@ def make_unlocker(
         else:
             raise NotFittedError(
                 f"{type(link).__name__} has learnt nothing, and no ledger says what it had: pass the method as it was "
-                "when it protected these pictures"
+                "when it protected these pictures (docs/unlock.md)"
             )
     if not (changed or (records.named and has_keys(poison))):
         _check_pictures(poison, some, records)
