@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from .method import count
+from .method import add_column_options, count
 
 
 def add_to(commands: Any) -> None:
@@ -23,8 +23,7 @@ def add_to(commands: Any) -> None:
     add("--test", metavar="TEST", help="clean pictures of the same classes")
     add("--json", action="store_true", help="print JSON")
     add("--split", default="train", metavar="NAME", help="of DATA, where it has several (default: train)")
-    add("--image-key", metavar="COLUMN", help="default: image or img")
-    add("--label-key", metavar="COLUMN", help="default: label, labels or fine_label")
+    add_column_options(parser)
     add("--rows", type=count, default=4000, metavar="N", help="pictures that are looked at (default: 4000)")
     add("--seed", type=int, default=0, metavar="N", help="of the victims' trainings (default: 0)")
     add("--device", metavar="NAME", help="of the victims: cpu or cuda (default: a GPU where there is one)")

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .method import METHOD_OPTIONS, add_method_options, count, make_poison
-from .protect import INTERRUPTED
+from . import INTERRUPTED
+from .method import METHOD_OPTIONS, add_column_options, add_method_options, count, make_poison
 
 if TYPE_CHECKING:
     from ..evaluation.report import Report
@@ -51,8 +51,7 @@ def add_to(commands: Any) -> None:
     add("--no-controls", action="store_true", help="leave out one filter for all, or random noise of equal PSNR")
     add("--rows", type=count, metavar="N", help="training pictures (default: the recipe's)")
     add("--image-size", type=count, metavar="PIXELS", help="to which victims resize (default: the pictures' own)")
-    add("--image-key", metavar="COLUMN", help="default: image or img")
-    add("--label-key", metavar="COLUMN", help="default: label, labels or fine_label")
+    add_column_options(parser)
     add("--samples", type=int, default=8, metavar="N", help="pictures shown in the report; 0 for one that is published")
     add("--workers", type=count, metavar="N", help="processes (default: one a core)")
     add("--device", metavar="NAME", help="cpu or cuda (default: a GPU where there is one)")

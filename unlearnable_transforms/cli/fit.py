@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .method import add_method_options, make_poison
-
-INTERRUPTED = 130
+from . import INTERRUPTED
+from .method import add_column_options, add_method_options, make_poison
 
 
 def add_to(commands: Any) -> None:
@@ -22,8 +21,7 @@ def add_to(commands: Any) -> None:
     add("source", metavar="SOURCE", help="folder of pictures, Parquet file or folder, saved data set, or Hub name")
     add("--key", type=Path, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
     add("--config", metavar="NAME", help="configuration of a Hub data set")
-    add("--image-key", metavar="COLUMN", help="default: image or img")
-    add("--label-key", metavar="COLUMN", help="default: label, labels or fine_label")
+    add_column_options(parser)
     add_method_options(parser)
     parser.set_defaults(run=run)
 

@@ -6,10 +6,21 @@ import traceback
 from collections.abc import Sequence
 
 from .. import __version__
-from . import audit, cache, evaluate, fit, keygen, methods, protect, publish, quickstart, unlock, verify
-
-ERROR = 2  # also what argparse exits with
-INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+from . import (
+    ERROR,
+    INTERRUPTED,
+    audit,
+    cache,
+    evaluate,
+    fit,
+    keygen,
+    methods,
+    protect,
+    publish,
+    quickstart,
+    unlock,
+    verify,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

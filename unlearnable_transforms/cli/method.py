@@ -36,6 +36,12 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     add("--eps", type=_levels, metavar="LEVELS", help="strength of added noise in levels of 255 (default: 8, of lsp 6)")
 
 
+def add_column_options(group: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
+    """Add ``--image-key`` and ``--label-key``."""
+    group.add_argument("--image-key", metavar="COLUMN", help="default: image or img")
+    group.add_argument("--label-key", metavar="COLUMN", help="default: label, labels or fine_label")
+
+
 def _levels(text: str) -> float:
     return count(text) / 255
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .method import add_method_options, count, make_poison
+from . import INTERRUPTED
+from .method import add_column_options, add_method_options, count, make_poison
 
 INCOMPLETE = 1  # some pictures could not be read, or the disk is full
-INTERRUPTED = 130
 
 
 def add_to(commands: Any) -> None:
@@ -55,8 +55,7 @@ def add_to(commands: Any) -> None:
     )
     tables = parser.add_argument_group("data sets")
     tables.add_argument("--config", metavar="NAME", help="configuration of a Hub data set")
-    tables.add_argument("--image-key", metavar="COLUMN", help="default: image or img")
-    tables.add_argument("--label-key", metavar="COLUMN", help="default: label, labels or fine_label")
+    add_column_options(tables)
     tables.add_argument(
         "--keep-column",
         action="append",

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .method import METHOD_OPTIONS, add_method_options, make_poison
-from .protect import INTERRUPTED
+from . import INTERRUPTED
+from .method import METHOD_OPTIONS, add_column_options, add_method_options, make_poison
 
 REFUSED = 1
 ANSWERS = {"yes": True, "no": False}
@@ -45,8 +45,7 @@ def add_to(commands: Any) -> None:
     allowed.add_argument("--keep-column", action="append", default=[], metavar="COLUMN", help="may stay; repeatable")
     allowed.add_argument("--allow-partial", action="store_true", help="unprotected training pictures, or missing ones")
     allowed.add_argument("--allow-history", action="store_true", help="earlier commits with other data files")
-    allowed.add_argument("--image-key", metavar="COLUMN", help="default: image or img")
-    allowed.add_argument("--label-key", metavar="COLUMN", help="default: label, labels or fine_label")
+    add_column_options(allowed)
     add_method_options(parser)
     parser.set_defaults(run=run)
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .method import add_method_options, count, make_poison
+from .method import add_column_options, add_method_options, count, make_poison
 
 
 def add_to(commands: Any) -> None:
@@ -32,8 +32,7 @@ def add_to(commands: Any) -> None:
         help="pictures were resized or saved as JPEG since: without a ledger another key goes unnoticed then",
     )
     add("--config", metavar="NAME", help="configuration of a Hub data set")
-    add("--image-key", metavar="COLUMN", help="default: image or img")
-    add("--label-key", metavar="COLUMN", help="default: label, labels or fine_label")
+    add_column_options(parser)
     add("--workers", type=count, metavar="N", help="processes (default: one a core)")
     add_method_options(parser)
     parser.set_defaults(run=run)
