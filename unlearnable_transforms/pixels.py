@@ -57,7 +57,7 @@ def ssim(clean: np.ndarray, changed: np.ndarray) -> float:
     """
     if min(clean.shape[:2]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs pictures of {SSIM_WINDOW} pixels a side, got {clean.shape[:2]}")
-    a, b = (torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).double() for image in (clean, changed))
+    a, b = (torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), np.float64)) for image in (clean, changed))
     window = torch.exp(-((torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2) ** 2) / (2 * 1.5**2))
     window /= window.sum()
     down, across = (_sliding(window, side) for side in clean.shape[:2])  # far faster than conv2d in float64

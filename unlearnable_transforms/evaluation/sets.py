@@ -88,13 +88,8 @@ def change_of(poison: Poison, pictures: Pictures) -> Change:
 
 
 def fitted(poison: Poison, pictures: Pictures) -> Poison:
-    """The poison, ready: one that learns from data and has not yet learns from these pictures."""
-    if not poison.fitted:
-        images = [np.ascontiguousarray(image) for image in pictures.images]
-        if len({image.shape for image in images}) > 1:
-            raise ValueError(f"{poison.name} is not fitted and the pictures have several sizes: call poison.fit first")
-        poison.fit((np.stack(images), list(pictures.labels)))
-    return poison
+    """The poison, ready: one that learns from data and has not yet learns from these pictures, also of mixed sizes."""
+    return poison if poison.fitted else poison.fit((pictures.images, pictures.labels))
 
 
 def _control(label: str, poison: Poison, config: dict[str, Any], clean: Pictures) -> TrainingSet:
