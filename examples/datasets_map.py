@@ -1,21 +1,21 @@
 """Protect a Hugging Face data set with ``ds.map``, offline on handwritten digits, or on one of the Hub.
 
-python examples/datasets_map.py [cifar10 | cifar100 | tiny-imagenet | imagenet-100]
+python examples/datasets_map.py [digits | cifar10 | cifar100 | tiny-imagenet | imagenet-100]
 """
 
 import sys
 
 import numpy as np
-from samples import load
+from samples import columns, load
 
 from unlearnable_transforms import CUDAPoison, Key
 
 
-def main(name: str | None = None) -> None:
+def main(name: str = "digits") -> None:
     train, _ = load(name)
     key = Key.generate()  # in earnest: key.save("my.key"), and never publish it
     protected = train.map(CUDAPoison(key=key), batched=True)
-    image = "img" if "img" in train.column_names else "image"
+    image, _ = columns(train)
     print(protected)
     print("clean    ", *np.asarray(train[0][image])[8].ravel()[:16])
     print("protected", *np.asarray(protected[0][image])[8].ravel()[:16])

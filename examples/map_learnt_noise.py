@@ -1,6 +1,6 @@
 """``ds.map`` with a method that learns its noise from the data first: SEM. Offline on digits, or on a set of the Hub.
 
-python examples/map_learnt_noise.py [cifar10 | cifar100 | tiny-imagenet | imagenet-100]
+python examples/map_learnt_noise.py [digits | cifar10 | cifar100 | tiny-imagenet | imagenet-100]
 
 On digits the fit is cut short: it takes seconds, protects nothing, and says so. On a set of the Hub it is the preset
 ``cpu``: minutes for 10,000 pictures of 32 px, hours for large ones without a GPU.
@@ -9,28 +9,28 @@ On digits the fit is cut short: it takes seconds, protects nothing, and says so.
 import sys
 
 import numpy as np
-from samples import load
+from samples import columns, load
 
 from unlearnable_transforms import Key, SEMPoison
 
 SHORT = {"surrogate": "smallcnn", "steps": 15, "augment": "crop"}  # digits must not be mirrored
 
 
-def main(name: str | None = None) -> None:
-    train, _ = load(name)
-    train = train if name else train.select(range(200))
+def main(name: str = "digits") -> None:
+    train, _ = load(name, rows=200)
+    options = SHORT if name == "digits" else {}
     key = Key.generate()  # in earnest: key.save("my.key"), and never publish it
 
-    poison = SEMPoison(key=key, data=train, **({} if name else SHORT))
+    poison = SEMPoison(key=key, data=train, **options)
     protected = train.map(poison, batched=True)
 
-    image = "img" if "img" in train.column_names else "image"
+    image, _ = columns(train)
     before, after = (np.asarray(data[0][image], int) for data in (train, protected))
     print(protected)
     print("the noise is", poison.noise, "and changes the first picture by at most", np.abs(after - before).max())
     print("what the fit found:", {name: poison.report[name] for name in ("surrogate_accuracy", "separability", "psnr")})
 
-    again = SEMPoison(key=key, noise=poison.noise, **({} if name else SHORT))  # by name, without the data
+    again = SEMPoison(key=key, noise=poison.noise, **options)  # by name, without the data
     print("the same from the cache:", np.array_equal(np.asarray(again(train[0])[image]), after))
 
 

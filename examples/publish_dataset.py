@@ -15,10 +15,9 @@ from samples import HUB, load
 import unlearnable_transforms as ut
 
 
-def main(name: str | None = None, repo: str | None = None) -> None:
-    train, _ = load(name)
-    train = train if name else train.select(range(200))
-    if name is None:
+def main(name: str = "digits", repo: str | None = None) -> None:
+    train, _ = load(name, rows=200)
+    if name == "digits":
         master = ut.Key.generate()
     else:
         if not os.path.exists("my.key"):

@@ -1,6 +1,6 @@
 """The data of the other examples: handwritten digits, offline, or a set of the Hugging Face Hub by its name.
 
-python examples/samples.py [cifar10 | cifar100 | tiny-imagenet | imagenet-100]
+python examples/samples.py [digits | cifar10 | cifar100 | tiny-imagenet | imagenet-100]
 """
 
 import sys
@@ -29,14 +29,22 @@ def digits(side: int = 16, rows: int = 1000) -> tuple[Dataset, Dataset]:
     return whole.select(range(rows)), whole.select(range(1297, 1797))
 
 
-def load(name: str | None = None) -> tuple[Dataset, Dataset]:
-    """Training and test set: of the Hub where a name is given, else digits."""
-    if name is None:
-        return digits()
+def load(name: str = "digits", **of_digits: int) -> tuple[Dataset, Dataset]:
+    """Training and test set: digits, with arguments of :func:`digits`, or one of the Hub."""
+    if name == "digits":
+        return digits(**of_digits)
+    if name not in HUB:
+        raise SystemExit(f"there is no set {name!r} here: digits, {', '.join(HUB)}")
     splits = load_dataset(HUB[name])
     return splits["train"], next(splits[test] for test in TESTS if test in splits)
 
 
+def columns(data: Dataset) -> tuple[str, str]:
+    """The names of its image and label column; of CIFAR-100's two kinds of labels the fine ones."""
+    names = data.column_names
+    return "img" if "img" in names else "image", "fine_label" if "fine_label" in names else "label"
+
+
 if __name__ == "__main__":
     for data in load(*sys.argv[1:2]):
-        print(data)
+        print(data, *columns(data))
