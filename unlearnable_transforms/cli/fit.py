@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from . import INTERRUPTED
-from .method import add_column_options, add_method_options, make_poison
+from .method import add_column_options, add_label_options, add_method_options, make_poison
 
 
 def add_to(commands: Any) -> None:
@@ -15,13 +15,15 @@ def add_to(commands: Any) -> None:
         "fit",
         help="make the noise of a method that learns from the data, and keep it",
         description="Make the noise of a method that learns from the data and keep it in the cache. `unlearnable "
-        "protect` finds it there with the same method, options and key. Interrupted and started again, it goes on.",
+        "protect` finds it there with the same method, options, labels and key. Interrupted and started again, it goes "
+        "on.",
     )
     add = parser.add_argument
     add("source", metavar="SOURCE", help="folder of pictures, Parquet file or folder, saved data set, or Hub name")
     add("--key", type=Path, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
     add("--config", metavar="NAME", help="configuration of a Hub data set")
     add_column_options(parser)
+    add_label_options(parser)
     add_method_options(parser)
     parser.set_defaults(run=run)
 
@@ -40,7 +42,14 @@ def run(args: argparse.Namespace) -> int:
     if not links:
         raise ValueError(f"the method {args.method} needs no fit: use `unlearnable protect`")
     try:
-        fit_source(args.source, poison, config=args.config)
+        fit_source(
+            args.source,
+            poison,
+            labels=args.labels,
+            clusters=args.clusters,
+            backbone=args.backbone,
+            config=args.config,
+        )
     except KeyboardInterrupt:
         print("\nstopped; what is done is kept, run the same command again to continue", file=sys.stderr)
         return INTERRUPTED

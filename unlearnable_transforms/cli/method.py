@@ -42,6 +42,24 @@ def add_column_options(group: "argparse.ArgumentParser | argparse._ArgumentGroup
     group.add_argument("--label-key", metavar="COLUMN", help="default: label, labels or fine_label")
 
 
+def add_label_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--labels`` and what belongs to it."""
+    add = parser.add_argument_group("without class labels").add_argument
+    add(
+        "--labels",
+        metavar="HOW",
+        help="secret classes: auto, clusters of pictures that look alike; folder, one for each folder at any depth (an "
+        "album, a person); or a CSV file with the columns path,label. The labels of the data stay as they are",
+    )
+    add("--clusters", type=count, metavar="N", help="how many, with --labels auto (default: 10)")
+    add(
+        "--backbone",
+        metavar="NAME",
+        help="what sees likeness, with --labels auto: shapes, built in, or a pretrained network of timm such as "
+        "timm:resnet18.a1_in1k (default: shapes)",
+    )
+
+
 def _levels(text: str) -> float:
     return count(text) / 255
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import INTERRUPTED
-from .method import add_column_options, add_method_options, count, make_poison
+from .method import add_column_options, add_label_options, add_method_options, count, make_poison
 
 INCOMPLETE = 1  # some pictures could not be read, or the disk is full
 
@@ -27,20 +27,7 @@ def add_to(commands: Any) -> None:
     add("source", metavar="SOURCE", help="folder of pictures, Parquet file or folder, saved data set, or Hub name")
     add("out", type=Path, metavar="OUT", help="new or empty folder; or one that the same command began")
     add("--key", type=Path, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
-    hidden = parser.add_argument_group("without class labels")
-    hidden.add_argument(
-        "--labels",
-        metavar="HOW",
-        help="secret classes: auto, clusters of pictures that look alike; folder, one for each folder at any depth (an "
-        "album, a person); or a CSV file with the columns path,label. The labels of the data stay as they are",
-    )
-    hidden.add_argument("--clusters", type=count, metavar="N", help="how many, with --labels auto (default: 10)")
-    hidden.add_argument(
-        "--backbone",
-        metavar="NAME",
-        help="what sees likeness, with --labels auto: shapes, built in, or a pretrained network of timm such as "
-        "timm:resnet18.a1_in1k (default: shapes)",
-    )
+    add_label_options(parser)
     folders = parser.add_argument_group("folders of pictures")
     folders.add_argument("--label", metavar="NAME", help="one class for all: an album, an artist or a person")
     folders.add_argument(
