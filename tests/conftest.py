@@ -20,8 +20,10 @@ os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS", "1")
 import datasets
 import numpy as np
 import pytest
+import torch
 from datasets.fingerprint import Hasher
-from PIL import Image
+from PIL import ExifTags, Image
+from sklearn.datasets import load_digits
 
 from unlearnable_transforms import (
     ARPoison,
@@ -37,12 +39,14 @@ from unlearnable_transforms import (
     SEMPoison,
     TAPPoison,
 )
+from unlearnable_transforms.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 FEATURES = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
 CLASSES = ["ant", "bee", "cat", "dog"]
 KEY = Key.public("roads")
+SECRET = b"unlearnable tests: a secret key!"
 NUMBERS, NAMES = [3, 0, 2, 0, 1], ["dog", "ant", "cat", "ant", "bee"]
 SPOTS = {label: [(label, 2 * label, 255, 255 * (label % 2), 0)] for label in range(4)}
 FILTERS = {label: np.random.default_rng(label).random((5, 5)) / 4 for label in range(4)}
@@ -127,6 +131,50 @@ def poison(key) -> CUDAPoison:
     return CUDAPoison(key=key)
 
 
+@pytest.fixture
+def key_file(tmp_path) -> Path:
+    """A secret key in a file."""
+    return Key(SECRET).save(tmp_path / "my.key")
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    """Where protected pictures go; nothing is there yet."""
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def ledger(tmp_path) -> Path:
+    """Where a ledger goes; nothing is there yet."""
+    return tmp_path / "ledger.parquet"
+
+
+@pytest.fixture
+def no_ledgers(tmp_path, monkeypatch) -> Callable[[], None]:
+    """Called, it takes away the cache in which ledgers lie."""
+    return lambda: monkeypatch.setenv("UNLEARNABLE_TRANSFORMS_CACHE", str(tmp_path / "empty"))
+
+
+def command_here(out: Path, key_file: Path) -> Callable[..., int]:
+    """`unlearnable protect SOURCE out OPTIONS` in this process, with one worker: its exit code."""
+    fixed = ["--key", str(key_file), "--workers", "1"]
+    return lambda source, *options: main(["protect", str(source), str(out), *fixed, *map(str, options)])
+
+
+@pytest.fixture
+def protect(out, key_file) -> Callable[..., int]:
+    """`command_here` for the folder and the key of the test."""
+    return command_here(out, key_file)
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """The 1797 handwritten digits, uint8 (N, 3, 8, 8), and their labels."""
+    data, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(np.round(data * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
+    return images.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(labels).long()
+
+
 @pytest.fixture(scope="session")
 def clothing(tmp_path_factory) -> datasets.Dataset:
     """The first 6 photographs of a real data set, JPEG bytes of many sizes."""
@@ -143,6 +191,26 @@ def pixels(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
+def middling(count: int, *shape: int) -> np.ndarray:
+    """Different pictures (count, H, W, C) with values so far from 0 and 255 that noise is not clipped."""
+    return 100 + pixels(count, *shape) % 56
+
+
+def arithmetic(side: int, channels: int) -> np.ndarray:
+    """A picture (side, side + 3, channels) of integer arithmetic, the same for ever: what golden bytes are made of."""
+    y, x, c = np.meshgrid(np.arange(side), np.arange(side + 3), np.arange(channels), indexing="ij")
+    return ((x * 7 + y * 13 + c * 50 + (x * y) // 3) % 256).astype(np.uint8)
+
+
+def tensors(images: np.ndarray) -> torch.Tensor:
+    """Pictures (B, H, W, C) as (B, C, H, W)."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def encode(image: np.ndarray | Image.Image, format: str = "PNG", **options) -> bytes:
     """The bytes of a picture file."""
     if isinstance(image, np.ndarray):
@@ -150,6 +218,13 @@ def encode(image: np.ndarray | Image.Image, format: str = "PNG", **options) -> b
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def upright(image: np.ndarray) -> bytes:
+    """A PNG stored lying on its side, with the EXIF tag that turns it upright."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    return encode(np.rot90(image).copy(), exif=exif.tobytes())
 
 
 def decode(data: bytes) -> Image.Image:
@@ -210,7 +285,7 @@ def report() -> str:
     )
 
 
-def error_of(call: Callable[[], object], kind: type[Exception] | tuple[type[Exception], ...] = Exception) -> Exception:
+def error_of(call: Callable[[], object], kind: type[Exception]) -> Exception:
     """The exception that a call raises."""
     with pytest.raises(kind) as caught:
         call()

@@ -9,18 +9,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, encode, pixels
+from conftest import ROOT, SECRET, encode, pixels
 from PIL import ImageCms
 
 import unlearnable_transforms as ut
-from unlearnable_transforms.cli.main import main
 from unlearnable_transforms.protection.encode import FileWorker
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -51,7 +50,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 def save_key(path: Path) -> Path:
     """A key file."""
-    return ut.Key(b"unlearnable tests: a secret key!").save(path)
+    return ut.Key(SECRET).save(path)
 
 
 @contextmanager
@@ -120,12 +119,6 @@ def command(*arguments: object, shard_bytes: int | None = None, **options) -> su
         start_new_session=True,
         **options,
     )
-
-
-def command_here(out: Path, key_file: Path) -> Callable[..., int]:
-    """`unlearnable protect SOURCE out OPTIONS` in this process, with one worker: its exit code."""
-    fixed = ["--key", str(key_file), "--workers", "1"]
-    return lambda source, *options: main(["protect", str(source), str(out), *fixed, *map(str, options)])
 
 
 def wait_for_lines(process: subprocess.Popen, lines: int, seconds: float = 300) -> int:

@@ -14,13 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import decode, encode, stored
+from conftest import SECRET, decode, encode, stored
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from PIL.PngImagePlugin import PngInfo
 from publications import (
     FEATURES,
     ROWS,
-    SECRET,
     clean_set,
     exif,
     key,

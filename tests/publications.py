@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-import pytest
-from conftest import decode, encode, image_set, stored
+from conftest import SECRET, decode, encode, image_set, stored
 from datasets import ClassLabel, Dataset, Features, Image
 from folders import photograph, save_key
 
@@ -17,7 +16,6 @@ from unlearnable_transforms.publishing.hub import Publication
 
 CLASSES = ["ant", "bee", "cat"]
 FEATURES = Features({"image": Image(), "label": ClassLabel(names=CLASSES)})
-SECRET = b"unlearnable tests: a secret key!"
 ROWS = 12
 
 
@@ -72,12 +70,6 @@ def exif() -> bytes:
     data[0x013B] = "CANARY-artist"
     data.get_ifd(0x8825)[0x001D] = "CANARY-gps"
     return data.tobytes()
-
-
-@pytest.fixture
-def protected() -> Dataset:
-    """A protected set, with its ledger in the cache."""
-    return ut.protect(clean_set(), ut.CUDAPoison(key=key()))
 
 
 def shrunk(picture: np.ndarray, share: float = 0.75) -> np.ndarray:

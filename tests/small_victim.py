@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import seeded
 from torch import Tensor
 
 from unlearnable_transforms.defenses.base import Setting
@@ -11,10 +12,6 @@ from unlearnable_transforms.victims.nets import store_statistics
 
 LABELS = torch.arange(20) % 4
 SETTING = Setting(4, 8, "smallcnn", DIGITS, 0)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def pictures() -> Tensor:

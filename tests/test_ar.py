@@ -6,33 +6,22 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
-from conftest import KEY, encode, image_set, pixels
+from conftest import KEY, arithmetic, encode, image_set, middling, pixels
 from folders import make_folder, save_key
-from numpy.lib.stride_tricks import sliding_window_view
+from model_free import TEN, answers
+from model_free import make_ar as make
 from PIL import Image
 from scipy.ndimage import correlate
 
 import unlearnable_transforms as ut
 from unlearnable_transforms import ARPoison, Chain, CUDAPoison, Key, SampleError
 from unlearnable_transforms.cli.main import main
-from unlearnable_transforms.pixels import chunk_length
 from unlearnable_transforms.poisons import ar
 from unlearnable_transforms.poisons.ar import coefficients, generate, normals
 from unlearnable_transforms.poisons.undo import unlock_arrays
 from unlearnable_transforms.samples import sample_id
 
-TEN = list(range(10))
 SHAPES = [(32, 32), (8, 8), (1, 1), (5, 40), (33, 7), (97, 61)]
-
-
-def make(**arguments) -> ARPoison:
-    return ARPoison(**{"key": KEY, "classes": TEN, **arguments})
-
-
-def middling(count: int, *shape: int) -> np.ndarray:
-    """Different pictures (count, H, W, C) with values so far from 0 and 255 that noise is not clipped."""
-    return 100 + pixels(count, *shape) % 56
 
 
 def raster(starts: np.ndarray, window: np.ndarray, high: int, wide: int) -> np.ndarray:
@@ -66,16 +55,6 @@ def written_out(poison: ARPoison, image: np.ndarray, label: int) -> np.ndarray:
             area = pattern.shape[0] * pattern.shape[1]
             noise[place] = pattern * 255 * poison.eps * np.sqrt(area / 1024) / np.linalg.norm(pattern)
     return noise[..., : image.shape[2]]
-
-
-def answers(patterns: np.ndarray, processes: np.ndarray) -> np.ndarray:
-    """Energy of the output of each class's filter on each pattern, as the sum of ReLUs of a normal output, (n, k)."""
-    filters = np.concatenate([processes, -np.ones((len(processes), 3, 1))], 2).reshape(-1, 27)
-    found = []
-    for windows in sliding_window_view(patterns, (3, 3), axis=(2, 3)):
-        outputs = windows.transpose(1, 2, 0, 3, 4).reshape(-1, 27) @ filters.T
-        found.append(np.sqrt((outputs**2).sum(0) * len(outputs) / (2 * np.pi)))
-    return np.stack(found)
 
 
 # ---- the rule ----
@@ -195,16 +174,6 @@ def test_no_class_is_without_noise_and_every_picture_changes(value, channels):
     assert (change.reshape(20, 10, -1).mean((0, 2)) > 0.5).all()
 
 
-def test_each_picture_has_its_own_pattern():
-    images = middling(50, 8, 8, 3)
-    noise = make().apply(images, [4] * 50).astype(int) - images
-    assert len(np.unique(noise.reshape(50, -1), axis=0)) == 50
-    images[:] = images[0]
-    assert len(np.unique(make().apply(images, [4] * 50).reshape(50, -1), axis=0)) == 1
-    assert len(np.unique(make().apply(images[:10], TEN).reshape(10, -1), axis=0)) == 10
-    assert (make(key=Key.public("another")).apply(images, [4] * 50) != make().apply(images, [4] * 50)).any()
-
-
 def test_channels_have_patterns_of_their_own():
     images = middling(10, 32, 32, 3)
     images[..., 0] += 1  # not grey
@@ -213,49 +182,12 @@ def test_channels_have_patterns_of_their_own():
         assert np.abs(np.corrcoef(one.reshape(-1, 3).T)[~np.eye(3, dtype=bool)]).max() < 0.9
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (40, 37)], ids=str)
-def test_order_batches_and_chunks_do_not_matter(shape):
-    poison = make()
-    count = chunk_length(3 * shape[0] * shape[1]) + 37
-    images, labels = pixels(count, *shape, 3), np.random.default_rng(1).integers(0, 10, count)
-    images[3::7] = images[3::7, :, :, :1]  # grey ones among them
-    whole = poison.apply(images, labels)
-    order = np.random.default_rng(2).permutation(count)
-    assert (make().apply(images[order], labels[order]) == whole[order]).all()
-    for start, stop in ((0, 1), (3, 4), (5, 22), (count - 40, count)):
-        assert (make().apply(images[start:stop], labels[start:stop]) == whole[start:stop]).all()
-
-
 def test_large_pictures_are_protected_part_by_part(monkeypatch):
     """How many patterns are made at a time makes no difference."""
     image = pixels(2, 300, 170, 3)
     truth = make().apply(image, [1, 2])
     monkeypatch.setattr(ar, "BLOCK", 7)
     assert (make().apply(image, [1, 2]) == truth).all()
-
-
-def test_settings_of_torch_do_not_matter():
-    images = torch.from_numpy(pixels(10, 3, 33, 40))
-    before = make().apply(images, TEN)
-    torch.set_default_dtype(torch.float16)
-    try:
-        assert make().apply(images, TEN).equal(before)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    with torch.inference_mode():
-        assert make().apply(images, TEN).equal(before)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (7, 300), (300, 7), (2, 3)], ids=str)
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "1", "P"])
-@pytest.mark.filterwarnings("ignore::unlearnable_transforms.UnchangedWarning")
-def test_pil_pictures_of_every_mode_and_size(size, mode):
-    image = Image.fromarray(pixels(*size, 3)).convert(mode)
-    protected, label = make()(image, 3)
-    assert protected.size == image.size
-    assert label == 3
-    again = make().apply([Image.fromarray(pixels(40, 40, 3)), image], [0, 3])[1]
-    assert again.tobytes() == protected.tobytes()
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (40, 37)], ids=str)
@@ -334,12 +266,6 @@ def test_protect_reads_the_class_list_itself():
 # ---- golden bytes: a change here is a new version of the method, and stale caches ----
 
 
-def photograph(side: int, channels: int) -> np.ndarray:
-    """A picture (side, side + 3, channels) of integer arithmetic, the same for ever."""
-    y, x, c = np.meshgrid(np.arange(side), np.arange(side + 3), np.arange(channels), indexing="ij")
-    return ((x * 7 + y * 13 + c * 50 + (x * y) // 3) % 256).astype(np.uint8)
-
-
 GOLDEN = {
     (8, 1): "354c6d018dd5ebc3ebdc87ee4dcd32df",
     (32, 1): "8c4c7e29becb76f7034035210fb218a7",
@@ -353,7 +279,7 @@ GOLDEN = {
 @pytest.mark.parametrize("side", [8, 32, 100])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_golden_bytes(side, channels):
-    batch = np.stack([photograph(side, channels)] * 4)
+    batch = np.stack([arithmetic(side, channels)] * 4)
     protected = ARPoison(key=Key.public("golden"), classes=range(40)).apply(batch, [0, 3, 17, 39])
     assert ARPoison.version == 1
     assert hashlib.sha256(protected.tobytes()).hexdigest()[:32] == GOLDEN[side, channels]

@@ -6,8 +6,9 @@ import pickle
 import numpy as np
 import pytest
 from conftest import KEY, pixels
+from model_free import TEN, answers
+from model_free import make_ar as make
 from numpy.lib.stride_tricks import sliding_window_view
-from test_ar import TEN, answers, make
 
 from unlearnable_transforms import Key
 from unlearnable_transforms.poisons import ar

@@ -3,33 +3,24 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import seeded
 from torch import nn
 
-from unlearnable_transforms.training.attacks import (
-    attacking,
-    gaussian_noise,
-    pgd,
-    random_start,
-    summed_cross_entropy,
-)
+from unlearnable_transforms.training.attacks import attacking, gaussian_noise, pgd, random_start, summed_cross_entropy
 from unlearnable_transforms.training.loop import PixelModel
 from unlearnable_transforms.victims import build_victim
 
 LABELS = torch.arange(12) % 10
 
 
-def _seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _pixels() -> torch.Tensor:
     """Random images that also touch black and white, where the box matters."""
-    return (1.4 * torch.rand(12, 3, 8, 8, generator=_seeded(1)) - 0.2).clamp(0, 1)
+    return (1.4 * torch.rand(12, 3, 8, 8, generator=seeded(1)) - 0.2).clamp(0, 1)
 
 
 @pytest.fixture
 def model() -> PixelModel:
-    net = build_victim("smallcnn", 10, 8, _seeded(3))
+    net = build_victim("smallcnn", 10, 8, seeded(3))
     net.train()
     PixelModel(net, bf16=False)(_pixels())  # BatchNorm statistics that are not the initial ones
     return PixelModel(net, bf16=False)
@@ -50,7 +41,7 @@ class Linear(nn.Module):
 
 
 def _linear() -> tuple[PixelModel, torch.Tensor]:
-    weight = torch.randn(3, 8, 8, generator=_seeded(2))
+    weight = torch.randn(3, 8, 8, generator=seeded(2))
     return PixelModel(Linear(weight), bf16=False), weight
 
 
@@ -67,7 +58,7 @@ def _losses(model: PixelModel, pixels: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("steps", [1, 7])
 def test_stays_in_ball_and_box_and_raises_the_loss(model, norm, eps, steps):
     pixels = _pixels()
-    start = random_start(pixels, _seeded(), norm=norm, eps=eps)
+    start = random_start(pixels, seeded(), norm=norm, eps=eps)
     found = pgd(model, pixels, summed_cross_entropy(LABELS), norm=norm, eps=eps, steps=steps, start=start)
     lengths = _norms(found - pixels, norm)
     assert lengths.max() <= eps * (1 + 1e-5)
@@ -160,15 +151,15 @@ def test_network_is_restored_after_an_error(model):
 
 def test_random_starts():
     pixels = torch.zeros(2000, 3, 8, 8)
-    linf = random_start(pixels, _seeded(), norm="linf", eps=0.1)
+    linf = random_start(pixels, seeded(), norm="linf", eps=0.1)
     assert linf.abs().max() <= 0.1
     assert linf.std() == pytest.approx(0.2 / 12**0.5, rel=0.01)  # uniform
-    l2 = random_start(pixels, _seeded(), norm="l2", eps=0.5)
+    l2 = random_start(pixels, seeded(), norm="l2", eps=0.5)
     lengths = _norms(l2, "l2")
     assert lengths.max() <= 0.5 * (1 + 1e-5)
     assert lengths.mean() == pytest.approx(0.25, rel=0.05)
-    assert gaussian_noise(pixels, _seeded(), std=0.3).std() == pytest.approx(0.3, rel=0.01)
-    assert linf.equal(random_start(pixels, _seeded(), norm="linf", eps=0.1))
+    assert gaussian_noise(pixels, seeded(), std=0.3).std() == pytest.approx(0.3, rel=0.01)
+    assert linf.equal(random_start(pixels, seeded(), norm="linf", eps=0.1))
 
 
 @pytest.mark.parametrize("change", [{"norm": "l1"}, {"eps": -0.1}, {"steps": 0}])

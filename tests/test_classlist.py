@@ -1,4 +1,4 @@
-"""Methods that need the class list, by the example of AR: where it comes from, how it grows, what is refused."""
+"""Methods that need the class list, AR and LSP: where it comes from, how it grows, what is refused."""
 
 import pickle
 
@@ -6,18 +6,18 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, KEY, encode, image_set, pixels
+from conftest import CLASSES, encode, image_set, pixels
 from folders import make_folder
+from model_free import make_ar as make
+from model_free import make_lsp
 from PIL import Image
 from torchvision.datasets import FakeData
 
-from unlearnable_transforms import ARPoison, NotFittedError, SampleError
+from unlearnable_transforms import NotFittedError, SampleError
 from unlearnable_transforms.protection.folder import FolderPictures
 from unlearnable_transforms.protection.listing import list_folder
 
-
-def make(**arguments) -> ARPoison:
-    return ARPoison(**{"key": KEY, "classes": range(10), **arguments})
+BOTH = pytest.mark.parametrize("make", [make, make_lsp], ids=["ar", "lsp"])
 
 
 def test_a_growing_set_keeps_the_processes_of_its_classes():
@@ -43,7 +43,8 @@ def test_class_order():
     assert make(classes=None, known=[5000, 1030]).class_order() == ["i:5000", "i:1030"]
 
 
-def test_where_the_class_list_comes_from_does_not_matter():
+@BOTH
+def test_where_the_class_list_comes_from_does_not_matter(make):
     images, labels = pixels(8, 8, 8, 3), [3, 0, 2, 1] * 2
     names = [CLASSES[label] for label in labels]
     truth = make(classes=CLASSES).apply(images, names)
@@ -51,7 +52,10 @@ def test_where_the_class_list_comes_from_does_not_matter():
     assert (make(classes=None, data=(images[::-1], names[::-1])).apply(images, names) == truth).all()
     assert (make(classes=CLASSES).apply(images, labels) == truth).all()
     numbers = make(classes=range(4)).apply(images, labels)
+    assert (numbers != truth).any()
+    assert (make(classes=None, known=[2, 3, 1, 0]).apply(images, labels) == numbers).all()
     for data in (
+        (images, labels),
         (torch.from_numpy(images).permute(0, 3, 1, 2), torch.tensor(labels)),
         list(zip(images, labels, strict=True)),
         torch.utils.data.Subset(list(zip(images, labels, strict=True)), range(8)),
@@ -109,7 +113,8 @@ def test_data_without_a_class_list_is_refused(data, kind, message):
         make(classes=None).fit(data())
 
 
-def test_classes_that_are_not_known_are_refused_by_name():
+@BOTH
+def test_classes_that_are_not_known_are_refused_by_name(make):
     images = pixels(6, 8, 8, 3)
     poison = make(classes=None, data=(images[:4], ["ant", "bee"] * 2))
     with pytest.raises(SampleError, match=r"rows 1, 3: the class 'cat' .* poison.extend"):
@@ -119,16 +124,23 @@ def test_classes_that_are_not_known_are_refused_by_name():
         gaps.apply(images[:2], [0, 1])
     with pytest.raises(SampleError, match="label 11 is not in classes="):
         make().apply(images[:2], [0, 11])
+    with pytest.raises(SampleError, match="label 'cat' is not in classes="):
+        make(classes=["ant", "bee"]).apply(images[:2], ["ant", "cat"])
     with pytest.raises(ValueError, match="mixes"):
         poison.extend((images[:1], [3]))
     assert poison.known == ["ant", "bee"]
+    before = poison.apply(images[:2], ["ant", "bee"])
+    poison.extend((images, ["cat"] * 6))
+    assert (poison.apply(images[:2], ["ant", "bee"]) == before).all()
+    assert (poison.apply(images[:2], ["ant", "cat"])[1] != before[1]).any()
 
 
-def test_without_the_class_list_nothing_is_protected():
+@BOTH
+def test_without_the_class_list_nothing_is_protected(make):
     poison = make(classes=None)
     for call in (
         lambda: poison.apply(pixels(1, 8, 8, 3), [0]),
-        lambda: poison.coefficients([0]),
+        lambda: poison.coefficients([0]) if poison.name == "ar" else poison.centres(),
         lambda: poison.extend(([], [])),
         lambda: pickle.loads(pickle.dumps(poison)).apply(pixels(1, 8, 8, 3), [0]),
     ):

@@ -1,32 +1,16 @@
 """`unlearnable protect`: options, exit codes, messages."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import encode, pixels
-from folders import command_here, make_folder, photograph, save_key, tree
+from folders import make_folder, photograph, tree
 from PIL import Image
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.protection.ledger import read_ledger
-
-
-@pytest.fixture
-def key_file(tmp_path) -> Path:
-    return save_key(tmp_path / "my.key")
-
-
-@pytest.fixture
-def out(tmp_path) -> Path:
-    return tmp_path / "out"
-
-
-@pytest.fixture
-def protect(out, key_file) -> Callable[..., int]:
-    return command_here(out, key_file)
 
 
 def test_a_folder_with_its_summary(tmp_path, out, protect, capsys):

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pytest
 from conftest import encode, image_set, pixels
-from folders import photograph, save_key, tree
+from folders import photograph, tree
 from PIL import Image
 
 import unlearnable_transforms as ut
@@ -21,11 +21,6 @@ from unlearnable_transforms.protection import shards, unlock_files
 CLASSES = ("ant", "cat", "dog")
 PIL = ("--method", "pil")
 pytestmark = pytest.mark.filterwarnings("ignore::unlearnable_transforms.FitWarning")
-
-
-@pytest.fixture
-def key(tmp_path) -> Path:
-    return save_key(tmp_path / "my.key")
 
 
 @pytest.fixture
@@ -47,20 +42,20 @@ def photos(tmp_path) -> Path:
 
 
 @pytest.fixture
-def undo(tmp_path, key) -> Callable[..., int]:
+def undo(tmp_path, key_file) -> Callable[..., int]:
     """`unlearnable protect SOURCE protected OPTIONS`, then `unlearnable unlock protected clean OPTIONS`."""
 
     def run(source: Path, *options, protect=(), unlock=()) -> int:
-        fixed = ["--key", str(key), "--workers", "1", *map(str, options)]
+        fixed = ["--key", str(key_file), "--workers", "1", *map(str, options)]
         assert main(["protect", str(source), str(tmp_path / "protected"), *fixed, *map(str, protect)]) == 0
-        return again(tmp_path, key, *options, *unlock)
+        return again(tmp_path, key_file, *options, *unlock)
 
     return run
 
 
-def again(tmp_path: Path, key: Path, *options, source: str = "protected", workers: int = 1) -> int:
+def again(tmp_path: Path, key_file: Path, *options, source: str = "protected", workers: int = 1) -> int:
     places = [str(tmp_path / source), str(tmp_path / "clean")]
-    return main(["unlock", *places, "--key", str(key), "--workers", str(workers), *map(str, options)])
+    return main(["unlock", *places, "--key", str(key_file), "--workers", str(workers), *map(str, options)])
 
 
 def images(root: Path) -> dict[str, np.ndarray]:
@@ -77,7 +72,7 @@ def nothing_left(tmp_path: Path) -> bool:
     return not (tmp_path / "clean").exists() and not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_a_folder_of_filtered_photographs(tmp_path, photos, undo, key, capsys):
+def test_a_folder_of_filtered_photographs(tmp_path, photos, undo, key_file, capsys):
     (photos / "metadata.csv").write_text("file_name,caption\ncat/04.jpg,a cat\n")
     assert undo(photos, "--invertible", unlock=("--clean", photos)) == 0
     told = capsys.readouterr().out
@@ -93,7 +88,7 @@ def test_a_folder_of_filtered_photographs(tmp_path, photos, undo, key, capsys):
     assert (tmp_path / "clean" / "metadata.csv").read_text() == "file_name,caption\ncat/04.png,a cat\n"
 
 
-def test_added_noise_of_a_folder_is_undone_exactly(tmp_path, photos, undo, key, capsys):
+def test_added_noise_of_a_folder_is_undone_exactly(tmp_path, photos, undo, key_file, capsys):
     assert undo(photos, *PIL, unlock=("--clean", photos)) == 0
     told = capsys.readouterr().out
     assert "12 of 12 pictures are restored exactly" in told
@@ -102,11 +97,11 @@ def test_added_noise_of_a_folder_is_undone_exactly(tmp_path, photos, undo, key, 
     assert all((clean[name] == restored[name]).all() for name in clean)
     (photos / "ant" / "03.png").unlink()  # an original that is gone is not compared
     (tmp_path / "clean").rename(tmp_path / "first")
-    assert again(tmp_path, key, *PIL, "--clean", photos) == 0
+    assert again(tmp_path, key_file, *PIL, "--clean", photos) == 0
     assert "compared with 11 clean pictures: 11 are equal\n" in capsys.readouterr().out
 
 
-def test_workers_get_all_that_they_need(tmp_path, photos, undo, key, monkeypatch):
+def test_workers_get_all_that_they_need(tmp_path, photos, undo, key_file, monkeypatch):
     assert undo(photos, *PIL) == 0
     one = tree(tmp_path / "clean")
     (tmp_path / "clean").rename(tmp_path / "one")
@@ -117,7 +112,7 @@ def test_workers_get_all_that_they_need(tmp_path, photos, undo, key, monkeypatch
             yield pickle.loads(pickle.dumps(worker))(pickle.loads(pickle.dumps(task)))
 
     monkeypatch.setattr(unlock_files, "run_tasks", run_tasks)
-    assert again(tmp_path, key, *PIL, workers=2) == 0
+    assert again(tmp_path, key_file, *PIL, workers=2) == 0
     assert tree(tmp_path / "clean") == one
 
 
@@ -139,7 +134,7 @@ def test_parquet_with_several_splits(tmp_path, undo, capsys):
     assert all(np.array_equal(one, other) for one, other in pairs)
 
 
-def test_rows_that_cannot_be_undone_are_counted_in_the_whole_split(tmp_path, undo, key, monkeypatch, capsys):
+def test_rows_that_cannot_be_undone_are_counted_in_the_whole_split(tmp_path, undo, key_file, monkeypatch, capsys):
     monkeypatch.setattr(shards, "SHARD_BYTES", 600)
     image_set([encode(pixels(9, 9, 3, seed=row)) for row in range(9)], [0, 1, 2] * 3).to_parquet(tmp_path / "x.parquet")
     assert undo(tmp_path / "x.parquet", *PIL) == 0
@@ -150,7 +145,7 @@ def test_rows_that_cannot_be_undone_are_counted_in_the_whole_split(tmp_path, und
     images = [encode(pixels(9, 9, 3, seed=99)), *(encode(np.asarray(image)) for image in data["image"][1:])]
     image_set(images, data["label"]).to_parquet(last)
     capsys.readouterr()
-    assert again(tmp_path, key, *PIL) == 2
+    assert again(tmp_path, key_file, *PIL) == 2
     before = sum(datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache")).num_rows
                  for path in (tmp_path / "protected").iterdir() if path.name < last.name)  # fmt: skip
     assert before > 0
@@ -158,7 +153,7 @@ def test_rows_that_cannot_be_undone_are_counted_in_the_whole_split(tmp_path, und
     assert nothing_left(tmp_path)
 
 
-def test_one_label_and_secret_classes(tmp_path, photos, undo, key, capsys):
+def test_one_label_and_secret_classes(tmp_path, photos, undo, key_file, capsys):
     assert undo(photos, "--label", "Ann Lee") == 0
     assert "12 of 12 pictures are restored nearly" in capsys.readouterr().out
     one = images(tmp_path / "clean")
@@ -193,10 +188,10 @@ def test_another_key_writes_nothing(tmp_path, photos, undo, other_key, method, c
     assert nothing_left(tmp_path)
 
 
-def test_what_the_manifest_names_is_asked_for(tmp_path, photos, undo, key, capsys):
+def test_what_the_manifest_names_is_asked_for(tmp_path, photos, undo, key_file, capsys):
     assert undo(photos, "--strength", "strong") == 0
     (tmp_path / "clean").rename(tmp_path / "first")
-    manifest = ut.CUDAPoison(key=ut.Key.load(key), strength="strong").public_config()
+    manifest = ut.CUDAPoison(key=ut.Key.load(key_file), strength="strong").public_config()
     path, options = tmp_path / "protected" / "protection.json", ("--strength", "strong")
     for change, said in (
         ({"key_fingerprint": "0123"}, "key fingerprint 0123, not "),
@@ -205,11 +200,11 @@ def test_what_the_manifest_names_is_asked_for(tmp_path, photos, undo, key, capsy
         ({"arguments": {**manifest["arguments"], "invertible": True}}, "invertible True, not None"),
     ):
         path.write_text(json.dumps({**manifest, **change}))
-        assert again(tmp_path, key, *options) == 2
+        assert again(tmp_path, key_file, *options) == 2
         assert said in capsys.readouterr().err
         assert nothing_left(tmp_path)
     path.write_text(json.dumps(manifest))
-    assert again(tmp_path, key, *options) == 0
+    assert again(tmp_path, key_file, *options) == 0
 
 
 def test_another_key_is_known_by_the_cache(tmp_path, photos, undo, other_key, capsys):
@@ -220,34 +215,34 @@ def test_another_key_is_known_by_the_cache(tmp_path, photos, undo, other_key, ca
     assert nothing_left(tmp_path)
 
 
-def test_pictures_that_cannot_be_undone_are_named_and_nothing_is_written(tmp_path, photos, undo, key, capsys):
+def test_pictures_that_cannot_be_undone_are_named_and_nothing_is_written(tmp_path, photos, undo, key_file, capsys):
     ledger = tmp_path / "ledger.parquet"
     assert undo(photos, protect=("--ledger", ledger), unlock=("--ledger", ledger)) == 0
     (tmp_path / "clean").rename(tmp_path / "first")
     strange = tmp_path / "protected" / "cat" / "04.png"
     (tmp_path / "protected" / "cat" / "01.png").write_bytes(strange.read_bytes())  # a copy is known
-    assert again(tmp_path, key, "--ledger", ledger) == 0
+    assert again(tmp_path, key_file, "--ledger", ledger) == 0
     (tmp_path / "clean").rename(tmp_path / "second")
     strange.write_bytes(encode(photograph(4, 28, 30)))
-    assert again(tmp_path, key, "--ledger", ledger) == 2
+    assert again(tmp_path, key_file, "--ledger", ledger) == 2
     assert "cat/04.png: the ledger does not know the picture" in capsys.readouterr().err
     assert nothing_left(tmp_path)
     strange.write_bytes(b"?")
-    assert again(tmp_path, key, "--ledger", ledger) == 2
+    assert again(tmp_path, key_file, "--ledger", ledger) == 2
     assert "cat/04.png: the bytes are not a picture" in capsys.readouterr().err
     assert nothing_left(tmp_path)
 
 
-def test_an_output_that_holds_something_is_left_alone(tmp_path, photos, undo, key, capsys):
+def test_an_output_that_holds_something_is_left_alone(tmp_path, photos, undo, key_file, capsys):
     (tmp_path / "clean").mkdir()
     assert undo(photos) == 0  # an empty folder will do
     before = tree(tmp_path / "clean")
-    assert again(tmp_path, key) == 2
+    assert again(tmp_path, key_file) == 2
     assert "is not empty" in capsys.readouterr().err
     assert tree(tmp_path / "clean") == before
     table = image_set([encode(pixels(9, 9, 3))], [0])
     table.to_parquet(tmp_path / "x.parquet")
     (tmp_path / "clean").rename(tmp_path / "first")
-    assert again(tmp_path, key, "--clean", tmp_path / "x.parquet") == 2
+    assert again(tmp_path, key_file, "--clean", tmp_path / "x.parquet") == 2
     assert "cannot be compared" in capsys.readouterr().err
     assert nothing_left(tmp_path)

@@ -9,50 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import encode, pixels, run_python
-from datasets import Dataset, DatasetDict, Features, Image, Value
+from conftest import pixels, run_python
+from datasets import Dataset, DatasetDict, Image
 from folders import photograph
 from PIL import Image as PILImage
+from secret_classes import KINDS, brightness, grouped, pictures, striped, unlabelled
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.protection import clusters as k_means
 from unlearnable_transforms.protection import features
-
-KINDS = 3
-
-
-def striped(number: int, side: int = 40) -> np.ndarray:
-    """Noisy stripes: upright, level or slanting by ``number % KINDS``, of any phase and width; uint8 (H, W, 3)."""
-    generator = np.random.default_rng(number)
-    rows, columns = np.mgrid[:side, : side + 4]
-    along = (columns, rows, rows + columns)[number % KINDS]
-    wave = np.sin(along * generator.uniform(0.6, 0.9) + generator.uniform(0, 6))
-    return (120 + 70 * wave[..., None] + generator.integers(-20, 20, (*wave.shape, 3))).astype(np.uint8)
-
-
-def pictures(count: int = 12) -> list[np.ndarray]:
-    return [striped(number) for number in range(count)]
-
-
-def unlabelled(images: list[np.ndarray]) -> Dataset:
-    columns = {
-        "image": [{"bytes": encode(image), "path": None} for image in images],
-        "note": [f"row {row}" for row in range(len(images))],
-    }
-    return Dataset.from_dict(columns, features=Features({"image": Image(), "note": Value("string")}))
-
-
-def grouped(places: np.ndarray) -> set[frozenset]:
-    """The rows of each cluster, whatever its number."""
-    return {frozenset(np.flatnonzero(places == number).tolist()) for number in np.unique(places)}
-
-
-def brightness(images: torch.Tensor) -> torch.Tensor:
-    assert images.dtype == torch.uint8
-    assert images.shape[1:] == (3, 224, 224)
-    mean = images.float().mean((1, 2, 3)) / 255
-    return torch.stack([mean, 1 - mean], 1)
-
 
 # ---- clusters --------------------------------------------------------------------------------------------------------
 
@@ -196,7 +161,8 @@ def test_every_kind_of_container_gets_the_same(key):
 
 
 def test_another_process_with_other_threads_gets_the_same(key):
-    code = "from test_clusters import *; print(ut.auto_labels(pictures(40), ut.Key.public('tests'), clusters=6))"
+    code = "import unlearnable_transforms as ut; from secret_classes import pictures; "
+    code += "print(ut.auto_labels(pictures(40), ut.Key.public('tests'), clusters=6))"
     assert json.loads(run_python(code, OMP_NUM_THREADS="2", PYTHONHASHSEED="3")) == ut.auto_labels(
         pictures(40), key, clusters=6
     )

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small_victim import LABELS, SETTING, pictures, seeded, small_model  # noqa: F401  (the fixture model)
-from torch import Tensor, nn
+from conftest import seeded
+from small_victim import LABELS, SETTING, pictures, small_model  # noqa: F401  (the fixture model)
+from torch import Tensor
 
 from unlearnable_transforms.defenses import get_defense
 from unlearnable_transforms.defenses.bullet import BulletTrain
@@ -87,12 +88,6 @@ def test_trades_around_nothing_is_trades(model):
 
 
 def test_mart_by_hand():
-    class Table(nn.Module):
-        """Logits that are pixels themselves."""
-
-        def forward(self, pixels: Tensor) -> Tensor:
-            return pixels[:, 0, 0, :4]
-
     clean, after = torch.randn(2, 6, 4, generator=seeded(5)).unbind()
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
     p, q = clean.softmax(1).double(), after.softmax(1).double()

@@ -3,13 +3,12 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from small_victim import LABELS, SETTING, pictures, seeded, small_model  # noqa: F401  (the fixture model)
-from torch import Tensor, nn
+from conftest import seeded
+from small_victim import LABELS, SETTING, pictures, small_model  # noqa: F401  (the fixture model)
+from torch import nn
 from torch.nn.utils import parametrize
 
 from unlearnable_transforms.defenses import get_defense
@@ -19,14 +18,6 @@ from unlearnable_transforms.defenses.rsr import RSR, ChannelNoise, prune, set_no
 from unlearnable_transforms.training.loop import DIGITS, PixelModel, accuracy, to_pixels, train
 from unlearnable_transforms.victims import build_victim
 from unlearnable_transforms.victims.nets import store_statistics
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[Tensor, Tensor]:
-    data, labels = load_digits(return_X_y=True)
-    images = torch.from_numpy(np.round(data * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
-    return images.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(labels).long()
-
 
 # ---- RSR
 

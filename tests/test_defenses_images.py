@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import seeded
 from PIL import Image
 
 from unlearnable_transforms.defenses import get_defense
@@ -21,16 +22,12 @@ SETTING = Setting(10, 32, "smallcnn", RECIPE, seed=0)
 NO_LABELS = torch.zeros(0, dtype=torch.int64)
 
 
-def _seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def _noise(count: int = 4, size: int = 32) -> torch.Tensor:
-    return torch.randint(256, (count, 3, size, size), generator=_seeded(7), dtype=torch.uint8)
+    return torch.randint(256, (count, 3, size, size), generator=seeded(7), dtype=torch.uint8)
 
 
 def _smooth(count: int = 4) -> torch.Tensor:
-    coarse = 255 * torch.rand(count, 3, 6, 6, generator=_seeded(8))
+    coarse = 255 * torch.rand(count, 3, 6, 6, generator=seeded(8))
     return F.interpolate(coarse, size=(32, 32), mode="bicubic").clamp(0, 255).byte()
 
 
@@ -129,7 +126,7 @@ def test_median_is_the_median_and_removes_single_pixels():
 def test_bilateral_smooths_areas_and_keeps_edges():
     step = torch.full((1, 3, 32, 32), 20, dtype=torch.uint8)
     step[..., 16:] = 220
-    noisy = (step.int() + torch.randint(-9, 10, step.shape, generator=_seeded())).byte()
+    noisy = (step.int() + torch.randint(-9, 10, step.shape, generator=seeded())).byte()
     out = _prepared("bilateral", noisy)
     blurred = _prepared("gaussian", noisy, sigma=4.0, kernel_size=9)
     assert _error(out, step) < 0.2 * _error(noisy, step)
@@ -156,7 +153,7 @@ def test_test_images_are_filtered_only_where_asked(name):
 
 def test_purifier_sees_each_training_image_once_and_cleans_it():
     clean = _smooth(12)
-    noisy = (clean.int() + torch.randint(-20, 21, clean.shape, generator=_seeded())).clamp(0, 255).byte()
+    noisy = (clean.int() + torch.randint(-20, 21, clean.shape, generator=seeded())).clamp(0, 255).byte()
     calls = []
 
     def denoise(batch):
@@ -191,7 +188,7 @@ def test_purifier_names():
 def test_coin_moves_pixels_by_at_most_alpha_on_the_torus():
     defense = get_defense("coin")(alpha=2.0)
     ramp = torch.arange(32).float().div(255).view(1, 1, 1, 32).expand(64, 3, 32, 32)
-    moved = 255 * (defense.augment(ramp, _seeded()) - ramp)[..., 2:-3]  # away from where 31 meets 0
+    moved = 255 * (defense.augment(ramp, seeded()) - ramp)[..., 2:-3]  # away from where 31 meets 0
     assert moved.abs().max() <= 2 + 1e-4
     assert moved.abs().max() > 1.99
     assert moved.std() == pytest.approx(4 / 12**0.5, rel=0.02)  # uniform, each pixel for itself
@@ -201,13 +198,13 @@ def test_coin_moves_pixels_by_at_most_alpha_on_the_torus():
 
     point = torch.zeros(500, 3, 32, 32, dtype=torch.uint8)
     point[:, :, 0, 0] = 255
-    lit = defense.augment(point, _seeded()).amax((0, 1)) > 0
+    lit = defense.augment(point, seeded()).amax((0, 1)) > 0
     near = torch.tensor([min(i, 32 - i) <= 2 for i in range(32)])  # the bilinear triangle ends before 3
     assert lit.equal(near[:, None] & near)
 
 
 def test_coin_is_bilinear_between_four_pixels():
-    image = torch.rand(1, 1, 5, 6, generator=_seeded())
+    image = torch.rand(1, 1, 5, 6, generator=seeded())
     down, right = torch.full((1, 5, 6), 4.25), torch.full((1, 5, 6), -1.5)
     out = displace(image, down, right)
     rolled = {(i, j): image.roll((-i, -j), (2, 3)) for i in (4, 5) for j in (-2, -1)}
@@ -216,19 +213,19 @@ def test_coin_is_bilinear_between_four_pixels():
 
 
 def test_coin_is_fresh_each_time_for_each_image():
-    generator, images = _seeded(), _noise(1).expand(2, -1, -1, -1)
+    generator, images = seeded(), _noise(1).expand(2, -1, -1, -1)
     defense = get_defense("coin")()
     first, second = defense.augment(images, generator), defense.augment(images, generator)
     assert not first.equal(second)
     assert not first[0].equal(first[1])
-    assert first.equal(defense.augment(images, _seeded()))
+    assert first.equal(defense.augment(images, seeded()))
 
 
 # ---- RSK + FF
 
 
 def test_sharpening_kernels_have_the_stated_distribution():
-    kernels = get_defense("rsk-ff")().kernels(20000, _seeded())
+    kernels = get_defense("rsk-ff")().kernels(20000, seeded())
     assert kernels[:, [0, 0, 2, 2], [0, 2, 0, 2]].eq(0).all()
     center, arms = kernels[:, 1, 1], kernels[:, [0, 1, 1, 2], [1, 0, 2, 1]]
     assert center.mean() == pytest.approx(2.5, abs=0.005)
@@ -240,7 +237,7 @@ def test_sharpening_kernels_have_the_stated_distribution():
 
 
 def test_sharpening_is_a_convolution_of_each_image_and_sharpens():
-    kernels = get_defense("rsk-ff")().kernels(4, _seeded())
+    kernels = get_defense("rsk-ff")().kernels(4, seeded())
     pixels = _smooth().float() / 255
     out = sharpen(pixels, kernels)
     for i in range(4):
@@ -248,14 +245,14 @@ def test_sharpening_is_a_convolution_of_each_image_and_sharpens():
         torch.testing.assert_close(out[i], expected)
     pixels = 0.25 + pixels / 2  # nothing is clipped
     plain = pixels[..., 1:-1, 1:-1]
-    sharp = sharpen(pixels, get_defense("rsk-ff")(std=0).kernels(4, _seeded()))  # a weight of 1, without random gains
+    sharp = sharpen(pixels, get_defense("rsk-ff")(std=0).kernels(4, seeded()))  # a weight of 1, without random gains
     torch.testing.assert_close(sharp.mean(), plain.mean(), atol=0.01, rtol=0)
     assert (sharp.diff(dim=3).square().mean((1, 2, 3)) > plain.diff(dim=3).square().mean((1, 2, 3))).all()
 
 
 def test_frequency_filter_is_the_masked_cosine_transform():
     fft = pytest.importorskip("scipy.fft")
-    pixels = torch.rand(2, 3, 30, 20, generator=_seeded())
+    pixels = torch.rand(2, 3, 30, 20, generator=seeded())
     coefficients = fft.dctn(pixels.double().numpy(), axes=(2, 3), norm="ortho")
     coefficients[:, :, 9:] = 0
     coefficients[..., 6:] = 0
@@ -268,7 +265,7 @@ def test_rsk_ff_keeps_the_low_frequencies_inside_a_black_frame():
     defense = get_defense("rsk-ff")()
     images = _noise()
     defense.prepare(images, NO_LABELS, SETTING)
-    out = defense.augment(images, _seeded())
+    out = defense.augment(images, seeded())
     assert out.shape == images.shape
     frame = out.clone()
     frame[..., 1:-1, 1:-1] = 0
@@ -276,9 +273,9 @@ def test_rsk_ff_keeps_the_low_frequencies_inside_a_black_frame():
     inner = out[..., 1:-1, 1:-1]
     unclipped = get_defense("rsk-ff")(keep=1.0)
     unclipped.prepare(images, NO_LABELS, SETTING)
-    sharp = unclipped.augment(images, _seeded())[..., 1:-1, 1:-1]
+    sharp = unclipped.augment(images, seeded())[..., 1:-1, 1:-1]
     torch.testing.assert_close(inner, keep_low_frequencies(sharp, 0.3).clamp(0, 1), atol=1e-5, rtol=0)
-    assert not out.equal(defense.augment(images, _seeded(1)))
+    assert not out.equal(defense.augment(images, seeded(1)))
 
 
 # ---- augmentations
@@ -286,7 +283,7 @@ def test_rsk_ff_keeps_the_low_frequencies_inside_a_black_frame():
 
 def test_cutout_blackens_one_clipped_square():
     white = torch.full((4000, 3, 32, 32), 255, dtype=torch.uint8)
-    black = get_defense("cutout")().augment(white, _seeded()) == 0
+    black = get_defense("cutout")().augment(white, seeded()) == 0
     assert black[:, 0].equal(black[:, 2])
     rows, columns = black[:, 0].any(2).sum(1), black[:, 0].any(1).sum(1)
     assert black[:, 0].sum((1, 2)).equal(rows * columns)  # a rectangle
@@ -295,13 +292,13 @@ def test_cutout_blackens_one_clipped_square():
     clipped = [min(32, centre + 8) - max(0, centre - 8) for centre in range(32)]
     assert rows.float().mean() == pytest.approx(np.mean(clipped), abs=0.15)
     assert (rows.float() * columns).mean() == pytest.approx(np.mean(clipped) ** 2, rel=0.02)
-    assert (get_defense("cutout")(size=5).augment(white, _seeded()) == 0)[:, 0].sum((1, 2)).max() == 25
+    assert (get_defense("cutout")(size=5).augment(white, seeded()) == 0)[:, 0].sum((1, 2)).max() == 25
 
 
 @pytest.mark.parametrize("name", ["randaugment", "trivialaugment", "autoaugment"])
 def test_policies_draw_for_each_image(name):
     images = _smooth(1).expand(60, -1, -1, -1)
-    generator, defense = _seeded(), get_defense(name)()
+    generator, defense = seeded(), get_defense(name)()
     out = defense.augment(images, generator)
     assert out.dtype == torch.uint8
     assert out.shape == images.shape
@@ -316,14 +313,14 @@ def test_policies_draw_for_each_image(name):
 def _separable() -> tuple[torch.Tensor, torch.Tensor]:
     """Random pictures with a fixed pattern for each class, as class-wise protections add it."""
     labels = torch.arange(600) % 4
-    patterns = torch.randint(-16, 17, (4, 3, 8, 8), generator=_seeded(1))
-    images = torch.randint(20, 236, (600, 3, 8, 8), generator=_seeded(2)) + patterns[labels]
+    patterns = torch.randint(-16, 17, (4, 3, 8, 8), generator=seeded(1))
+    images = torch.randint(20, 236, (600, 3, 8, 8), generator=seeded(2)) + patterns[labels]
     return images.byte(), labels
 
 
 def test_linear_classifier_learns_and_projection_removes_its_score():
     images, labels = _separable()
-    weights = linear_weights(images, labels, 4, _seeded(), epochs=60, batch_size=100)
+    weights = linear_weights(images, labels, 4, seeded(), epochs=60, batch_size=100)
     x = (images.float() / 255).flatten(1)
     assert ((x @ weights.T).argmax(1) == labels).float().mean() > 0.8
     projected = project_out(images, weights)
@@ -350,7 +347,7 @@ def test_orthogonal_projection_prepares_floats_and_its_control_does_not():
     assert control.prepare(images, labels, setting).equal(images)
     assert control.replaces_augment
     assert control.loss is not None
-    out = control.augment(images[:1].expand(40, -1, -1, -1), _seeded())
+    out = control.augment(images[:1].expand(40, -1, -1, -1), seeded())
     assert len({image.numpy().tobytes() for image in out}) > 30
     plain = get_defense("orthogonal-projection")(strong=False)
     assert plain.augment is None
@@ -362,7 +359,7 @@ def test_strong_augmentation_turns_by_at_most_ten_degrees_and_jitters_by_a_fifth
     defense = get_defense("orthogonal-projection")(project=False)
     images = torch.full((200, 3, 32, 32), 0.5)
     defense.prepare(images, NO_LABELS, SETTING)
-    middle = defense.augment(images, _seeded())[:, 0, 16, 16]
+    middle = defense.augment(images, seeded())[:, 0, 16, 16]
     assert 0.36 < middle.min() < 0.45  # brightness and contrast, whose mean the black corners lower
     assert 0.55 < middle.max() < 0.64
     # A dot 12 to 14 pixels beside the centre moves by rotation and scale; one above it by the shear as well.
@@ -371,6 +368,6 @@ def test_strong_augmentation_turns_by_at_most_ten_degrees_and_jitters_by_a_fifth
         dot = torch.zeros(300, 3, 33, 33)
         dot[..., 16, 28:31] = 1
         dot = dot.mT.contiguous() if transpose else dot
-        lit = (defense.augment(dot, _seeded())[:, 0] > 0.3).nonzero()
+        lit = (defense.augment(dot, seeded())[:, 0] > 0.3).nonzero()
         moved = (lit[:, 2 if transpose else 1] - 16).abs().max()
         assert 2 <= moved <= 1.2 * 14.5 * (math.sin(turn) + shear) + 1

@@ -27,11 +27,6 @@ def source(tmp_path) -> Path:
     return make_folder(tmp_path / "source")
 
 
-@pytest.fixture
-def out(tmp_path) -> Path:
-    return tmp_path / "out"
-
-
 def pixels_of(data: bytes) -> np.ndarray:
     return np.asarray(decode(data))
 

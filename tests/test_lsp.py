@@ -7,28 +7,18 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, KEY, encode, image_set, pixels
-from PIL import Image
+from conftest import CLASSES, encode, image_set, middling, pixels
+from model_free import TEN
+from model_free import make_lsp as make
 
 import unlearnable_transforms as ut
-from unlearnable_transforms import Key, LSPPoison, NotFittedError, SampleError, UnchangedWarning
-from unlearnable_transforms.pixels import chunk_length
+from unlearnable_transforms import Key, LSPPoison, SampleError, UnchangedWarning
 from unlearnable_transforms.poisons.checks import separability
 from unlearnable_transforms.poisons.lsp import COARSE, FINE, SEPARATION, add_cells, quantiles
 from unlearnable_transforms.poisons.undo import unlock_arrays
 from unlearnable_transforms.samples import sample_id
 
-TEN = list(range(10))
 SHAPES = [(32, 32), (8, 8), (97, 61), (7, 300), (300, 7), (33, 40), (4, 4)]
-
-
-def make(**arguments) -> LSPPoison:
-    return LSPPoison(**{"key": KEY, "classes": TEN, **arguments})
-
-
-def middling(count: int, *shape: int) -> np.ndarray:
-    """Different pictures (count, H, W, C) with values so far from 0 and 255 that noise is not clipped."""
-    return 100 + pixels(count, *shape) % 56
 
 
 def points_of(poison: LSPPoison, images: np.ndarray, labels) -> np.ndarray:
@@ -178,69 +168,13 @@ def test_a_linear_classifier_tells_classes_of_noise_that_it_has_not_seen(count, 
     assert separability(noise, torch.from_numpy(shuffled), Key.public("x").stream("rows")) < 0.1 + 1 / count
 
 
-def test_each_picture_draws_its_own_noise():
-    images = middling(50, 8, 8, 3)
-    noise = make().apply(images, [4] * 50).astype(int) - images
-    assert len(np.unique(noise.reshape(50, -1), axis=0)) == 50
-    images[:] = images[0]
-    assert len(np.unique(make().apply(images, [4] * 50).reshape(50, -1), axis=0)) == 1
-    assert len(np.unique(make().apply(images[:10], TEN).reshape(10, -1), axis=0)) == 10
-    assert (make(key=Key.public("another")).apply(images, [4] * 50) != make().apply(images, [4] * 50)).any()
-
-
-def test_order_batches_and_chunks_do_not_matter():
-    poison = make()
-    count = chunk_length(3 * 32 * 32) + 37
-    images, labels = pixels(count, 32, 32, 3), np.random.default_rng(1).integers(0, 10, count)
-    whole = poison.apply(images, labels)
-    order = np.random.default_rng(2).permutation(count)
-    assert (make().apply(images[order], labels[order]) == whole[order]).all()
-    for start, stop in ((0, 1), (5, 22), (count - 40, count)):
-        assert (make().apply(images[start:stop], labels[start:stop]) == whole[start:stop]).all()
-
-
-# ---- the class list ----
-
-
-def test_the_order_of_the_list_and_of_the_data_do_not_matter():
-    images, labels = pixels(8, 8, 8, 3), [3, 0, 2, 1] * 2
-    names = [CLASSES[label] for label in labels]
-    truth = make(classes=CLASSES).apply(images, names)
-    assert (make(classes=CLASSES[::-1]).apply(images, names) == truth).all()
-    assert (make(classes=None, data=(images, names)).apply(images, names) == truth).all()
-    assert (make(classes=None, data=(images[::-1], names[::-1])).apply(images, names) == truth).all()
-    assert (make(classes=CLASSES).apply(images, labels) == truth).all()
-    numbers = make(classes=[0, 1, 2, 3]).apply(images, labels)
-    assert (make(classes=None).fit((images, labels)).apply(images, labels) == numbers).all()
-    assert (make(classes=None, known=[2, 3, 1, 0]).apply(images, labels) == numbers).all()
-    assert (numbers != truth).any()
+# ---- the class list: more of it in test_classlist.py ----
 
 
 def test_a_batch_with_some_of_the_classes_gets_what_the_whole_gets():
     images, labels = pixels(20, 8, 8, 3), TEN * 2
     poison = make(classes=None, data=(images, labels))
     assert (poison.apply(images[3:5], labels[3:5]) == poison.apply(images, labels)[3:5]).all()
-
-
-def test_classes_that_the_fit_has_not_seen_are_refused_by_name():
-    images = pixels(6, 8, 8, 3)
-    poison = make(classes=None, data=(images[:4], ["ant", "bee"] * 2))
-    with pytest.raises(SampleError, match=r"rows 1, 3: the class 'cat'"):
-        poison.apply(images[:4], ["ant", "cat", "bee", "dog"])
-    with pytest.raises(SampleError, match="label 'cat' is not in classes="):
-        make(classes=["ant", "bee"]).apply(images[:2], ["ant", "cat"])
-    before = poison.apply(images[:2], ["ant", "bee"])
-    poison.extend((images, ["cat"] * 6))
-    assert (poison.apply(images[:2], ["ant", "bee"]) == before).all()
-    assert (poison.apply(images[:2], ["ant", "cat"])[1] != before[1]).any()
-
-
-def test_without_the_class_list_nothing_is_protected():
-    poison = make(classes=None)
-    with pytest.raises(NotFittedError, match="fit"):
-        poison.apply(pixels(1, 8, 8, 3), [0])
-    with pytest.raises(NotFittedError):
-        pickle.loads(pickle.dumps(poison)).apply(pixels(1, 8, 8, 3), [0])
 
 
 @pytest.mark.parametrize("batched", [False, True])
@@ -287,17 +221,6 @@ def test_a_picture_whose_noise_is_clipped_away_is_named():
     assert f"({unchanged.sum()} in all)" in str(caught[0].message)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (7, 300), (300, 7), (2, 3)], ids=str)
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "1", "P"])
-def test_pil_pictures_of_every_mode_and_size(size, mode):
-    image = Image.fromarray(pixels(*size, 3)).convert(mode)
-    protected, label = make()(image, 3)
-    assert protected.size == image.size
-    assert label == 3
-    again = make().apply([Image.fromarray(pixels(40, 40, 3)), image], [0, 3])[1]
-    assert again.tobytes() == protected.tobytes()
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_key_and_the_ids_of_the_clean_pictures_lead_back(channels):
     poison, labels = make(), TEN * 2
@@ -328,18 +251,6 @@ def test_the_key_and_the_ids_of_the_clean_pictures_lead_back(channels):
 def test_bad_arguments(arguments, kind, message):
     with pytest.raises(kind, match=message):
         make(**arguments)
-
-
-def test_settings_of_torch_do_not_matter():
-    images, labels = torch.from_numpy(pixels(10, 3, 33, 40)), TEN
-    before = make().apply(images, labels)
-    torch.set_default_dtype(torch.float16)
-    try:
-        assert make().apply(images, labels).equal(before)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    with torch.inference_mode():
-        assert make().apply(images, labels).equal(before)
 
 
 def test_equal_poisons_after_use():

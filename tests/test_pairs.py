@@ -4,16 +4,12 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.pairs import attack, estimate_filter, estimate_halo, halo_in_the_middle, spread_over_classes
-from conftest import KEY
+from conftest import KEY, tensors
 from test_unlock import quality, textured
 
 from unlearnable_transforms import CUDAPoison
 
 LABELS = torch.arange(40) % 4
-
-
-def tensors(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
 @pytest.mark.parametrize("options", [{}, {"strength": "strong"}, {"kernel_size": 5}, {"invertible": True}], ids=str)

@@ -1,11 +1,11 @@
 """Whole data sets: the same columns, protected pictures, a ledger that tells which."""
 
 import stat
-from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+from conftest import stored
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
@@ -41,15 +41,6 @@ def data() -> Dataset:
 @pytest.fixture
 def poison() -> ut.CUDAPoison:
     return ut.CUDAPoison(key=ut.Key.public("protect"))
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.parquet"
-
-
-def stored(data: Dataset) -> list[bytes]:
-    return [row["bytes"] for row in data.cast_column("image", Image(decode=False))["image"]]
 
 
 def arrays(data: Dataset) -> list[np.ndarray]:
@@ -120,7 +111,7 @@ def test_a_fraction_is_chosen_by_key_and_pixels_and_encoded_alike(data, poison, 
     whole, clean = arrays(ut.protect(data, poison, ledger=ledger)), arrays(data)
     for row, image in enumerate(arrays(protected)):
         assert np.array_equal(image, whole[row] if status[row] == "protected" else clean[row])
-    assert all(encoded[:8] == b"\x89PNG\r\n\x1a\n" for encoded in stored(protected))
+    assert all(row["bytes"][:8] == b"\x89PNG\r\n\x1a\n" for row in stored(protected))
     backwards = data.select(range(ROWS - 1, -1, -1))
     with pytest.warns(UserWarning, match="protected"):
         ut.protect(backwards, poison, 0.5, ledger=ledger)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import encode, image_set, pixels, run_python, stored
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
-from folders import PROFILE, command_here, hub, make_folder, photograph, save_key, tree
+from folders import PROFILE, hub, make_folder, photograph, tree
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
@@ -24,23 +23,8 @@ FEATURES = Features({"image": Image(), "label": ClassLabel(names=["ant", "bee", 
 
 
 @pytest.fixture
-def key_file(tmp_path) -> Path:
-    return save_key(tmp_path / "my.key")
-
-
-@pytest.fixture
 def poison(key_file) -> ut.CUDAPoison:
     return ut.CUDAPoison(key=ut.Key.load(key_file))
-
-
-@pytest.fixture
-def out(tmp_path) -> Path:
-    return tmp_path / "out"
-
-
-@pytest.fixture
-def protect(out, key_file) -> Callable[..., int]:
-    return command_here(out, key_file)
 
 
 def make_set(rows: int = 9, seed: int = 0) -> Dataset:

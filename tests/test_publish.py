@@ -10,12 +10,12 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import decode, encode, image_set, run_python, stored
+from conftest import SECRET, decode, encode, image_set, run_python, stored
 from folders import forms, photograph, save_key, tree
 from huggingface_hub import DatasetCard, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from loopback import Loopback, loopback
-from publications import CLASSES, FEATURES, ROWS, SECRET, clean_set, exif, key, pictures, protected_folder, publish
+from publications import CLASSES, FEATURES, ROWS, clean_set, exif, key, pictures, protected_folder, publish
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main

@@ -8,10 +8,10 @@ import datasets
 import pytest
 from conftest import decode, encode, stored
 from datasets import Dataset
+from evaluations import cell
 from folders import save_key, tree
 from huggingface_hub import DatasetCard
 from publications import CLASSES, FEATURES, ROWS, clean_set, key, pictures, protected_folder, publish
-from test_evaluate_report import cell
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main

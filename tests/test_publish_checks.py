@@ -1,32 +1,16 @@
-"""The checks one by one: what they let pass, and what they take for what."""
+"""The checks before publishing: names, text, keys and coverage, what they let pass, and what is refused as it is."""
 
 import os
 import shutil
 
-import numpy as np
-import PIL.Image
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from conftest import SHARED, decode, encode, image_set, pixels, stored
+from conftest import SECRET, encode, image_set, pixels, stored
 from datasets import Dataset, DatasetDict, Features, Image, Sequence, Value
-from folders import PROFILE, forms, photograph
-from publications import (
-    FEATURES,
-    ROWS,
-    SECRET,
-    clean_set,
-    exif,
-    key,
-    pictures,
-    protected_folder,
-    publish,
-    reencoded,
-    shrunk,
-)
+from folders import forms
+from publications import FEATURES, ROWS, clean_set, key, pictures, protected_folder, publish
 
 import unlearnable_transforms as ut
-from unlearnable_transforms.publishing.encodings import read_encoding
 from unlearnable_transforms.publishing.leaks import (
     Findings,
     LeakError,
@@ -36,82 +20,12 @@ from unlearnable_transforms.publishing.leaks import (
     is_neutral_name,
     key_forms,
     metadata_leaks,
-    mixed_leak,
     numbers_of_rows,
     text_leak,
     value_leaks,
 )
-from unlearnable_transforms.publishing.pairs import MOST_LEFT, Looks, compare, find_pairs
 
 FLOATS = Features(image=Sequence(Value("float32")), label=Value("int64"))
-
-# ---- encodings
-
-_MODES = {"RGB": (9, 8, 3), "L": (9, 8), "RGBA": (9, 8, 4), "large": (300, 400, 3)}
-_ICC = {"icc_profile": PROFILE}
-_SAVED = {
-    "png": ("PNG", {}), "png, profile": ("PNG", _ICC), "png, dpi": ("PNG", {"dpi": (72, 72)}),
-    "jpeg": ("JPEG", {}), "jpeg, profile": ("JPEG", _ICC), "jpeg, progressive": ("JPEG", {"progressive": True}),
-    "jpeg, restart": ("JPEG", {"restart_marker_rows": 1}), "webp": ("WEBP", {"lossless": True, "exact": True}),
-    "webp, profile": ("WEBP", {"lossless": True, **_ICC}), "webp, lossy": ("WEBP", {"quality": 80}),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", _SAVED)
-@pytest.mark.parametrize("mode", _MODES)
-def test_plain_files_hold_nothing_foreign(mode, name):
-    format, options = _SAVED[name]
-    if mode == "RGBA" and format == "JPEG":
-        return
-    data = encode(pixels(*_MODES[mode]), format, **options)
-    found = read_encoding(data)
-    assert found.format == {"WEBP": "WebP"}.get(format, format)
-    assert found.lossless == (format == "PNG" or bool(options.get("lossless")))
-    assert found.foreign == []
-    for cut in (data[:-1], data[: len(data) // 2], data[:20]):
-        assert read_encoding(cut).format == "unknown"
-
-
-def test_what_is_foreign_is_called_by_its_name():
-    image = PIL.Image.fromarray(pixels(9, 8, 3))
-    found = {
-        "EXIF": encode(image, "PNG", exif=exif()), "a comment": encode(image, "JPEG", comment=b"x"),
-        "XMP": encode(image, "JPEG", xmp=b"<x/>"), "bytes behind its end": encode(image, "WEBP", lossless=True) + b"1",
-        "further frames": encode(image, "WEBP", save_all=True, append_images=[image.rotate(90)], lossless=True),
-    }  # fmt: skip
-    assert {name: read_encoding(data).foreign for name, data in found.items() if name != "further frames"} == {
-        name: [name] for name in found if name != "further frames"
-    }
-    assert set(read_encoding(found["further frames"]).foreign) == {"further frames"}
-    thumbnail = encode(image, "JPEG")
-    with_exif = encode(image, "JPEG", exif=exif() + thumbnail)  # whose end is not the picture's
-    assert read_encoding(with_exif).foreign == ["EXIF"]
-    assert read_encoding(with_exif + thumbnail).foreign == ["EXIF", "bytes behind its end"]
-
-
-def test_traces_tell_settings_and_not_pictures():
-    def traces(format, **options):
-        return {read_encoding(encode(pixels(9 + n, 8, 3, seed=n), format, **options)).traces for n in range(8)}
-
-    grey, colour = (read_encoding(encode(pixels(*shape), "JPEG")).traces for shape in ((9, 8), (9, 8, 3)))
-    other = read_encoding(encode(pixels(9, 8), "JPEG", quality=60)).traces
-    assert colour.startswith(grey)
-    assert colour != grey
-    assert mixed_leak({colour: [1, 2], grey: [3]}) is None
-    assert mixed_leak({grey: [1, 2], colour: [3]}) is None
-    assert mixed_leak({colour: [1, 2], grey: [4], other: [3]})[1] == (3,)
-    halved = grey + "0" * 8  # the same steps of grey, colour stored otherwise
-    assert mixed_leak({grey: list(range(9)), colour: [10, 11], halved: [12]})[1] == (12,)
-    kinds = [traces("JPEG", quality=q) for q in (75, 90)] + [traces("JPEG", subsampling=0)]
-    kinds += [traces("PNG", compress_level=n) for n in (1, 6, 9)] + [traces("WEBP", lossless=n) for n in (True, False)]
-    assert all(len(kind) == 1 for kind in kinds)
-    assert len(set.union(*kinds)) == len(kinds)
-
-
-def test_lossless_and_lossy_webp_are_encoded_otherwise():
-    whole, lossy = (read_encoding(encode(pixels(9, 8, 3), "WEBP", lossless=way)).traces for way in (True, False))
-    assert mixed_leak({whole: [1, 2], lossy: [3]})[1] == (3,)
-    assert mixed_leak({whole: [1], lossy: [2, 3]})[1] == (1,)
 
 
 # ---- names, text, keys
@@ -197,12 +111,6 @@ def test_rows_are_counted_across_row_groups(tmp_path):
         publish(data, tmp_path / "out")
 
 
-def test_other_splits_may_be_lossy(tmp_path):
-    test = reencoded(clean_set(3, first=80), "JPEG")
-    both = DatasetDict(train=ut.protect(clean_set(), ut.CUDAPoison(key=key())), test=test)
-    assert publish(both, tmp_path / "out", ut.PILPoison(key=key())).checked.formats == ["JPEG", "PNG"]
-
-
 def test_of_two_equal_rows_both_must_be_there(tmp_path):
     images = [*pictures(), pictures()[0]]
     twice = image_set([encode(image) for image in images], [row % 3 for row in range(ROWS)] + [0], FEATURES)
@@ -210,22 +118,6 @@ def test_of_two_equal_rows_both_must_be_there(tmp_path):
     publish(data, tmp_path / "out")
     with pytest.raises(LeakError, match="missing rows: ledger row 12: "):
         publish(data.select(range(ROWS)), tmp_path / "other")
-
-
-def test_a_row_left_clean_whose_copy_is_protected_is_a_pair(tmp_path):
-    images = [*pictures(ROWS, first=1), *(shrunk(picture) for picture in pictures(ROWS, first=1))]
-    labels = [row % 3 for row in range(ROWS)] * 2
-    with pytest.warns(UserWarning, match="only 50%"):
-        half = ut.protect(image_set(images, labels, FEATURES), ut.CUDAPoison(key=key()), fraction=0.5)
-    with pytest.raises(LeakError) as caught:
-        publish(half, tmp_path / "out", allow_partial=True)
-    (leak,) = caught.value.leaks
-    changed = [bool((np.array(row["image"]) != image).any()) for row, image in zip(half, images, strict=True)]
-    expected = {row for row in range(2 * ROWS) if not changed[row] and changed[(row + ROWS) % (2 * ROWS)]}
-    assert leak.check == "pair"
-    assert expected
-    assert {place[1] for place in leak.places} <= expected
-    assert len(leak.places) >= len(expected) - 1
 
 
 def test_a_key_is_found_in_every_form_and_alone():
@@ -260,62 +152,6 @@ def test_findings_of_one_kind_stand_together():
     (leak,) = findings.leaks()
     assert str(leak) == "pair: test rows 0, 1, 2, 3, 4 ... (7 in all); a.png: what; do"
     assert isinstance(LeakError([leak]), ValueError)
-
-
-# ---- pairs
-
-
-def test_a_filter_and_noise_are_seen_through_and_other_pictures_are_not():
-    clean = photograph(3, 32, 32)
-    filtered = ut.CUDAPoison(key=key())(clean, 1)[0]
-    noisy = np.clip(clean + np.random.default_rng(0).choice([-8, 8], clean.shape), 0, 255).astype(np.uint8)
-    left, explained = compare(clean, np.stack([clean, filtered, noisy, photograph(4, 32, 32)]))
-    assert (left[:2] < 1).all()
-    assert 50 < left[2] < 64.1
-    assert (explained[:3] > 0.9).all()
-    assert left[3] > 3 * MOST_LEFT
-
-
-def test_small_and_plain_pictures_are_no_pairs():
-    looks = Looks()
-    for number in range(4):
-        looks.add(np.full((32, 32, 3), 40 * number, np.uint8))
-    assert list(find_pairs(looks, np.arange(2), np.arange(2, 4))) == []
-    tiny = Looks()
-    for _ in range(2):
-        tiny.add(pixels(8, 8, 3))
-    assert list(find_pairs(tiny, np.arange(1), np.arange(1, 2))) == []
-
-
-def test_one_tiny_picture_does_not_hide_the_others():
-    looks, clean = Looks(), pictures(3, first=1)
-    looks.add(pixels(9, 9, 3))
-    for picture in [*clean, *(shrunk(picture) for picture in clean)]:
-        looks.add(picture)
-    assert dict(find_pairs(looks, np.array([0, 4, 5, 6]), np.array([1, 2, 3]))) == {4: 1, 5: 2, 6: 3}
-
-
-@pytest.mark.parametrize("name", ["cifar10", "clothing"])
-def test_pairs_of_real_pictures(name):
-    """All twins are found although they were shrunk and went through JPEG; of the test split nothing else is."""
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"the data set {name} is not at {path.parent}")
-    count = 200 if name == "cifar10" else 25
-
-    def read(split):
-        table = pq.read_table(path / f"{split}-00000-of-00001.parquet").slice(0, count)
-        labels = table["label"].to_pylist()
-        return [np.asarray(decode(row["bytes"]).convert("RGB")) for row in table["image"].to_pylist()], labels
-
-    (train, labels), (test, _) = read("train"), read("test")
-    looks = Looks()
-    for picture in ut.CUDAPoison(key=key()).apply([PIL.Image.fromarray(picture) for picture in train], labels):
-        looks.add(np.asarray(picture))
-    for picture in [*test, *(shrunk(picture, 1.0 if name == "cifar10" else 0.6) for picture in train)]:
-        looks.add(picture)
-    found = dict(find_pairs(looks, np.arange(count, 3 * count), np.arange(count)))
-    assert found == {2 * count + number: number for number in range(count)}
 
 
 # ---- coverage

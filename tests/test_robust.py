@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 import unlearnable_transforms as ut
@@ -14,13 +13,6 @@ from unlearnable_transforms.evaluation.robust import Attack, Robustness, robust_
 from unlearnable_transforms.training.loop import DIGITS, train
 from unlearnable_transforms.victims import build_victim
 from unlearnable_transforms.victims.nets import store_statistics
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[torch.Tensor, torch.Tensor]:
-    data, labels = load_digits(return_X_y=True)
-    images = torch.from_numpy(np.round(data * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
-    return images.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(labels).long()
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from enum import IntEnum
 import numpy as np
 import pytest
 import torch
-from conftest import encode, error_of, pixels
-from PIL import ExifTags, Image
+from conftest import encode, error_of, pixels, upright
+from PIL import Image
 
 from unlearnable_transforms import SampleError
 from unlearnable_transforms.containers import open_image
@@ -209,13 +209,6 @@ def test_ids_do_not_depend_on_memory_layout():
     assert {sample_id(view, "i:0") for view in views} == {sample_id(image, "i:0")}
 
 
-def rotated(image: np.ndarray) -> bytes:
-    """A PNG stored lying on its side, with the EXIF tag that turns it upright."""
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    return encode(np.rot90(image).copy(), exif=exif.tobytes())
-
-
 @pytest.mark.parametrize(
     "container",
     [
@@ -224,7 +217,7 @@ def rotated(image: np.ndarray) -> bytes:
         lambda image: Image.fromarray(image),
         lambda image: {"bytes": encode(image), "path": None},
         lambda image: {"bytes": encode(image, "WEBP", lossless=True), "path": None},
-        lambda image: {"bytes": rotated(image), "path": None},
+        lambda image: {"bytes": upright(image), "path": None},
         lambda image: Image.fromarray(np.dstack([image, pixels(*image.shape[:2])])),
     ],
     ids=["array", "tensor", "PIL", "PNG", "lossless WebP", "EXIF-rotated", "RGBA"],

@@ -27,12 +27,6 @@ OPTIONS = ({}, {"invertible": True}, {"strength": "subtle"}, {"strength": "stron
 pytestmark = pytest.mark.filterwarnings("ignore::unlearnable_transforms.FitWarning")
 
 
-@pytest.fixture
-def no_ledgers(tmp_path, monkeypatch):
-    """The cache in which ledgers lie is a new one once this is called."""
-    return lambda: monkeypatch.setenv("UNLEARNABLE_TRANSFORMS_CACHE", str(tmp_path / "empty"))
-
-
 def protected_arrays(poison: Poison, clean: np.ndarray) -> list[np.ndarray]:
     return list(poison.apply(clean, LABELS[: len(clean)]))
 

@@ -1,7 +1,6 @@
 """Whole data sets undone: what the ledger is good for, what goes on without it, and whose key it has to be."""
 
 import warnings
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -39,17 +38,6 @@ def pil() -> PILPoison:
 
 def arrays(some: datasets.Dataset) -> np.ndarray:
     return np.stack([np.asarray(image) for image in some.with_format(None)["image"]])
-
-
-@pytest.fixture
-def ledger(tmp_path) -> Path:
-    return tmp_path / "ledger.parquet"
-
-
-@pytest.fixture
-def no_ledgers(tmp_path, monkeypatch):
-    """Called, it takes away the cache in which ledgers lie."""
-    return lambda: monkeypatch.setenv("UNLEARNABLE_TRANSFORMS_CACHE", str(tmp_path / "empty"))
 
 
 def test_added_noise_comes_off_exactly_and_silently():

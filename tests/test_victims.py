@@ -5,15 +5,12 @@ import sys
 
 import pytest
 import torch
+from conftest import seeded
 from torch import nn
 
 from unlearnable_transforms.victims.nets import ResNet9
 from unlearnable_transforms.victims.registry import build_victim, initialise, list_victims, register_victim
 from unlearnable_transforms.victims.standard import resnet18
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_list_is_sorted_and_filtered():
@@ -42,9 +39,9 @@ def test_widths_are_the_documented_ones():
 
 
 def test_weights_come_from_the_generator_alone():
-    first, again, other = (build_victim("smallcnn", 10, 8, _seeded(seed)).state_dict() for seed in (1, 1, 2))
+    first, again, other = (build_victim("smallcnn", 10, 8, seeded(seed)).state_dict() for seed in (1, 1, 2))
     torch.manual_seed(123)  # another global state must change nothing
-    under_other_state = build_victim("smallcnn", 10, 8, _seeded(1)).state_dict()
+    under_other_state = build_victim("smallcnn", 10, 8, seeded(1)).state_dict()
     for name, value in first.items():
         assert value.equal(again[name])
         assert value.equal(under_other_state[name])
@@ -61,7 +58,7 @@ def test_initial_distributions_are_those_of_pytorch():
     net = nn.Sequential(nn.Conv2d(8, 400, 3), nn.BatchNorm2d(400), nn.Flatten(), nn.Linear(400, 300))
     net[1].weight.data.fill_(5.0)
     net[1].running_mean.fill_(5.0)
-    initialise(net, _seeded(0))
+    initialise(net, seeded(0))
     for layer, fan_in in ((net[0], 72), (net[3], 400)):
         bound = 1 / math.sqrt(fan_in)
         for values in (layer.weight, layer.bias):
@@ -80,13 +77,13 @@ def test_layers_without_a_rule_are_refused_unless_they_bring_one():
             self.scale = nn.Parameter(torch.ones(3))
 
     with pytest.raises(TypeError, match="Scale"):
-        initialise(nn.Sequential(Scale()), _seeded(0))
+        initialise(nn.Sequential(Scale()), seeded(0))
 
     class OwnRule(Scale):
         def initialise(self, generator):
             nn.init.normal_(self.scale, generator=generator)
 
-    assert not initialise(OwnRule(), _seeded(0)).scale.eq(1).any()
+    assert not initialise(OwnRule(), seeded(0)).scale.eq(1).any()
 
 
 def test_bad_requests():
@@ -134,7 +131,7 @@ def test_standard_victims_give_logits_that_depend_on_the_picture(name, size):
         pytest.importorskip("timm")
     net = build_victim(name, 7, size)  # stays in training mode: without BatchNorm an untrained network is near constant
     with torch.no_grad():
-        logits = net(torch.rand(2, 3, size, size, generator=_seeded(0)))
+        logits = net(torch.rand(2, 3, size, size, generator=seeded(0)))
     assert logits.shape == (2, 7)
     assert logits.isfinite().all()
     assert logits[0].ne(logits[1]).any()
@@ -145,9 +142,9 @@ def test_all_weights_of_standard_victims_come_from_the_generator(name):
     if name == "deit-tiny":
         pytest.importorskip("timm")
     torch.manual_seed(1)
-    first = build_victim(name, 10, 32, _seeded(1))
+    first = build_victim(name, 10, 32, seeded(1))
     torch.manual_seed(2)  # another global state must change nothing
-    again, other = build_victim(name, 10, 32, _seeded(1)), build_victim(name, 10, 32, _seeded(2))
+    again, other = build_victim(name, 10, 32, seeded(1)), build_victim(name, 10, 32, seeded(2))
     constant = (nn.modules.batchnorm._NormBase, nn.LayerNorm)
     fixed = {f"{n}." for n, layer in first.named_modules() if isinstance(layer, constant)}
     for (key, a), b, c in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
