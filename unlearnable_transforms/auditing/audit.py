@@ -100,7 +100,7 @@ class Audit:
             yield from _told(self.measured)
         if self.grid is not None:
             strong = self.grid > STRONG_GRID
-            after = ": strong compression, which takes away what additive methods add" if strong else ""
+            after = ": strong JPEG, which takes away what additive methods add, or squares that one added" if strong else ""
             yield f"  steps across the borders of JPEG's blocks: {self.grid:.2f} times those elsewhere{after}"
         if self.traces.formats:
             yield f"  files: {name_formats(self.traces.formats)}; kinds of encoding: {self.traces.encodings}"
