@@ -5,23 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from test_defenses_training import LABELS, RECIPE, Recorder, _pixels, _ready, _seeded, _setting
+from conftest import seeded
+from small_training import LABELS, RECIPE, make_ready, make_setting, random_pixels, recording_model  # noqa: F401
 
 from unlearnable_transforms.defenses import plasma
 from unlearnable_transforms.defenses.compression import compress
 from unlearnable_transforms.training.transforms import seeded_globally
-from unlearnable_transforms.victims import build_victim
-
-
-@pytest.fixture
-def model() -> Recorder:
-    net = build_victim("smallcnn", 10, 8, _seeded(3))
-    net(_pixels(seed=2))
-    return Recorder(net)
 
 
 def _ueraser(epochs: int = 8, **arguments):
-    return _ready("ueraser", _setting(recipe=replace(RECIPE, epochs=epochs)), **arguments)
+    return make_ready("ueraser", make_setting(recipe=replace(RECIPE, epochs=epochs)), **arguments)
 
 
 def test_ueraser_max_trains_on_the_worst_of_its_draws(model):
@@ -29,7 +22,7 @@ def test_ueraser_max_trains_on_the_worst_of_its_draws(model):
     defense.on_epoch(8)
     statistics = {name: value.clone() for name, value in model.net.named_buffers() if "running" in name}
     batches = model.net.features[0][1].num_batches_tracked.item()
-    loss, logits = defense.loss(model, _pixels(), LABELS, _seeded())
+    loss, logits = defense.loss(model, random_pixels(), LABELS, seeded())
     assert len(model.seen) == 5
     draws, hardest = torch.stack(model.seen[:4]), model.seen[4]
     assert len({draw.numpy().tobytes() for draw in draws}) == 4
@@ -48,19 +41,19 @@ def test_ueraser_variants_draw_as_often_as_they_say(model, variant, draws):
     for epoch in range(1, 9):
         model.seen.clear()
         defense.on_epoch(epoch)
-        defense.loss(model, _pixels(), LABELS, _seeded())
+        defense.loss(model, random_pixels(), LABELS, seeded())
         counts.append(len(model.seen))
     assert counts == [1 if count == 1 else count + 1 for count in draws]
 
 
 def test_ueraser_applies_its_parts_with_their_probability():
-    pixels = torch.rand(400, 3, 8, 8, generator=_seeded(2))
-    never, always = (_ueraser(probability=probability).transform(pixels, _seeded()) for probability in (0.0, 1.0))
+    pixels = torch.rand(400, 3, 8, 8, generator=seeded(2))
+    never, always = (_ueraser(probability=probability).transform(pixels, seeded()) for probability in (0.0, 1.0))
     assert always.min() >= 0
     assert always.max() <= 1
     brightened = (always.mean((1, 2, 3)) - never.mean((1, 2, 3))).abs() > 0.02
     assert brightened.float().mean() > 0.7
-    by_hand = _seeded()  # without the parts, only TrivialAugment is left
+    by_hand = seeded()  # without the parts, only TrivialAugment is left
     for change in (plasma.plasma_brightness, plasma.plasma_contrast, plasma.shuffle_channels):
         plasma.draw(by_hand, pixels, 1, 1, 1)
         change(pixels, by_hand)
@@ -69,8 +62,8 @@ def test_ueraser_applies_its_parts_with_their_probability():
 
 def test_fractals_are_rough_as_kornias():
     contrib = pytest.importorskip("kornia.contrib")
-    own = plasma.fractal(torch.zeros(3000, 3, 32, 32), _seeded())
-    with seeded_globally(_seeded()):
+    own = plasma.fractal(torch.zeros(3000, 3, 32, 32), seeded())
+    with seeded_globally(seeded()):
         theirs = contrib.diamond_square((3000, 1, 32, 32), roughness=0.3 + 0.4 * torch.rand(3000))
     assert own.min() >= 0
     assert own.max() <= 1
@@ -87,13 +80,13 @@ def test_fractals_are_rough_as_kornias():
 
 def test_plasma_shifts_brightness_and_scales_contrast():
     pixels = torch.full((300, 3, 16, 16), 0.75)
-    shift = plasma.plasma_brightness(pixels, _seeded()) - 0.75
+    shift = plasma.plasma_brightness(pixels, seeded()) - 0.75
     assert shift.min() == -0.75  # black
     assert shift.max() == 0.25  # white
     assert len({each.numpy().tobytes() for each in shift}) == 300
     assert shift[:, 0].equal(shift[:, 2])
     near = torch.full((300, 3, 16, 16), 0.6)
-    factor = (plasma.plasma_contrast(near, _seeded()) - 0.5) / 0.1
+    factor = (plasma.plasma_contrast(near, seeded()) - 0.5) / 0.1
     assert -1e-5 < factor.min() < 0.5
     assert 3.5 < factor.max() < 4 + 1e-5
     assert factor.mean() == pytest.approx(2, abs=0.05)
@@ -101,7 +94,7 @@ def test_plasma_shifts_brightness_and_scales_contrast():
 
 def test_channel_shuffle_gives_all_six_orders():
     pixels = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1).expand(600, 3, 2, 2)
-    out = plasma.shuffle_channels(pixels, _seeded())
+    out = plasma.shuffle_channels(pixels, seeded())
     orders, counts = out[:, :, 0, 0].unique(dim=0, return_counts=True)
     assert len(orders) == 6
     assert counts.min() > 70
@@ -112,7 +105,7 @@ def test_operations_of_trivial_augment():
     def apply(index, pixels, strength):
         return plasma.OPERATIONS[index](pixels, torch.full((len(pixels), 1, 1, 1), strength))
 
-    pixels = 0.25 + 0.5 * torch.rand(2, 3, 8, 8, generator=_seeded())
+    pixels = 0.25 + 0.5 * torch.rand(2, 3, 8, 8, generator=seeded())
     low, high = pixels.amin((2, 3), keepdim=True), pixels.amax((2, 3), keepdim=True)
     expected = {
         (0, 0.3): (pixels - low) / (high - low),
@@ -147,8 +140,8 @@ def test_operations_of_trivial_augment():
 
 
 def test_trivial_augment_draws_for_each_image():
-    pixels = torch.rand(1, 3, 16, 16, generator=_seeded()).expand(300, -1, -1, -1)
-    generator = _seeded()
+    pixels = torch.rand(1, 3, 16, 16, generator=seeded()).expand(300, -1, -1, -1)
+    generator = seeded()
     out = plasma.trivial_augment(pixels, generator)
     assert len({image.numpy().tobytes() for image in out}) > 200
     assert out.min() >= 0
@@ -157,9 +150,9 @@ def test_trivial_augment_draws_for_each_image():
 
 
 def test_ueraser_jpeg_is_the_last_step():
-    pixels = torch.rand(16, 3, 16, 16, generator=_seeded(2))
-    plain = _ueraser().transform(pixels, _seeded())
-    compressed = _ueraser(jpeg=10).transform(pixels, _seeded())
+    pixels = torch.rand(16, 3, 16, 16, generator=seeded(2))
+    plain = _ueraser().transform(pixels, seeded())
+    compressed = _ueraser(jpeg=10).transform(pixels, seeded())
     expected = compress((plain * 255).round().byte(), 10).float() / 255
     assert compressed.equal(expected)
     assert not compressed.equal(plain)

@@ -133,9 +133,9 @@ def test_a_covering_table_is_found_whatever_the_order(poison, monkeypatch):
 def test_a_data_set_that_was_read_is_not_read_again(poison, monkeypatch):
     data = image_set([encode(image) for image in IMAGES], LABELS)
     assert again().fit(data) == poison
-    monkeypatch.setattr(Source, "__iter__", None)
+    monkeypatch.setattr(Source, "__iter__", lambda _: pytest.fail("read again"))
     assert again().fit(data) == poison
-    with pytest.raises(TypeError):
+    with pytest.raises(pytest.fail.Exception, match="read again"):
         again().fit(data.select([1, 0, 2]))
 
 

@@ -148,7 +148,9 @@ def test_files_of_mixed_sizes(cluster, tmp_path, poison):
     source = make_folder(tmp_path / "source")
     data = ray.data.read_images(str(source), mode="RGB", include_paths=True)
     data = data.map(lambda row: {"image": row["image"], "label": row["path"].split("/")[-2], "path": row["path"]})
-    for row in protect_with_ray(data, poison).take_all():
+    rows = protect_with_ray(data, poison).take_all()
+    assert len(rows) == 12
+    for row in rows:
         with Image.open(row["path"]) as image:
             expected, _ = poison(image.convert("RGB"), row["label"])
         assert (row["image"] == np.asarray(expected)).all()
@@ -185,5 +187,5 @@ def test_what_is_not_ready_is_refused_before_ray_starts(key):
         with pytest.raises(ValueError, match="thumbnail"):
             ut.ray.Protect(ut.CUDAPoison(key=key))({**batch, "thumbnail": second})
         ut.ray.Protect(ut.CUDAPoison(key=key, image_key="image"))({**batch, "thumbnail": second})
-    with pytest.raises(ut.SampleError):
+    with pytest.raises(ut.SampleError, match="row 1: the label is -1"):
         ut.ray.Protect(ut.CUDAPoison(key=key))({"image": np.zeros((2, 8, 8, 3), np.uint8), "label": np.array([1, -1])})
