@@ -18,11 +18,6 @@ import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
 
 
-@pytest.fixture
-def out(tmp_path) -> Path:
-    return tmp_path / "out"
-
-
 def plant(image: Image.Image, number: int) -> tuple[str, bytes]:
     """The suffix and the bytes of a file of ``image`` with texts planted wherever its format has room."""
     text = f"CANARY-{number:03d}"

@@ -1,4 +1,4 @@
-"""ut.evaluate on handwritten digits: cells, resumption, processes, bad input."""
+"""ut.evaluate on handwritten digits: cells, resumption, processes, defenses by name."""
 
 import itertools
 import json
@@ -7,45 +7,29 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, error_of
-from PIL import Image
-from sklearn.datasets import load_digits
+from evaluations import KEY, NEEDED, PARTS, PLAN
 
 import unlearnable_transforms as ut
 from unlearnable_transforms import CUDAPoison, Key
 from unlearnable_transforms.defenses.base import Defense
 from unlearnable_transforms.evaluation import cells as cells_module
 from unlearnable_transforms.evaluation.columns import defense_label, make_defense
-from unlearnable_transforms.evaluation.data import common_classes, digest, numbers, read_pictures, to_tensor
 from unlearnable_transforms.evaluation.evaluate import evaluate
-from unlearnable_transforms.evaluation.recipes import Column, Plan, get_plan
-from unlearnable_transforms.samples import spread
-from unlearnable_transforms.training.loop import DIGITS
+from unlearnable_transforms.evaluation.recipes import get_plan
+from unlearnable_transforms.poisons.fraction import is_chosen
+from unlearnable_transforms.samples import sample_id
+from unlearnable_transforms.training.loop import DIGITS, train
+from unlearnable_transforms.victims import build_victim
 
-PLAN = Plan("tiny", replace(DIGITS, epochs=2), "smallcnn", columns={"at-fgsm": Column({"eps": 1 / 255}, epochs=3)})
-KEY = Key.public("evaluate")
 NOT_NUMBERS = ("date", "machine", "versions")
-
-
-@pytest.fixture(scope="module")
-def digits() -> dict:
-    """150 digits to train on, 80 to test on, 60 that the attacker has."""
-    loaded = load_digits()
-    images = np.rint(loaded.images * (255 / 16)).astype(np.uint8)
-    parts = {"clean": slice(0, 150), "test": slice(150, 230), "attacker_clean": slice(230, 290)}
-    return {name: (images[rows], loaded.target[rows]) for name, rows in parts.items()}
-
-
-def two(digits: dict) -> dict:
-    """The sets that every evaluation needs."""
-    return {"clean": digits["clean"], "test": digits["test"], "recipe": PLAN, "progress": False}
 
 
 def numbers_of(folder: Path) -> dict[str, dict]:
@@ -59,10 +43,10 @@ def numbers_of(folder: Path) -> dict[str, dict]:
 
 
 @pytest.fixture(scope="module")
-def folder(digits, tmp_path_factory) -> Path:
+def folder(tmp_path_factory) -> Path:
     """Cells of clean, CUDA and its control, with and without JPEG, two seeds."""
     out = tmp_path_factory.mktemp("cells")
-    evaluate(**two(digits), poisons=[CUDAPoison(key=KEY)], defenses=["erm", "jpeg"], seeds=[0, 1], out=out)
+    evaluate(**NEEDED, poisons=[CUDAPoison(key=KEY)], defenses=["erm", "jpeg"], seeds=[0, 1], out=out)
     return out
 
 
@@ -91,11 +75,8 @@ def test_every_combination_is_one_file(folder):
         assert cell["machine"]["threads"] == 1
 
 
-def test_a_cell_is_what_the_training_loop_gives(digits, folder):
-    from unlearnable_transforms.training.loop import train
-    from unlearnable_transforms.victims import build_victim
-
-    (images, labels), (test, answers) = digits["clean"], digits["test"]
+def test_a_cell_is_what_the_training_loop_gives(folder):
+    (images, labels), (test, answers) = PARTS["clean"], PARTS["test"]
     protected = CUDAPoison(key=KEY).apply(images, labels)
     net = build_victim("smallcnn", 10, 8, torch.Generator().manual_seed(1))
     threads = torch.get_num_threads()
@@ -115,12 +96,12 @@ def test_a_cell_is_what_the_training_loop_gives(digits, folder):
     assert result["train_loss"] == pytest.approx(history.train_loss, abs=1e-5)
 
 
-def test_what_is_done_is_not_done_again(digits, folder, monkeypatch):
+def test_what_is_done_is_not_done_again(folder, monkeypatch):
     computed = []
     monkeypatch.setattr("unlearnable_transforms.evaluation.evaluate.compute", computed.append)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
     arguments = {"poisons": [CUDAPoison(key=KEY)], "defenses": ["jpeg", "erm"], "seeds": [1, 0], "out": folder}
-    report = evaluate(**two(digits), **arguments)
+    report = evaluate(**NEEDED, **arguments)
     assert computed == []
     assert len(report.cells) == 12
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")} == before
@@ -138,42 +119,29 @@ def test_what_is_done_is_not_done_again(digits, folder, monkeypatch):
         {"rows": 100},
     ],
 )
-def test_what_changes_the_numbers_is_another_cell(digits, folder, monkeypatch, change):
+def test_what_changes_the_numbers_is_another_cell(folder, monkeypatch, change):
     tasks = []
     monkeypatch.setattr("unlearnable_transforms.evaluation.evaluate.compute", tasks.append)
-    arguments = {**two(digits), "poisons": [CUDAPoison(key=KEY)], "defenses": ["erm"], "controls": False, **change}
-    with pytest.raises(ValueError, match="no cells") if "poisons" not in change else _nothing():
+    arguments = {**NEEDED, "poisons": [CUDAPoison(key=KEY)], "defenses": ["erm"], "controls": False, **change}
+    with pytest.raises(ValueError, match="no cells") if "poisons" not in change else nullcontext():
         evaluate(**arguments, out=folder)
     assert len(tasks) == (1 if "poisons" in change else 2)
 
 
-def _nothing():
-    from contextlib import nullcontext
-
-    return nullcontext()
-
-
 @pytest.mark.slow
-def test_processes_give_what_one_gives(digits, folder, tmp_path):
-    evaluate(
-        **two(digits), poisons=[CUDAPoison(key=KEY)], defenses=["erm", "jpeg"], seeds=[0, 1], out=tmp_path, workers=2
-    )
+def test_processes_give_what_one_gives(folder, tmp_path):
+    evaluate(**NEEDED, poisons=[CUDAPoison(key=KEY)], defenses=["erm", "jpeg"], seeds=[0, 1], out=tmp_path, workers=2)
     assert numbers_of(tmp_path) == numbers_of(folder)
 
 
 KILLED = """
 import sys
-import numpy as np
-from sklearn.datasets import load_digits
-sys.path.insert(0, "tests")
-import test_evaluate as t
 from pathlib import Path
-loaded = load_digits()
-images = np.rint(loaded.images * (255 / 16)).astype(np.uint8)
-sets = {"clean": (images[:150], loaded.target[:150]), "test": (images[150:230], loaded.target[150:230])}
+import evaluations as e
+import unlearnable_transforms as ut
 if __name__ == "__main__":
-    t.evaluate(**t.two(sets), poisons=[t.CUDAPoison(key=t.KEY)], defenses=["erm", "jpeg"], seeds=[0, 1],
-               out=Path(sys.argv[1]), workers=2)
+    ut.evaluate(**e.NEEDED, poisons=[ut.CUDAPoison(key=e.KEY)], defenses=["erm", "jpeg"], seeds=[0, 1],
+                out=Path(sys.argv[1]), workers=2)
 """
 
 
@@ -198,9 +166,9 @@ def test_killed_in_the_middle_it_goes_on(folder, tmp_path):
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in left.items())
 
 
-def test_no_key_is_in_any_file(digits, tmp_path):
+def test_no_key_is_in_any_file(tmp_path):
     secret = Key.generate()
-    report = evaluate(**two(digits), poisons=[CUDAPoison(key=secret)], defenses=["erm"], out=tmp_path, samples=2)
+    report = evaluate(**NEEDED, poisons=[CUDAPoison(key=secret)], defenses=["erm"], out=tmp_path, samples=2)
     report.save(tmp_path)
     texts = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(texts) == 3 + 3 + 2
@@ -209,24 +177,21 @@ def test_no_key_is_in_any_file(digits, tmp_path):
     assert all(secret.fingerprint.encode() in text for text in texts if b'"role": "poison"' in text)
 
 
-def test_partial_protection_beside_its_clean_part(digits):
+def test_partial_protection_beside_its_clean_part():
     report = evaluate(
-        **two(digits), poisons={"mine": CUDAPoison(key=KEY)}, defenses=["erm"], controls=False, fractions=[0.4]
+        **NEEDED, poisons={"mine": CUDAPoison(key=KEY)}, defenses=["erm"], controls=False, fractions=[0.4]
     )
     rows = {cell["set"]["label"]: cell["data"]["rows"] for cell in report.cells}
     assert rows["mine, 40% protected"] == 150
-    from unlearnable_transforms.poisons.fraction import is_chosen
-    from unlearnable_transforms.samples import sample_id
-
-    pairs = zip(*digits["clean"], strict=True)
+    pairs = zip(*PARTS["clean"], strict=True)
     chosen = sum(is_chosen(KEY, sample_id(image[..., None], f"i:{label}"), 0.4) for image, label in pairs)
     assert 30 < chosen < 90
     assert rows["mine, the clean 60% alone"] == 150 - chosen
 
 
-def test_diverged_trainings_are_marked_and_kept(digits, tmp_path):
+def test_diverged_trainings_are_marked_and_kept(tmp_path):
     wild = replace(PLAN, recipe=replace(PLAN.recipe, max_lr=1e30))
-    report = evaluate(**{**two(digits), "recipe": wild}, defenses=["erm"], out=tmp_path)
+    report = evaluate(**{**NEEDED, "recipe": wild}, defenses=["erm"], out=tmp_path)
     (cell,) = report.cells
     assert cell["status"] == "diverged"
     assert "epoch" in cell["reason"]
@@ -243,23 +208,23 @@ class Broken(Defense):
         raise RuntimeError("out of luck")
 
 
-def test_a_failing_cell_does_not_stop_the_others(digits, tmp_path):
-    error = error_of(lambda: evaluate(**two(digits), defenses=[Broken(), "erm"], out=tmp_path), RuntimeError)
+def test_a_failing_cell_does_not_stop_the_others(tmp_path):
+    error = error_of(lambda: evaluate(**NEEDED, defenses=[Broken(), "erm"], out=tmp_path), RuntimeError)
     assert "1 of 2" in str(error)
     assert "out of luck" in str(error)
     (path,) = tmp_path.glob("*.json")
     assert "_erm_" in path.name
 
 
-def test_a_damaged_cell_is_named(folder, digits, tmp_path):
+def test_a_damaged_cell_is_named(folder, tmp_path):
     (tmp_path / "bad.json").write_text("{")
-    assert "bad.json" in str(error_of(lambda: evaluate(**two(digits), defenses=["erm"], out=tmp_path), ValueError))
+    assert "bad.json" in str(error_of(lambda: evaluate(**NEEDED, defenses=["erm"], out=tmp_path), ValueError))
 
 
 # ---- defenses by name
 
 
-def test_hooks_reach_the_training(digits):
+def test_hooks_reach_the_training():
     calls = []
 
     class Spy(Defense):
@@ -291,12 +256,12 @@ def test_hooks_reach_the_training(digits):
             votes[:, 7] = 1
             return votes
 
-    report = evaluate(**two(digits), defenses=[Spy()])
+    report = evaluate(**NEEDED, defenses=[Spy()])
     assert calls == [
         ("prepare", (150, 3, 8, 8), 10, 8), ("epoch", 1), ("epoch", 2), ("epoch", 3), ("finish", False), ("predict", 80)
     ]  # fmt: skip
     result = report.cells[0]["result"]
-    sevens = float((digits["test"][1] == 7).mean())
+    sevens = float((PARTS["test"][1] == 7).mean())
     assert result["last"] == result["test_accuracy"][-1] == pytest.approx(sevens)
     assert np.array(result["confusion"])[:, 7].sum() == 80
 
@@ -324,124 +289,6 @@ def test_plans():
     assert get_plan(DIGITS).recipe == DIGITS
     with pytest.raises(KeyError, match="screen"):
         get_plan("quick")
-
-
-# ---- data
-
-
-def test_all_kinds_of_sets_are_read_alike(digits, tmp_path):
-    images, labels = digits["clean"][0][:30], digits["clean"][1][:30]
-    names = [f"digit {n}" for n in range(10)]
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-    pictures = [Image.fromarray(image) for image in images]
-    table = datasets.Dataset.from_dict({"image": pictures, "label": labels.tolist()}, features=features)
-    table.to_parquet(tmp_path / "train.parquet")
-    table.save_to_disk(tmp_path / "saved")
-    sources = [
-        table,
-        datasets.DatasetDict(train=table, test=table),
-        tmp_path / "train.parquet",
-        str(tmp_path / "saved"),
-        (images, labels),
-        (torch.from_numpy(images)[:, None], torch.from_numpy(labels)),
-        (pictures, labels.tolist()),
-        list(zip(pictures, labels.tolist(), strict=True)),
-    ]
-    wanted = torch.from_numpy(images)[:, None].expand(-1, 3, -1, -1)
-    for source in sources:
-        read = read_pictures(source, what="training")
-        assert to_tensor(read, 8).equal(wanted)
-        assert numbers(read, common_classes(training=read)).tolist() == labels.tolist()
-    assert read_pictures(table, what="training").names == names
-
-
-def test_folders_are_read_and_photographs_resized(tmp_path):
-    for label, height, width, value in (("b", 40, 20, 10), ("a", 24, 48, 200)):
-        (tmp_path / label).mkdir()
-        picture = np.full((height, width, 3), value, np.uint8)
-        picture[:, : width // 4] = 0
-        picture[: height // 4] = 0
-        Image.fromarray(picture).save(tmp_path / label / "x.png")
-    read = read_pictures(tmp_path, what="training")
-    assert (read.labels, read.names) == ([0, 1], ["a", "b"])
-    out = to_tensor(read, 8)
-    assert out.shape == (2, 3, 8, 8)
-    assert out[0, :, 3:, 1:].eq(200).all()  # 24x48: the middle 24x24, which begins where the dark left quarter ends
-    assert out[0, :, 0].eq(0).all()
-    assert out[1, :, 1:, 3:].eq(10).all()  # 40x20: the middle 20 rows, which begin where the dark top ends
-    assert out[1, :, :, 0].eq(0).all()
-
-
-def test_pictures_are_protected_before_they_are_resized():
-    images = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
-    labels = [0, 1] * 6
-    sets = {"clean": (images, labels), "test": (images, labels), "recipe": PLAN, "progress": False}
-    report = evaluate(**sets, poisons=[CUDAPoison(key=KEY)], defenses=["erm"], controls=False, image_size=8)
-    protected = read_pictures((CUDAPoison(key=KEY).apply(images, labels), labels), what="training")
-    trained_on = {cell["set"]["role"]: cell["data"]["train"] for cell in report.cells}
-    assert trained_on["poison"] == digest(to_tensor(protected, 8), torch.tensor(labels))
-
-
-def test_somebody_elses_protected_set_alone(digits):
-    images, labels = digits["clean"]
-    protected = (CUDAPoison(key=KEY).apply(images, labels), labels)
-    report = evaluate(protected=protected, test=digits["test"], recipe=PLAN, defenses=["erm", "jpeg"], progress=False)
-    assert {cell["set"]["label"] for cell in report.cells} == {"protected"}
-    (headline,) = report.tables[0].headlines
-    assert headline.entry.protection is None  # there is no clean control
-
-
-def test_rows_are_spread():
-    assert list(spread(10, 4)) == [0, 2, 5, 7]
-    assert list(spread(3, 5)) == [0, 1, 2]
-
-
-def _stream():
-    yield {"image": None, "label": 0}
-
-
-@pytest.mark.parametrize(
-    ("change", "kind", "message"),
-    [
-        ({"clean": _stream()}, TypeError, "materialise"),
-        ({"clean": datasets.IterableDataset.from_generator(_stream)}, TypeError, "materialise"),
-        ({"clean": (np.zeros((4, 8, 8), np.uint8), [0, 0, 0, 0])}, ValueError, "one label, 0"),
-        ({"test": (np.zeros((0, 8, 8), np.uint8), [])}, ValueError, "test set is empty"),
-        ({"test": (np.zeros((2, 8, 8), np.uint8), [0, 11])}, ValueError, r"test set has labels \[11\]"),
-        ({"test": (np.zeros((2, 8, 8), np.uint8), ["a", "b"])}, ValueError, "does not know"),
-        ({"test": (np.zeros((2, 8, 8), np.uint8), [0, -1])}, ValueError, "unlabelled"),
-        ({"test": (np.zeros((2, 8, 8), np.float32), [0, 1])}, TypeError, "uint8"),
-        ({"test": (np.zeros((2, 8, 8), np.uint8), [0])}, ValueError, "2 images came with 1 labels"),
-        ({"clean": None}, ValueError, "nothing to train on"),
-        ({"clean": "no/such/folder"}, FileNotFoundError, "no/such/folder"),
-        ({"defenses": ["fine-tune"]}, ValueError, "attacker_clean"),
-        ({"defenses": ["no-such"]}, KeyError, "no-such"),
-        ({"defenses": []}, ValueError, "nothing to compute"),
-        ({"victims": ["no-such"]}, KeyError, "no-such"),
-        ({"fractions": [1.5], "poisons": [CUDAPoison(key=KEY)]}, ValueError, "between 0 and 1"),
-        ({"poisons": [CUDAPoison(key=KEY), CUDAPoison(key=KEY, blur=0.1)]}, ValueError, "same name"),
-    ],
-)
-def test_bad_input(digits, change, kind, message):
-    arguments = {**two(digits), "defenses": ["erm"], **change}
-    with pytest.raises(kind, match=message):
-        evaluate(**arguments)
-
-
-def test_class_names_must_agree(digits):
-    def named(names):
-        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-        pictures = [Image.fromarray(np.full((8, 8), 9 * n, np.uint8)) for n in range(4)]
-        return datasets.Dataset.from_dict({"image": pictures, "label": [0, 1, 0, 1]}, features=features)
-
-    with pytest.raises(ValueError, match="different things"):
-        evaluate(clean=named(["cat", "dog"]), test=named(["dog", "cat"]), recipe=PLAN, progress=False)
-
-
-def test_sizes_that_differ_need_an_image_size():
-    pictures = [Image.new("RGB", (10 + n, 12)) for n in range(4)]
-    with pytest.raises(ValueError, match="image_size="):
-        evaluate(clean=(pictures, [0, 1, 0, 1]), test=(pictures, [0, 1, 0, 1]), recipe=PLAN, progress=False)
 
 
 def test_names_are_exported():

@@ -8,12 +8,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from evaluations import cell
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from unlearnable_transforms import CUDAPoison, Key
 from unlearnable_transforms.cli.main import main
-from unlearnable_transforms.evaluation.cells import FORMAT, write
+from unlearnable_transforms.evaluation.cells import write
 from unlearnable_transforms.evaluation.charts import confusion, curves
 from unlearnable_transforms.evaluation.data import Pictures
 from unlearnable_transforms.evaluation.metrics import (
@@ -70,33 +71,6 @@ def test_macro_recall_counts_classes_alike():
 
 
 # ---- tables
-
-
-def cell(label: str, defense: str, last: float, *, role: str = "poison", seed: int = 0, **change) -> dict:
-    """A made-up cell."""
-    result = {
-        "last": last, "last5": last - 0.05, "best": last + 0.05, "best_epoch": 1, "before_training": None,
-        "macro_recall": last, "confusion": [[3, 1], [2, 2]], "test_accuracy": [last + 0.05, last],
-        "train_accuracy": [0.8, 0.9], "train_loss": [1.0, 0.5], "batches": 2, "forward_images": 4,
-        "backward_images": 4, "seconds": 1.0,
-    }  # fmt: skip
-    made = {
-        "format": FORMAT,
-        "id": f"{abs(hash((label, defense, seed))):016x}"[:16],
-        "status": "done",
-        "data": {"clean": "c", "train": label, "test": "t", "spare": None, "rows": 10, "test_rows": 8,
-                 "image_size": 8, "classes": ["a", "b"]},
-        "set": {"label": label, "role": role, "of": None, "config": {"method": "cuda"}},
-        "defense": {"label": defense, "name": defense, "version": 1, "arguments": {}},
-        "victim": "smallcnn",
-        "recipe": {"name": "screen", "epochs": 2},
-        "seed": seed,
-        "result": result,
-        "machine": {"processor": "a processor", "threads": 1},
-        "versions": {"torch": "2"},
-        "date": "2026-11-24 10:00 UTC",
-    }  # fmt: skip
-    return {**made, **change}
 
 
 def some_cells() -> list[dict]:
