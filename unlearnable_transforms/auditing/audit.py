@@ -100,8 +100,8 @@ class Audit:
             yield from _told(self.measured)
         if self.grid is not None:
             strong = self.grid > STRONG_GRID
-            after = ": strong JPEG, which takes away what additive methods add, or squares that one added" if strong else ""
-            yield f"  steps across the borders of JPEG's blocks: {self.grid:.2f} times those elsewhere{after}"
+            told = ": strong JPEG, which takes away what additive methods add, or squares that one added"
+            yield f"  steps across the borders of JPEG's blocks: {self.grid:.2f} times those elsewhere{told * strong}"
         if self.traces.formats:
             yield f"  files: {name_formats(self.traces.formats)}; kinds of encoding: {self.traces.encodings}"
         yield from (f"  leak: {leak}" for leak in self.leaks)
