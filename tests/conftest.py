@@ -23,7 +23,6 @@ import pytest
 import torch
 from datasets.fingerprint import Hasher
 from PIL import ExifTags, Image
-from sklearn.datasets import load_digits
 
 from unlearnable_transforms import (
     ARPoison,
@@ -170,6 +169,8 @@ def protect(out, key_file) -> Callable[..., int]:
 @pytest.fixture(scope="session")
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
     """The 1797 handwritten digits, uint8 (N, 3, 8, 8), and their labels."""
+    from sklearn.datasets import load_digits  # here: processes that import this file need not wait for it
+
     data, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(np.round(data * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
     return images.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(labels).long()

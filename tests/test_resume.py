@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import encode, image_set, pixels
-from folders import command, interrupted, make_folder, save_key, tree, wait_for_end, wait_for_lines
+from folders import command, interrupted, make_folder, tree, wait_for_end, wait_for_lines
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
@@ -26,11 +26,6 @@ from unlearnable_transforms.protection.journal import open_journal
 @pytest.fixture
 def source(tmp_path) -> Path:
     return make_folder(tmp_path / "source")
-
-
-@pytest.fixture
-def out(tmp_path) -> Path:
-    return tmp_path / "out"
 
 
 def journal_of(out: Path) -> Path:
@@ -200,11 +195,6 @@ def test_a_worker_that_was_ended_while_it_wrote_leaves_nothing(out):
 
 KILLS = int(os.environ.get("UNLEARNABLE_KILLS", "2"))
 SHARD_BYTES = 4000  # several pictures
-
-
-@pytest.fixture
-def key_file(tmp_path) -> Path:
-    return save_key(tmp_path / "my.key")
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, KEY, NUMBERS, POISONS, encode, image_set, pixels, stored
+from conftest import CLASSES, KEY, NUMBERS, POISONS, encode, image_set, pixels, stored, tensors, upright
 from conftest import decode as decode_file
-from PIL import ExifTags, Image
+from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -47,10 +47,6 @@ def test_classes_make_numbers_and_names_the_same():
 # ---- pictures, tensors and arrays ----
 
 
-def tensors(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-
-
 def back(results) -> np.ndarray:
     """Results of any kind as one array (B, H, W, C)."""
     if isinstance(results, torch.Tensor):
@@ -66,7 +62,7 @@ def each(poison, images, labels) -> list:
     results = []
     for image, label in zip(images, labels, strict=True):
         protected, same = poison(image, label)
-        assert type(protected) is type(image) or type(image) is not Image.Image
+        assert type(protected) is (Image.Image if isinstance(image, Image.Image) else type(image))
         assert same is label
         results.append(protected)
     return results
@@ -209,13 +205,6 @@ def test_results_are_new_memory(case):
 
 
 # ---- data sets ----
-
-
-def upright(image: np.ndarray) -> bytes:
-    """Stored lying on its side, with the EXIF tag that turns it upright."""
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    return encode(np.rot90(image).copy(), exif=exif.tobytes())
 
 
 def files(folder: Path, format: str):
