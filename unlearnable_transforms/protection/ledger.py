@@ -38,23 +38,25 @@ FOUND = ("noise", "known", "pixels", "grid")  # arguments that fit fills in
 COLUMNS = ("image_key", "label_key")  # arguments that change no bytes
 
 
-def ledger_path(key_fingerprint: str | None, protected_ids: bytes) -> Path:
-    """Where a ledger lies by default: found again from the protected pictures' ids, sorted, one behind the other."""
-    digest = xxhash.xxh3_128(protected_ids).hexdigest()
+def ledger_path(key_fingerprint: str | None, protected_ids: np.ndarray) -> Path:
+    """Where a ledger lies by default: found again from the protected pictures' ids, sorted."""
+    digest = xxhash.xxh3_128(protected_ids.data).hexdigest()
     return private_directory("ledgers") / f"{key_fingerprint or 'explicit'}-{digest}.parquet"
 
 
 def write_ledger(table: pa.Table, path: str | os.PathLike | None, poison: Poison) -> Path:
-    """Write a table of ``SCHEMA`` with mode 0600, whole or not at all, to ``path`` or the default place; with the
-    method that protected the pictures, and a check of its key."""
-    table = table.cast(SCHEMA)
+    """Write a table with the columns of ``SCHEMA`` with mode 0600, whole or not at all, to ``path`` or the default
+    place; with the method that protected the pictures, and a check of its key."""
     ids = _sorted_ids(table)
     key_fingerprint = None if poison.key is None else poison.key.fingerprint
     method = json.dumps(method_of(poison))
-    table = table.replace_schema_metadata({KEY_CHECK: _key_check(key_fingerprint, ids), METHOD: method})
+    schema = SCHEMA.with_metadata({KEY_CHECK: _key_check(key_fingerprint, ids), METHOD: method})
     target = Path(path) if path is not None else ledger_path(key_fingerprint, ids)
-    with replacing(target) as temporary:
-        pq.write_table(table, temporary, row_group_size=ROW_GROUP)
+    with replacing(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for start in range(
+            0, max(1, len(table)), ROW_GROUP
+        ):  # never a copy of the whole: it may lie on the disk
+            writer.write_table(table.slice(start, ROW_GROUP).cast(schema))
     return target
 
 
@@ -139,13 +141,19 @@ def without(config: Any, *left_out: str) -> Any:
     return [without(value, *left_out) for value in config] if isinstance(config, list) else config
 
 
-def _sorted_ids(table: pa.Table) -> bytes:
-    """The protected pictures' ids one behind the other, sorted; no Python object is made for each row."""
-    chunks = table["protected_id"].cast(SCHEMA.field("protected_id").type).chunks
-    ids = [np.frombuffer(chunk.buffers()[1], ID, len(chunk), chunk.offset * 16) for chunk in chunks if len(chunk)]
-    return np.sort(np.concatenate([np.empty(0, ID), *ids])).tobytes()
+def _sorted_ids(table: pa.Table) -> np.ndarray:
+    """The protected pictures' ids, sorted: ``ID`` (rows,), and no Python object for each."""
+    ids, start = np.empty(len(table), ID), 0
+    for chunk in filter(len, table["protected_id"].chunks):
+        fixed = chunk.cast(SCHEMA.field("protected_id").type)
+        ids[start : start + len(chunk)] = np.frombuffer(fixed.buffers()[1], ID, len(fixed), fixed.offset * 16)
+        start += len(chunk)
+    ids.sort()
+    return ids
 
 
-def _key_check(key_fingerprint: str | None, protected_ids: bytes) -> str:
+def _key_check(key_fingerprint: str | None, protected_ids: np.ndarray) -> str:
     """Tells ledgers of other keys, but not to whom the key belongs without knowing its fingerprint."""
-    return xxhash.xxh3_128(f"{key_fingerprint}|".encode() + protected_ids).hexdigest()
+    digest = xxhash.xxh3_128(f"{key_fingerprint}|".encode())
+    digest.update(protected_ids.data)
+    return digest.hexdigest()

@@ -148,7 +148,7 @@ def _ledger_table(mapped: Dataset, split: str) -> pa.Table:
     rows = len(columns)
     columns = columns.append_column("split", pa.repeat(pa.scalar(split), rows))
     columns = columns.append_column("row", pa.array(np.arange(rows)))
-    return columns.select(SCHEMA.names).cast(SCHEMA)
+    return columns.select(SCHEMA.names)
 
 
 class _ProtectRows:

@@ -19,6 +19,7 @@ from ..poisons.base import Poison
 from ..samples import SampleError
 from ..sources import stored_images
 from .encode import checksum, measure
+from .ledger import SCHEMA
 from .protect import protect_split, unchanged_rows
 from .report import Summary, measured_every
 
@@ -96,7 +97,7 @@ class ShardWorker:
                 "measured": self._measure(data, protected, shard, statuses),
             }
             with whole(self.records / ledger_piece(shard.target)) as temporary:
-                pq.write_table(ledger, temporary)
+                pq.write_table(ledger.cast(SCHEMA), temporary)
         else:
             protected = self._encode_anew(data)
         target = self.out / shard.target
