@@ -130,7 +130,8 @@ def test_an_unknown_engine_is_refused(tmp_path, poison):
 
 
 def protect_with_ray(data, poison):
-    return data.map_batches(ut.ray.Protect, fn_constructor_kwargs={"poison": poison}, concurrency=1, batch_size=5)
+    pool = ray.data.ActorPoolStrategy(size=1)
+    return data.map_batches(ut.ray.Protect, fn_constructor_kwargs={"poison": poison}, compute=pool, batch_size=5)
 
 
 def test_arrays_of_one_size(cluster, poison):

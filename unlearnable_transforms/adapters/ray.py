@@ -27,7 +27,8 @@ RETRIES = 3  # of a task whose actor died, and of the actor
 class Protect:
     """Protects the batches of a Ray data set, in actors, each of which opens the noise once::
 
-        data.map_batches(ut.ray.Protect, fn_constructor_kwargs={"poison": poison}, concurrency=4)
+        pool = ray.data.ActorPoolStrategy(size=4)
+        data.map_batches(ut.ray.Protect, fn_constructor_kwargs={"poison": poison}, compute=pool)
 
     Pictures are what Ray Data makes of them: uint8 arrays (B, H, W, C) of ``read_images``, also of mixed sizes, or the
     structs of bytes and path in the Parquet of ``datasets``, which come out as PNG without a path. Every other column
