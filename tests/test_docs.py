@@ -157,6 +157,17 @@ def test_every_name_stands_in_the_api_page():
     assert described == set(ut.__all__) - {"__version__"}
 
 
+def test_pages_that_the_package_names_are_there():
+    """Errors and help say where more stands."""
+    named = {
+        page
+        for path in (ROOT / "unlearnable_transforms").rglob("*.py")
+        for page in re.findall(r"docs/([\w-]+)\.md", path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 9
+    assert named <= {page.stem for page in DOCS.glob("*.md")}
+
+
 def test_every_page_is_in_the_navigation_once():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
     assert sorted(re.findall(r": ([\w-]+)\.md$", navigation, re.MULTILINE)) == sorted(

@@ -12,6 +12,8 @@ from PIL import Image as PILImage
 from secret_classes import KINDS, brightness, grouped, integers, pictures, striped, tokens, unlabelled
 
 import unlearnable_transforms as ut
+from unlearnable_transforms.cli.main import main
+from unlearnable_transforms.files import private_directory
 from unlearnable_transforms.protection import labels, shards
 from unlearnable_transforms.protection.fitting import fit_source
 from unlearnable_transforms.protection.folder import FolderPictures, protect_folder
@@ -275,6 +277,22 @@ def test_the_command_on_clusters(stripes, protect, key_file, ledger):
     assert protect(stripes, *options) == 0
     key = ut.Key.load(key_file)
     assert integers(ledger) == ut.auto_labels(in_order(stripes), key, clusters=3)
+
+
+@pytest.mark.filterwarnings("ignore::unlearnable_transforms.FitWarning")  # of so few pictures
+def test_protect_finds_what_was_fitted_to_the_same_classes(stripes, protect, key_file, capsys):
+    options = ["--method", "pil", "--labels", "auto", "--clusters", "3"]
+    assert main(["fit", str(stripes), "--key", str(key_file), *options]) == 0
+    assert f"for {len(in_order(stripes))} pictures" in capsys.readouterr().out
+
+    def fits():
+        return sorted(path.name for path in private_directory("noise").glob("*/*") if path.is_dir())
+
+    found = fits()
+    assert len(found) == 1
+    assert protect(stripes, *options) == 0
+    assert "follows 3 secret classes" in capsys.readouterr().out
+    assert fits() == found
 
 
 @pytest.mark.parametrize(
