@@ -1,5 +1,6 @@
 """What the tests share: fixed keys, pictures, data sets, and private folders instead of the user's."""
 
+import atexit
 import hashlib
 import io
 import json
@@ -13,6 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before anything imports it: no call home
+if "HF_HOME" not in os.environ:  # else the loopback Hub leaves its traces among the user's own data sets
+    os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hub-of-the-tests-")
+    atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 # Before NumPy and torch: on pictures this small, two threads are slower, and far slower beside another program.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS", "1")
@@ -52,6 +56,7 @@ FILTERS = {label: np.random.default_rng(label).random((5, 5)) / 4 for label in r
 
 TINY = {"surrogate": "smallcnn", "steps": 2, "batch_size": 16, "noise_steps": 2, "attack_steps": 1, "augment": "crop"}
 _KEPT_NOISE = Path(tempfile.mkdtemp(prefix="noise-of-the-tests-"))
+atexit.register(shutil.rmtree, _KEPT_NOISE, ignore_errors=True)
 
 
 def known_pictures() -> np.ndarray:
