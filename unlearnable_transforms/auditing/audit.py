@@ -99,9 +99,9 @@ class Audit:
         if self.measured is not None:
             yield from _told(self.measured)
         if self.grid is not None:
-            strong = self.grid > STRONG_GRID
-            told = ": strong JPEG, which takes away what additive methods add, or squares that one added"
-            yield f"  steps across the borders of JPEG's blocks: {self.grid:.2f} times those elsewhere{told * strong}"
+            strong = ": strong JPEG, which takes away what additive methods add, or squares that one added"
+            after = strong if self.grid > STRONG_GRID else ""
+            yield f"  steps across the borders of JPEG's blocks: {self.grid:.2f} times those elsewhere{after}"
         if self.traces.formats:
             yield f"  files: {name_formats(self.traces.formats)}; kinds of encoding: {self.traces.encodings}"
         yield from (f"  leak: {leak}" for leak in self.leaks)

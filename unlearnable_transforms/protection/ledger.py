@@ -53,9 +53,7 @@ def write_ledger(table: pa.Table, path: str | os.PathLike | None, poison: Poison
     schema = SCHEMA.with_metadata({KEY_CHECK: _key_check(key_fingerprint, ids), METHOD: method})
     target = Path(path) if path is not None else ledger_path(key_fingerprint, ids)
     with replacing(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        for start in range(
-            0, max(1, len(table)), ROW_GROUP
-        ):  # never a copy of the whole: it may lie on the disk
+        for start in range(0, max(1, len(table)), ROW_GROUP):  # no copy of the whole, which may lie on the disk
             writer.write_table(table.slice(start, ROW_GROUP).cast(schema))
     return target
 
