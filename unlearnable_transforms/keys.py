@@ -11,12 +11,12 @@ import os
 import re
 import secrets
 import stat
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from .files import replacing
+from .warn import warn
 
 _HEADER = "unlearnable-key-1"
 _KEY_BYTES = 32
@@ -111,7 +111,7 @@ class Key:
         if key is None:  # raised here, where no local variable holds the file's text
             raise ValueError(f"{path} {problem}")
         if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            warnings.warn(f"{path} can be read by other users; run `chmod 600 {path}`", stacklevel=2)
+            warn(f"{path} can be read by other users; run `chmod 600 {path}`")
         return key
 
     def stream(self, *labels: str | bytes | int) -> "Stream":

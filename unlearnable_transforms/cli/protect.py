@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..warn import warn
 from . import INTERRUPTED
 from .method import add_column_options, add_label_options, add_method_options, count, make_poison
 
@@ -112,10 +113,9 @@ def run(args: argparse.Namespace) -> int:
             if is_picture_folder(args.source):
                 _refuse(args, "a folder of pictures", "image_key", "label_key", "keep_column", "config")
                 if args.format == "jpeg":
-                    warnings.warn(
+                    warn(
                         "JPEG loses detail: methods that add a small pattern lose much of their effect, filters such "
                         "as CUDA's less. png and webp keep every pixel as it was made",
-                        stacklevel=1,
                     )
                 codec = Codec(args.format, args.quality or 95, args.keep_metadata == "icc")
                 summary = protect_folder(args.source, args.out, poison, codec=codec, label=args.label, **common)

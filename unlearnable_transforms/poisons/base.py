@@ -6,7 +6,6 @@ gives it every way of being called, and makes sure that what comes in is either 
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -19,6 +18,7 @@ from ..keys import Key
 from ..pixels import chunk_length, equal_arrays, keep_heap, unchanged_rows
 from ..samples import SampleError, batch_tokens, class_token, class_tokens, class_value, name_rows, sample_ids
 from ..sources import find_columns, image_columns, image_values, is_train_split, refuse_second_image, stored_images
+from ..warn import warn
 from .batches import counted_in, in_batches
 
 REGISTRY: dict[str, type["Poison"]] = {}
@@ -373,8 +373,7 @@ def _is_grey_batch(images: Any) -> bool:
 
 def _warn_unchanged(rows: list[int]) -> None:
     if rows:
-        warnings.warn(
+        warn(
             f"{name_rows(rows)}: the method leaves the picture as it is (all black, perhaps): it goes out unprotected",
             UnchangedWarning,
-            stacklevel=4,
         )

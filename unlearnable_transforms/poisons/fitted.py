@@ -5,7 +5,6 @@ was kept, :meth:`FittedPoison._continue`. The rest is here: one table for all pi
 """
 
 import shutil
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypedDict
@@ -18,6 +17,7 @@ from ..noise.cache import Entry, NoiseCache
 from ..noise.pictures import Pictures, Source
 from ..noise.table import NoiseError
 from ..samples import SampleError, class_tokens
+from ..warn import warn
 from .base import Poison
 from .chain import Chain
 from .checks import quick_victim, separability
@@ -257,11 +257,10 @@ class FittedPoison(Poison):
         if worries:
             # Behind other links a network may go by what those did, and that protects as well.
             who = f"behind {Chain(self.after).title} this noise may add nothing" if self.after else None
-            warnings.warn(
+            warn(
                 f"{who or 'this noise will hardly protect'}: {worries}. More pictures, more steps or another surrogate "
                 "may help; measure it (ut.evaluate, docs/claims.md) before you rely on it",
                 FitWarning,
-                stacklevel=4,
             )
         return entry
 
@@ -346,11 +345,10 @@ class FittedPoison(Poison):
 
 def _warn_unchanged(measured: Mapping[str, Any]) -> None:
     if measured["unchanged"]:
-        warnings.warn(
+        warn(
             f"{measured['unchanged']} of {measured['rows']} pictures got no noise (all white or all black, perhaps): "
             "they are unprotected",
             FitWarning,
-            stacklevel=5,
         )
 
 

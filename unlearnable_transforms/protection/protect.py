@@ -1,7 +1,6 @@
 """Protect a whole ``datasets`` data set: same columns and features, lossless pictures, a private ledger."""
 
 import os
-import warnings
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..poisons.base import NotFittedError, Poison, UnchangedWarning
 from ..poisons.fraction import is_chosen
 from ..samples import SampleError, batch_tokens, name_rows, sample_id
 from ..sources import image_columns, is_train_split, refuse_second_image, stored_images
+from ..warn import warn
 from .fraction import check_fraction
 from .labels import SECRET, check_labels, check_options, label_columns, secret_classes, to_fit, with_secret
 from .ledger import SCHEMA, write_ledger
@@ -75,7 +75,7 @@ def protect(
             f"protect takes a datasets.Dataset or DatasetDict, not {type(data).__name__}; for a torchvision data set "
             "use ut.ProtectedDataset(dataset, poison)"
         )
-    check_fraction(fraction, poison, stacklevel=3)
+    check_fraction(fraction, poison)
     splits = data if isinstance(data, DatasetDict) else {"": data}
     chosen = {name: split for name, split in splits.items() if name == "" or is_train_split(name)}
     if not chosen:
@@ -98,11 +98,10 @@ def protect(
         tables.append(table)
         unchanged = unchanged_rows(table)
         if unchanged:
-            warnings.warn(
+            warn(
                 f"{name_rows(unchanged)}: the method leaves the picture as it is (all black, perhaps): it is "
                 "unprotected",
                 UnchangedWarning,
-                stacklevel=2,
             )
     write_ledger(pa.concat_tables(tables), ledger, poison)
     if isinstance(data, DatasetDict):

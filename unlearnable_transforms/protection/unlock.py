@@ -6,7 +6,6 @@ compared with the ids of the clean pictures.
 """
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from ..poisons.fitted import FittedPoison
 from ..poisons.undo import unlock_arrays
 from ..samples import SampleError, batch_tokens, class_value, ids_as, sample_id, spread
 from ..sources import find_columns, is_train_split, stored_images
+from ..warn import warn
 from .ledger import fits_key, names_method, other_method, read_ledger
 from .unlock_check import fits_pictures
 
@@ -96,7 +96,7 @@ def unlock(
             f"{type(protected).__name__}; for files there is `unlearnable unlock`"
         )
     if counts[NEAR] or counts[UNKNOWN]:
-        warnings.warn("; ".join(told(counts)), UnlockWarning, stacklevel=2)
+        warn("; ".join(told(counts)), UnlockWarning)
     return result
 
 

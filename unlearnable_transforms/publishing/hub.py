@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from ..keys import Key
 from ..poisons.base import Poison
 from ..poisons.chain import Chain
 from ..protection.folder import check_places
+from ..warn import warn
 from .card import About, make_card, rows_of_method
 from .coverage import find_coverage
 from .leaks import Findings, LeakError, holds_secret, key_forms
@@ -249,7 +249,7 @@ def _warn(originals_public: bool | None, coverage: str) -> None:
             f"{coverage}: there is no ledger that knows these pictures, and no originals; pass ledger= or original="
         )
     for text in told:
-        warnings.warn(f"{text}. The card says so", PublishWarning, stacklevel=3)
+        warn(f"{text}. The card says so", PublishWarning)
 
 
 # ---- the Hub ---------------------------------------------------------------------------------------------------------

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unlearnable_transforms.training.transforms import crop_flip
-from unlearnable_transforms.victims.nets import (
+from ..victims.nets import (
     PixelModel,
     accuracy,
     checked,
@@ -25,6 +24,7 @@ from unlearnable_transforms.victims.nets import (
     store_statistics,
     to_pixels,
 )
+from .transforms import crop_flip
 
 __all__ = ["DIGITS", "SCREEN", "History", "PixelModel", "Recipe", "accuracy", "predict", "to_pixels", "train"]
 

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from unlearnable_transforms.victims.registry import register_victim
+from .registry import register_victim
 
 
 def conv_block(inputs: int, outputs: int, *, pool: bool = False) -> nn.Sequential:

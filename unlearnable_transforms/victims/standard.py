@@ -5,13 +5,13 @@ pixels reach the last stage as 4. The stem for ImageNet halves the picture twice
 throws the picture away, and a victim that learns little for that reason makes any protection look strong.
 """
 
-import warnings
 from typing import Literal
 
 from torch import Tensor, nn
 from torchvision import models
 
-from unlearnable_transforms.victims.registry import register_victim
+from ..warn import warn
+from .registry import register_victim
 
 Stem = Literal["small", "large"]
 SMALL_UP_TO = 64  # pixels
@@ -21,10 +21,9 @@ def choose_stem(image_size: int, stem: Stem | None) -> Stem:
     """The stem asked for, else the one that fits. Warns of a large stem on small pictures."""
     fitting: Stem = "small" if image_size <= SMALL_UP_TO else "large"
     if stem == "large" and fitting == "small":
-        warnings.warn(
+        warn(
             f"the large stem (7x7, stride 2, pooling) on {image_size} px pictures learns badly whatever it is trained "
             "on, so that protection looks better than it is: leave out stem=",
-            stacklevel=3,
         )
     return stem or fitting
 
