@@ -174,9 +174,7 @@ def sides(rounds: int) -> None:
         "ar": lambda: ut.ARPoison(key=KEY, classes=list(range(10))),
         "ops": lambda: ut.OPSPoison(key=KEY),
     }
-    print(
-        f"apply / a bare pass, square pictures, {VALUES / 1e6:.0f} million values, median of {rounds} rounds:"
-    )
+    print(f"apply / a bare pass, square pictures, {VALUES / 1e6:.0f} million values, median of {rounds} rounds:")
     for side in SIDES:
         count = VALUES // (3 * side * side)
         images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.manual_seed(0))
