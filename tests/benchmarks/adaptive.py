@@ -1,9 +1,9 @@
 """Two defenses at once against a chain: `python tests/benchmarks/adaptive.py [--method "cuda, invertible > sem"]`.
 
 A chain holds where one of its links does, so somebody who knows of it takes a defense against each link. Trains the
-screen's victim (rows 0-9,999 of CIFAR-10's training set, key screen-0) on clean and on protected pictures, after JPEG
-10 or in shades of gray, which undo much of the noise, and with random sharpening and frequency filtering or COIN,
-which undo much of the filters. Prints the accuracy on the clean test set after the last epoch.
+screen's victim (rows 0-9,999 of CIFAR-10's training set) on clean and on protected pictures, after JPEG 10 or in shades
+of gray, which undo much of the noise, and with random sharpening and frequency filtering or COIN, which undo much of
+the filters. Prints the accuracy on the clean test set after the last epoch.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from unlearnable_transforms.defenses.base import Defense, Setting
 from unlearnable_transforms.training.loop import SCREEN, Augment, recipe_augment, train
 from unlearnable_transforms.victims.registry import build_victim
 
-KEY, CLASSES, SIDE = "screen-0", 10, 32
+CLASSES, SIDE = 10, 32
 PAIRS = (("jpeg", {"quality": 10}, "rsk-ff"), ("jpeg", {"quality": 10}, "coin"), ("grayscale", {}, "rsk-ff"))
 
 
@@ -35,6 +35,7 @@ def after_crop(defense: Defense) -> Augment:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="cuda, invertible > sem", choices=METHODS)
+    parser.add_argument("--key", default="screen-0", help="name of a public key (default: screen-0)")
     parser.add_argument("--pairs", type=int, default=len(PAIRS), help="only the first N")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
     arguments = parser.parse_args()
@@ -43,7 +44,7 @@ def main() -> None:
     train_set = data["train"].select(range(10_000))
     images, labels = read(train_set)
     test = read(data["test"])
-    protected = make(arguments.method, KEY).fit(train_set).apply(images, labels)
+    protected = make(arguments.method, arguments.key).fit(train_set).apply(images, labels)
     setting = Setting(CLASSES, SIDE, "resnet9-screen", SCREEN, 0)
     print(f"{'first':10} {'then':8} {'clean':>6} {arguments.method:>24}")
     for first, options, then in PAIRS[: arguments.pairs]:
