@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 from conftest import decode, encode, stored
 from datasets import Dataset
@@ -138,8 +139,7 @@ def test_changes_are_noticed(tmp_path, protected):
     table = out / "data/train-00000-of-00001.parquet"
     good = table.read_bytes()
     assert verify(out).exit_code == 0
-    again = datasets.load_dataset("parquet", data_files=str(table), split="train")
-    again.to_parquet(table, compression="gzip")  # written by another hand
+    pq.write_table(pq.read_table(table), table, compression="gzip")  # written by another hand
     verdict = verify(out)
     assert (verdict.changed, verdict.same_pictures, verdict.exit_code) == (["data/" + table.name], True, 1)
     other = Dataset.from_dict({"image": stored(protected)[::-1], "label": [0] * ROWS}, features=FEATURES)
