@@ -16,30 +16,27 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, disable_progress_bars
+from methods import METHODS
 from screen import cifar, read
 from training import baseline, ours
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.evaluation.recipes import get_plan
+from unlearnable_transforms.evaluation.recommended import make_poison
 
 ROOT = Path(__file__).parents[2]
-FITTED = ("pil", "em", "tap", "sem", "rem")
-METHODS = ("cuda", "cuda, invertible > sem", *FITTED, "lsp", "ops", "ar")
+PRESETS = ("em", "tap", "sem", "rem")
+FITTED = ("pil", *PRESETS)
+TITLES = ("cuda", "cuda, invertible > sem", *FITTED, "lsp", "ops", "ar")
 DEFENSES = (
     "erm", "grayscale", "jpeg:quality=10", "coin", "rsk-ff", "orthogonal-projection", "at-fgsm", "ueraser",
 )  # fmt: skip
 
 
 def make(title: str, preset: str, key: str) -> ut.Poison:
-    """A method, or a chain, by its title; fitted ones with the preset where they have presets."""
-    links = []
-    for name in title.split(" > "):
-        name, _, option = name.partition(", ")
-        arguments = {option: True} if option else {}
-        if name in FITTED and name != "pil":
-            arguments["preset"] = preset
-        links.append(ut.get_poison(name)(key=ut.Key.public(key), **arguments))
-    return links[0] if len(links) == 1 else ut.Chain(links)
+    """A method or chain of `methods.py`; those that have presets get this one."""
+    links = [(name, {**options, "preset": preset} if name in PRESETS else options) for name, options in METHODS[title]]
+    return make_poison(links, ut.Key.public(key))
 
 
 def fit(title: str, train: Dataset, arguments: argparse.Namespace) -> ut.Poison:
@@ -81,7 +78,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--preset", default="fast", help="of SEM, REM, EM and TAP: paper, fast or cpu (default: fast)")
     parser.add_argument("--key", default="screen-0", help="name of a public key (default: screen-0)")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="NAME")
+    parser.add_argument("--methods", nargs="+", default=list(TITLES), choices=METHODS)
     parser.add_argument("--defenses", nargs="+", default=list(DEFENSES), metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--victim", default="resnet18")

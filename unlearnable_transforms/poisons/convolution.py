@@ -101,6 +101,24 @@ def _fft(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return (blurred * GRID).round_().div_(GRID).float().contiguous()
 
 
+def convolve_at(image: np.ndarray, weights: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """As :func:`convolve`, at a few values of one picture alone: float32 (n,).
+
+    Args:
+        image: uint8 (H, W, C).
+        weights: float32 (k, k), k odd.
+        places: int64 (n,), counted in the flattened picture.
+    """
+    height, width, channels = image.shape
+    pad = len(weights) // 2
+    padded = np.zeros((height + 2 * pad, width + 2 * pad, channels), np.float32)
+    padded[pad : pad + height, pad : pad + width] = image
+    corners = np.ravel_multi_index(np.unravel_index(places, image.shape), padded.shape)
+    rows, columns = np.divmod(np.arange(weights.size), len(weights))
+    windows = padded.ravel()[corners[:, None] + (rows * padded.shape[1] + columns) * channels]
+    return windows @ weights.ravel()
+
+
 def halo(image: torch.Tensor, weights: np.ndarray, step: int, result: torch.Tensor) -> None:
     """Add soft, shifted copies of a picture to it, and divide by the sum of the weights.
 

@@ -36,7 +36,7 @@ import torch
 from ..keys import Key, Stream
 from ..samples import SampleError, class_token, class_tokens, class_value
 from .base import Poison, register
-from .convolution import GRID, HALO_GRID, MAX_STEP, MAX_SUM, Backend, convolve, halo
+from .convolution import GRID, HALO_GRID, MAX_STEP, MAX_SUM, Backend, convolve, convolve_at, halo
 from .deconvolution import deconvolve, remove_halo
 
 CANDIDATES = 64
@@ -245,14 +245,7 @@ class CUDAPoison(Poison):
         if len(bright) * weights.size > clean.size:
             image = torch.from_numpy(clean.copy()).permute(2, 0, 1)[None]
             return float(convolve(image, torch.from_numpy(weights)[None]).max())
-        height, width, channels = clean.shape
-        pad = weights.shape[0] // 2
-        padded = np.zeros((height + 2 * pad, width + 2 * pad, channels), np.float32)
-        padded[pad : pad + height, pad : pad + width] = clean
-        corners = np.ravel_multi_index(np.unravel_index(bright, clean.shape), padded.shape)
-        rows, columns = np.divmod(np.arange(weights.size), len(weights))
-        windows = padded.ravel()[corners[:, None] + (rows * padded.shape[1] + columns) * channels]
-        return float((windows @ weights.ravel()).max())
+        return float(convolve_at(clean, weights, bright).max())
 
     def _filter(self, token: str, side: int) -> np.ndarray:
         if self._explicit is not None:
