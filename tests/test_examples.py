@@ -21,12 +21,12 @@ from loopback import Repo, loopback
 from PIL import Image
 
 import unlearnable_transforms as ut
+from unlearnable_transforms.data.columns import find_columns
 from unlearnable_transforms.evaluation.columns import make_defense
 from unlearnable_transforms.evaluation.data import read_pictures
 from unlearnable_transforms.evaluation.recipes import get_plan
 from unlearnable_transforms.evaluation.sets import fitted
 from unlearnable_transforms.pixels import ssim
-from unlearnable_transforms.sources import find_columns
 
 pytestmark = pytest.mark.filterwarnings("ignore::unlearnable_transforms.FitWarning")  # of so few pictures
 SIZES = {"cifar10": 32, "cifar100": 32, "tiny-imagenet": 64, "imagenet-100": None}  # None: mixed; smaller here

@@ -12,7 +12,7 @@ import pytest
 from conftest import error_of
 
 from unlearnable_transforms import CUDAPoison, Key
-from unlearnable_transforms.keys import Stream
+from unlearnable_transforms.key import Stream
 
 SECRET = bytes(range(7, 39))
 TRACES = (SECRET.hex(), SECRET.hex().upper(), base64.b64encode(SECRET).decode(), repr(SECRET), str(list(SECRET))[1:-1])

@@ -11,8 +11,8 @@ from conftest import encode, error_of, pixels, upright
 from PIL import Image
 
 from unlearnable_transforms import SampleError
-from unlearnable_transforms.containers import open_image
-from unlearnable_transforms.samples import SampleTypeError, batch_tokens, class_token, name_rows, sample_id, sample_ids
+from unlearnable_transforms.data.image import open_image
+from unlearnable_transforms.sample import SampleTypeError, batch_tokens, class_token, name_rows, sample_id, sample_ids
 
 
 class Animal(IntEnum):

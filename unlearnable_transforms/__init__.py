@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "Key": "keys",
-    "SampleError": "samples",
+    "Key": "key",
+    "SampleError": "sample",
     "Poison": "poisons.base",
     "NotFittedError": "poisons.base",
     "UnchangedWarning": "poisons.base",
@@ -30,7 +30,7 @@ _EXPORTS = {
     "get_poison": "poisons",
     "ProtectedDataset": "adapters.torchvision",
     "protect": "protection.protect",
-    "auto_labels": "protection.labels",
+    "auto_labels": "secret.labels",
     "publish": "publishing.hub",
     "audit": "auditing.audit",
     "Audit": "auditing.audit",
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from .evaluation.recommended import recommended as recommended
     from .evaluation.report import Report as Report
     from .evaluation.robust import robust_accuracy as robust_accuracy
-    from .keys import Key as Key
+    from .key import Key as Key
     from .noise.table import NoiseError as NoiseError
     from .poisons import get_poison as get_poison
     from .poisons import list_poisons as list_poisons
@@ -77,12 +77,12 @@ if TYPE_CHECKING:
     from .poisons.rem import REMPoison as REMPoison
     from .poisons.sem import SEMPoison as SEMPoison
     from .poisons.tap import TAPPoison as TAPPoison
-    from .protection.labels import auto_labels as auto_labels
     from .protection.protect import protect as protect
     from .protection.unlock import UnlockWarning as UnlockWarning
     from .protection.unlock import unlock as unlock
     from .publishing.hub import publish as publish
-    from .samples import SampleError as SampleError
+    from .sample import SampleError as SampleError
+    from .secret.labels import auto_labels as auto_labels
     from .victims import list_victims as list_victims
 
 __all__ = ["__version__", *_EXPORTS, *_MODULES]

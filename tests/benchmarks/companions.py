@@ -27,10 +27,10 @@ from unlearnable_transforms.defenses.base import Defense, Setting
 from unlearnable_transforms.defenses.rsr import prune, set_noise, sparsity_of
 from unlearnable_transforms.evaluation.metrics import mean, t_interval
 from unlearnable_transforms.evaluation.recipes import Plan
-from unlearnable_transforms.samples import spread
+from unlearnable_transforms.jobs.workers import cores
+from unlearnable_transforms.sample import spread
 from unlearnable_transforms.training.loop import SCREEN, accuracy, train
 from unlearnable_transforms.victims import build_victim
-from unlearnable_transforms.workers import cores
 
 ROOT = Path(__file__).parents[2]
 ROWS, EPS, SEEDS = 4000, "4/255", (0, 1, 2)

@@ -31,10 +31,10 @@ import torch
 from PIL import Image
 
 from unlearnable_transforms import CUDAPoison, Key
-from unlearnable_transforms.containers import PNG_LEVEL
-from unlearnable_transforms.protection.encode import Codec
-from unlearnable_transforms.protection.folder import protect_folder
-from unlearnable_transforms.workers import run_tasks
+from unlearnable_transforms.data.image import PNG_LEVEL
+from unlearnable_transforms.jobs.encode import Codec
+from unlearnable_transforms.jobs.folder import protect_folder
+from unlearnable_transforms.jobs.workers import run_tasks
 
 PHOTOGRAPHS = Path(__file__).parents[3] / "shared" / "data" / "clothing" / "train-00000-of-00001.parquet"
 KEY = Key.public("folder benchmark")

@@ -28,8 +28,8 @@ from photographs import DATA, HELD_OUT, RECIPE, ROOT, photographs, shrunk, stack
 
 from unlearnable_transforms import CUDAPoison, Key, auto_labels
 from unlearnable_transforms.pixels import gain_fitted_psnr, ssim
-from unlearnable_transforms.protection.clusters import find_clusters, nearest
-from unlearnable_transforms.protection.features import features_of, get_backbone
+from unlearnable_transforms.secret.clusters import find_clusters, nearest
+from unlearnable_transforms.secret.features import features_of, get_backbone
 from unlearnable_transforms.training.loop import train
 from unlearnable_transforms.victims.registry import build_victim
 

@@ -14,7 +14,7 @@ from datasets import disable_progress_bars
 from screen import cifar
 
 from unlearnable_transforms import CUDAPoison, Key, Report, evaluate
-from unlearnable_transforms.workers import cores
+from unlearnable_transforms.jobs.workers import cores
 
 ROOT = Path(__file__).parents[2]
 KEY = "screen-0"

@@ -22,8 +22,8 @@ from screen import cifar
 
 from unlearnable_transforms import Key, Poison, Report, evaluate
 from unlearnable_transforms.evaluation.recommended import MEASURED, make_poison
+from unlearnable_transforms.jobs.workers import cores
 from unlearnable_transforms.pixels import gain_fitted_psnr, psnr, ssim
-from unlearnable_transforms.workers import cores
 
 ROOT = Path(__file__).parents[2]
 KEY, FRESH_KEYS = "screen-0", ("screen-1", "screen-2", "screen-3")

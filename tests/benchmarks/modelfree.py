@@ -26,7 +26,7 @@ from unlearnable_transforms import ARPoison, FitWarning, Key, LSPPoison, OPSPois
 from unlearnable_transforms.poisons.ar import normals
 from unlearnable_transforms.poisons.lsp import FINE
 from unlearnable_transforms.poisons.ops import COLOURS, Sums, scores
-from unlearnable_transforms.samples import sample_id
+from unlearnable_transforms.sample import sample_id
 
 ROWS, CLASSES, SIDE = 50_000, 10, 32
 LOOP_ROWS, LOOP_CELLS = 5_000, 8

@@ -25,8 +25,8 @@ from datasets import Dataset, disable_progress_bars
 from screen import cifar
 
 from unlearnable_transforms import Key, Report, evaluate, get_poison
+from unlearnable_transforms.jobs.workers import cores
 from unlearnable_transforms.poisons.fitted import FittedPoison
-from unlearnable_transforms.workers import cores
 
 ROOT = Path(__file__).parents[2]
 METHODS = ("pil", "em", "sem", "tap", "rem")

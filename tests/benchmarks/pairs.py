@@ -30,7 +30,7 @@ from unlearnable_transforms.pixels import gain_fitted_psnr, psnr
 from unlearnable_transforms.poisons.convolution import soft_copies
 from unlearnable_transforms.poisons.deconvolution import deconvolve, remove_halo
 from unlearnable_transforms.poisons.undo import unlock_arrays
-from unlearnable_transforms.samples import sample_ids
+from unlearnable_transforms.sample import sample_ids
 
 KEYS = ("screen-0", "screen-1", "screen-2")
 PAIRS = (1, 10, 100, 1000)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 import unlearnable_transforms as ut
-from unlearnable_transforms.publishing.pairs import Looks, find_pairs
+from unlearnable_transforms.checks.pairs import Looks, find_pairs
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SIZES = {"cifar10": (10_000, 4_000), "clothing": (500, 300)}

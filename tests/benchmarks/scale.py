@@ -36,9 +36,9 @@ from screen import cifar
 from speed import seconds
 
 import unlearnable_transforms as ut
-from unlearnable_transforms.containers import PNG_LEVEL
+from unlearnable_transforms.data.image import PNG_LEVEL
+from unlearnable_transforms.jobs.workers import cores
 from unlearnable_transforms.pixels import chunk_length
-from unlearnable_transforms.workers import cores
 
 ROWS = (1_000, 10_000, 50_000, 100_000, 1_000_000)
 SIDES = (32, 64, 128, 256, 512, 1024)

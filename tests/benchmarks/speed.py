@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from unlearnable_transforms import CUDAPoison, Key
-from unlearnable_transforms.containers import PNG_LEVEL
+from unlearnable_transforms.data.image import PNG_LEVEL
 from unlearnable_transforms.pixels import chunk_length
 
 

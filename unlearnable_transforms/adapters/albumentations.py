@@ -12,7 +12,7 @@ except ImportError as error:
         "albumentations is not installed: pip install 'unlearnable-transforms[albumentations]'"
     ) from error
 
-from ..keys import Key
+from ..key import Key
 from ..poisons import get_poison
 from ..poisons.base import Poison
 

@@ -17,9 +17,9 @@ try:
 except ImportError as error:
     raise ImportError("Ray is not installed: pip install 'unlearnable-transforms[ray]'") from error
 
+from ..data.columns import find_columns, image_values, refuse_second_image
+from ..jobs.workers import AHEAD, quiet_and_single
 from ..poisons.base import NotFittedError, Poison
-from ..sources import find_columns, image_values, refuse_second_image
-from ..workers import AHEAD, quiet_and_single
 
 RETRIES = 3  # of a task whose actor died, and of the actor
 

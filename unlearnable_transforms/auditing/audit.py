@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks.leaks import Leak
 from ..evaluation.data import common_classes, fit, numbers, open_path, read_pictures
-from ..keys import Key
-from ..publishing.leaks import Leak
-from ..samples import spread
+from ..key import Key
+from ..sample import spread
 from .measure import Measured, measure
 from .signs import Sign, brightness, grid, look, per_class
 from .traces import Stored, Traces, name_formats, read, read_traces

@@ -9,7 +9,7 @@ from ..evaluation.metrics import worst_defense
 from ..evaluation.recipes import Plan
 from ..evaluation.report import Report
 from ..poisons.checks import FEWEST, QUICK, QUICK_ROWS
-from ..samples import spread
+from ..sample import spread
 
 # docs/measurements.md: between them they win back the most from every method, and cost little more than plain training.
 DEFENSES = ("erm", "grayscale", "jpeg:quality=10", "rsk-ff")

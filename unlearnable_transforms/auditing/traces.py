@@ -9,11 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..containers import open_encoded
-from ..evaluation.data import Pictures
-from ..protection.listing import METADATA, PICTURES
-from ..publishing.encodings import Encoding, read_encoding
-from ..publishing.leaks import (
+from ..checks.encodings import Encoding, read_encoding
+from ..checks.leaks import (
     Findings,
     Leak,
     Place,
@@ -26,9 +23,12 @@ from ..publishing.leaks import (
     stored_path_leak,
     value_leaks,
 )
+from ..data.columns import find_columns
+from ..data.image import open_encoded
+from ..data.listing import METADATA, PICTURES
+from ..evaluation.data import Pictures
 from ..publishing.scan import REENCODE, REMEDIES
-from ..samples import SampleError, spread
-from ..sources import find_columns
+from ..sample import SampleError, spread
 
 CLEAN = "remove or rewrite it"
 HEAD = 64  # bytes of a file that tell what it is

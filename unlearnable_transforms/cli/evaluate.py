@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 def _compute(args: argparse.Namespace) -> "Report":
     from ..evaluation.columns import DEFENSES
     from ..evaluation.evaluate import evaluate
-    from ..workers import cores
+    from ..jobs.workers import cores
 
     if args.test is None:
         raise ValueError("say with --test which clean pictures to test on (or pass --report to draw OUT again)")

@@ -14,7 +14,7 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write a new key, mode 0600, and name its fingerprint."""
-    from ..keys import Key
+    from ..key import Key
 
     if not args.path.absolute().parent.is_dir():
         raise FileNotFoundError(f"there is no folder {args.path.parent} to write the key to")

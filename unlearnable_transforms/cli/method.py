@@ -78,7 +78,7 @@ def make_poison(args: argparse.Namespace) -> "Poison":
         KeyError: no such method.
         ValueError: no link has such an option.
     """
-    from ..keys import Key
+    from ..key import Key
     from ..poisons import get_poison
     from ..poisons.chain import Chain
 

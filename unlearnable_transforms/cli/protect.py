@@ -85,10 +85,10 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    from ..protection.encode import Codec
-    from ..protection.folder import protect_folder
-    from ..protection.tables import is_picture_folder, protect_tables
-    from ..workers import cores
+    from ..jobs.encode import Codec
+    from ..jobs.folder import protect_folder
+    from ..jobs.tables import is_picture_folder, protect_tables
+    from ..jobs.workers import cores
 
     if args.quality is not None and args.format != "jpeg":
         raise ValueError("--quality is for --format jpeg: png and webp are lossless here")

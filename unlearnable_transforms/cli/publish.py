@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
+    from ..checks.leaks import LeakError
     from ..publishing.hub import publish
-    from ..publishing.leaks import LeakError
     from .protect import _told_warnings
 
     public = ANSWERS[args.originals_public] if args.originals_public else _ask()

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     digits = load_digits()
     args.out.mkdir(parents=True, exist_ok=True)
 
-    from ..keys import Key
+    from ..key import Key
     from ..poisons.cuda import CUDAPoison
 
     test_rows = len(digits.test_images)

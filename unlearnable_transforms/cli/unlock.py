@@ -40,8 +40,8 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Undo; print what was done."""
+    from ..jobs.workers import cores
     from ..protection.unlock_files import unlock_source
-    from ..workers import cores
 
     lines = unlock_source(
         args.source,

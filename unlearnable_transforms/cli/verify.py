@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    from ..keys import Key
+    from ..key import Key
     from ..publishing.manifest import verify
 
     verdict = verify(args.source, None if args.key is None else Key.load(args.key), args.revision)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..defenses.base import Defense, Setting
 from ..files import whole
-from ..samples import spread
+from ..sample import spread
 from ..training.loop import Augment, History, Recipe, recipe_augment, train
 from ..victims.nets import native_bf16, predict
 from ..victims.registry import build_victim

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as v2
 
-from ..containers import open_encoded, open_image
-from ..samples import SampleError, batch_tokens, class_value
-from ..sources import find_columns
+from ..data.columns import find_columns
+from ..data.image import open_encoded, open_image
+from ..sample import SampleError, batch_tokens, class_value
 
 CHUNK = 256  # pictures that are open at a time
 KEPT_BYTES = 2**29  # of decoded pictures of a set

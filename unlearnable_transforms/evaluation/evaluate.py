@@ -15,11 +15,11 @@ from torch import Tensor
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from ..defenses.base import Defense
+from ..jobs.workers import run_tasks
 from ..poisons.base import Poison
-from ..samples import spread
+from ..sample import spread
 from ..training.loop import Recipe
 from ..victims import list_victims
-from ..workers import run_tasks
 from .cells import FORMAT, Cell, Task, compute, describe_recipe, identity, read_cells, save, write
 from .columns import DEFENSES, defense_label, make_attack, make_defense
 from .data import Pictures, common_classes, digest, numbers, own_size, read_pictures, settled, to_tensor

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..pixels import SSIM_WINDOW, gain_fitted_psnr, psnr, ssim
-from ..samples import spread
+from ..sample import spread
 from .data import Pictures
 from .metrics import mean
 from .sets import TrainingSet

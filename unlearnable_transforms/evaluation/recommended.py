@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..keys import Key
+from ..key import Key
 from ..poisons import get_poison
 from ..poisons.base import Poison
 from ..poisons.chain import Chain

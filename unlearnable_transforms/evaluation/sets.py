@@ -16,7 +16,7 @@ from ..pixels import psnr
 from ..poisons.base import Poison
 from ..poisons.chain import Chain
 from ..poisons.fraction import is_chosen
-from ..samples import batch_tokens, sample_id
+from ..sample import batch_tokens, sample_id
 from ..training.loop import seeded_generator
 from .data import Change, Pictures
 

@@ -18,10 +18,10 @@ import xxhash
 from torch import Tensor
 from torchvision.datasets import VisionDataset
 
-from ..containers import open_image
+from ..data.columns import find_columns
+from ..data.image import open_image
 from ..files import private_directory, replacing
-from ..samples import SampleError, batch_tokens, class_tokens, class_value, sample_id
-from ..sources import find_columns
+from ..sample import SampleError, batch_tokens, class_tokens, class_value, sample_id
 from .table import ID, NoiseTable, id_array
 
 CHUNK = 64  # pictures that go through other methods at a time,

@@ -34,9 +34,9 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
-from ..keys import Key, Stream
+from ..key import Key, Stream
 from ..pixels import grey_rows
-from ..samples import class_token
+from ..sample import class_token
 from .base import register
 from .classlist import ClassListPoison
 from .undo import subtract_keyed

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from ..containers import Opened, check_batch, is_batch, open_chunks, open_image
-from ..keys import Key
+from ..data.columns import find_columns, image_columns, image_values, is_train_split, refuse_second_image, stored_images
+from ..data.image import Opened, check_batch, is_batch, open_chunks, open_image
+from ..key import Key
 from ..pixels import chunk_length, equal_arrays, keep_heap, unchanged_rows
-from ..samples import SampleError, batch_tokens, class_token, class_tokens, class_value, name_rows, sample_ids
-from ..sources import find_columns, image_columns, image_values, is_train_split, refuse_second_image, stored_images
+from ..sample import SampleError, batch_tokens, class_token, class_tokens, class_value, name_rows, sample_ids
 from ..warn import warn
 from .batches import counted_in, in_batches
 

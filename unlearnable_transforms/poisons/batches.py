@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from ..samples import SampleError
+from ..sample import SampleError
 
 
 def in_batches(

@@ -12,7 +12,7 @@ from ..training.loop import Recipe, accuracy, train
 from ..victims.registry import build_victim
 
 if TYPE_CHECKING:
-    from ..keys import Stream
+    from ..key import Stream
 
 ROWS = 4000
 SIDE = 32

@@ -9,10 +9,10 @@ from typing import Any, Self
 
 from torchvision.datasets import VisionDataset
 
-from ..keys import Key
+from ..data.columns import find_columns
+from ..key import Key
 from ..noise.pictures import Source
-from ..samples import SampleError, batch_tokens, class_token, class_tokens, class_value
-from ..sources import find_columns
+from ..sample import SampleError, batch_tokens, class_token, class_tokens, class_value
 from .base import Poison
 
 BY_VALUE = 1024  # integers below it count by their value

@@ -33,8 +33,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import torch
 
-from ..keys import Key, Stream
-from ..samples import SampleError, class_token, class_tokens, class_value
+from ..key import Key, Stream
+from ..sample import SampleError, class_token, class_tokens, class_value
 from .base import Poison, register
 from .convolution import GRID, HALO_GRID, MAX_STEP, MAX_SUM, Backend, convolve, convolve_at, halo
 from .deconvolution import deconvolve, remove_halo

@@ -11,7 +11,7 @@ from ..noise.cache import SHARD_BYTES
 from ..noise.pictures import Pictures, resize
 from ..noise.table import ID, Shard, id_array
 from ..pixels import psnr
-from ..samples import sample_id
+from ..sample import sample_id
 
 
 def cut_shards(

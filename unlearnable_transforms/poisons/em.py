@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Unpack, get_args
 import torch
 from torch import Tensor
 
-from ..keys import Key
+from ..key import Key
 from ..noise.pictures import Pictures
 from .base import register
 from .optimised import OptimisedArguments, OptimisedPoison, Settings

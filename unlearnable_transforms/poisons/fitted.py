@@ -12,11 +12,11 @@ from typing import Any, Self, TypedDict
 import numpy as np
 import torch
 
-from ..keys import Key
+from ..key import Key
 from ..noise.cache import Entry, NoiseCache
 from ..noise.pictures import Pictures, Source
 from ..noise.table import NoiseError
-from ..samples import SampleError, class_tokens
+from ..sample import SampleError, class_tokens
 from ..warn import warn
 from .base import Poison
 from .chain import Chain

@@ -1,6 +1,6 @@
 """Which pictures are protected where only a share of them is."""
 
-from ..keys import Key
+from ..key import Key
 
 
 def is_chosen(key: Key | None, id_: bytes, fraction: float) -> bool:

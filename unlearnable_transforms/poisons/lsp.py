@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..keys import Key
+from ..key import Key
 from ..pixels import grey_rows
 from .base import register
 from .classlist import ClassListPoison

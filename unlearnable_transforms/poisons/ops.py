@@ -31,11 +31,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..containers import check_batch
-from ..keys import Key
+from ..data.image import check_batch
+from ..key import Key
 from ..noise.pictures import MIXED_SIDE, Source, resize
 from ..pixels import chunk_length, grey_rows
-from ..samples import SampleError, batch_tokens, class_token, class_value
+from ..sample import SampleError, batch_tokens, class_token, class_value
 from .base import Poison, register
 from .chain import Chain
 from .undo import fill_in

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ..keys import Key
+from ..key import Key
 from ..noise.pictures import Pictures
 from ..training.attacks import attacking, pgd, random_start, summed_cross_entropy
 from ..training.transforms import crop_flip, resized_crop_flip

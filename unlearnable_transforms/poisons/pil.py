@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ..keys import Key
+from ..key import Key
 from ..noise.pictures import Pictures
 from ..training.transforms import crop_flip
 from .base import register

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..keys import Key
+from ..key import Key
 from ..training.attacks import attacking
 from .base import register
 from .optimised import OptimisedArguments, OptimisedPoison, Settings

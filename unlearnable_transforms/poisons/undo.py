@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..noise.table import NoiseTable, id_array
 from ..pixels import grey_rows
-from ..samples import SampleError, sample_ids
+from ..sample import SampleError, sample_ids
 from .base import Poison
 from .batches import counted_in, in_batches
 

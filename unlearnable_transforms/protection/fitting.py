@@ -5,11 +5,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from ..data.listing import list_folder
+from ..jobs.folder import FolderPictures
+from ..jobs.tables import is_picture_folder, load_training_splits
 from ..poisons.base import Poison
-from .folder import FolderPictures
-from .labels import check_options, hide_files, secret_classes, to_fit, with_secret
-from .listing import list_folder
-from .tables import is_picture_folder, load_training_splits
+from ..secret.labels import check_options, hide_files, secret_classes, to_fit, with_secret
 
 
 def fit_source(

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 
-from ..containers import open_chunks
+from ..data.columns import image_columns, is_train_split, refuse_second_image, stored_images
+from ..data.image import open_chunks
+from ..jobs.fraction import check_fraction
+from ..jobs.ledger import SCHEMA, write_ledger
 from ..poisons.base import NotFittedError, Poison, UnchangedWarning
 from ..poisons.fraction import is_chosen
-from ..samples import SampleError, batch_tokens, name_rows, sample_id
-from ..sources import image_columns, is_train_split, refuse_second_image, stored_images
+from ..sample import SampleError, batch_tokens, name_rows, sample_id
+from ..secret.labels import SECRET, check_labels, check_options, label_columns, secret_classes, to_fit, with_secret
 from ..warn import warn
-from .fraction import check_fraction
-from .labels import SECRET, check_labels, check_options, label_columns, secret_classes, to_fit, with_secret
-from .ledger import SCHEMA, write_ledger
 
 _LEDGER_FEATURES = Features(
     {
@@ -52,7 +52,7 @@ def protect(
         labels: secret classes that the protection follows instead of the label column, which stays as it is and may be
             missing: ``"auto"``, clusters of pictures that look alike; or one class a row, integers or text (for a
             ``DatasetDict`` with several training splits a mapping from split to that).
-        clusters, backbone: of ``labels="auto"``, see :func:`~unlearnable_transforms.protection.labels.auto_labels`.
+        clusters, backbone: of ``labels="auto"``, see :func:`~unlearnable_transforms.secret.labels.auto_labels`.
         keep: other image columns that may stay as they are. Without it they are refused: often they are copies.
         num_proc: worker processes, as for ``Dataset.map``.
         ledger: file for the private record of what was protected (mode 0600). Default: in the library's cache

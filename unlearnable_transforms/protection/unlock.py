@@ -16,18 +16,18 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict, Features, Value
 
-from ..containers import open_chunks, open_image
+from ..data.columns import find_columns, is_train_split, stored_images
+from ..data.image import open_chunks, open_image
 from ..files import private_directory
+from ..jobs.ledger import fits_key, names_method, other_method, read_ledger
 from ..poisons.base import NotFittedError, Poison
 from ..poisons.batches import counted_in
 from ..poisons.chain import Chain
 from ..poisons.classlist import ClassListPoison
 from ..poisons.fitted import FittedPoison
 from ..poisons.undo import unlock_arrays
-from ..samples import SampleError, batch_tokens, class_value, ids_as, sample_id, spread
-from ..sources import find_columns, is_train_split, stored_images
+from ..sample import SampleError, batch_tokens, class_value, ids_as, sample_id, spread
 from ..warn import warn
-from .ledger import fits_key, names_method, other_method, read_ledger
 from .unlock_check import fits_pictures
 
 SAMPLE = 20  # pictures by which ledgers, key and options are recognised

@@ -19,19 +19,19 @@ import numpy as np
 from datasets import Dataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ..containers import open_image
+from ..data.image import open_image
+from ..data.listing import Listing, check_targets, list_folder, named, readable_name, target_name
+from ..data.metadata import check_metadata, rewrite_metadata
 from ..files import PART_PREFIX
+from ..jobs.encode import Codec, open_bytes
+from ..jobs.folder import check_places
+from ..jobs.ledger import COLUMNS, FOUND, differences, without
+from ..jobs.shards import Shard, make_shards, no_bars, write_table
+from ..jobs.tables import is_picture_folder, load_training_splits
+from ..jobs.workers import run_tasks
 from ..pixels import psnr
 from ..poisons.base import Poison
-from ..samples import SampleError, class_token, spread
-from ..workers import run_tasks
-from .encode import Codec, open_bytes
-from .folder import check_places
-from .ledger import COLUMNS, FOUND, differences, without
-from .listing import Listing, check_targets, list_folder, named, readable_name, target_name
-from .metadata import check_metadata, rewrite_metadata
-from .shards import Shard, make_shards, no_bars, write_table
-from .tables import is_picture_folder, load_training_splits
+from ..sample import SampleError, class_token, spread
 from .unlock import SAMPLE, Unlocker, columns_of, has_keys, make_unlocker, some_pictures, told, unlock_split
 
 TASK_FILES, TASK_BYTES = 16, 4_000_000  # one message to a worker holds at most so many files, or one larger one

@@ -15,9 +15,9 @@ from ..defenses import list_defenses
 from ..evaluation.report import Report
 from ..evaluation.tables import Row, Table
 from ..evaluation.text import entry_text, headline_text, percent
+from ..jobs.ledger import without
 from ..poisons.base import Poison
 from ..poisons.chain import Chain
-from ..protection.ledger import without
 from .scan import Checked
 from .stage import ALONE, Upload
 

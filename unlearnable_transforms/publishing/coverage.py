@@ -12,17 +12,17 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
-from ..containers import open_image
+from ..checks.leaks import Findings, Place
+from ..data.columns import find_columns, is_train_split
+from ..data.image import open_image
+from ..data.listing import list_folder
 from ..files import private_directory
+from ..jobs.encode import open_bytes
+from ..jobs.ledger import read_ledger
+from ..jobs.tables import is_picture_folder, load_training_splits
 from ..poisons.base import NotFittedError, Poison
-from ..protection.encode import open_bytes
-from ..protection.ledger import read_ledger
-from ..protection.listing import list_folder
 from ..protection.protect import protect_split
-from ..protection.tables import is_picture_folder, load_training_splits
-from ..samples import batch_tokens, sample_id
-from ..sources import find_columns, is_train_split
-from .leaks import Findings, Place
+from ..sample import batch_tokens, sample_id
 from .stage import Upload
 
 _SAMPLE = 200  # pictures by which a ledger is recognised

@@ -16,16 +16,16 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
+from ..checks.leaks import Findings, LeakError, holds_secret, key_forms
 from ..evaluation.report import Report
 from ..files import private_directory, replacing
-from ..keys import Key
+from ..jobs.folder import check_places
+from ..key import Key
 from ..poisons.base import Poison
 from ..poisons.chain import Chain
-from ..protection.folder import check_places
 from ..warn import warn
 from .card import About, make_card, rows_of_method
 from .coverage import find_coverage
-from .leaks import Findings, LeakError, holds_secret, key_forms
 from .manifest import checksum, make_manifest, write_manifest
 from .scan import Checked, PictureCheck, check_files, check_tables
 from .stage import CARD, LICENCE, MANIFEST, stage

@@ -18,9 +18,9 @@ from datasets import Features
 
 from .. import __version__
 from ..files import private_directory
-from ..keys import Key
-from ..protection.encode import open_bytes
-from ..samples import class_token
+from ..jobs.encode import open_bytes
+from ..key import Key
+from ..sample import class_token
 from .scan import Checked, ids_digest, published_id
 from .stage import MANIFEST, Upload
 

@@ -12,14 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..poisons.base import Poison
-from ..protection.encode import open_bytes
-from ..protection.listing import METADATA
-from ..protection.shards import ROW_GROUP
-from ..samples import sample_id
-from .coverage import Coverage
-from .encodings import Encoding, read_encoding
-from .leaks import (
+from ..checks.encodings import Encoding, read_encoding
+from ..checks.leaks import (
     REENCODE,
     RENAME,
     Findings,
@@ -37,7 +31,13 @@ from .leaks import (
     text_leak,
     value_leaks,
 )
-from .pairs import Looks, find_pairs
+from ..checks.pairs import Looks, find_pairs
+from ..data.listing import METADATA
+from ..jobs.encode import open_bytes
+from ..jobs.shards import ROW_GROUP
+from ..poisons.base import Poison
+from ..sample import sample_id
+from .coverage import Coverage
 from .stage import Picture, Upload
 
 NEW_KEY = "take it out; if others may have seen it, protect anew with another key"

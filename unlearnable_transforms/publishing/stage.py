@@ -24,16 +24,16 @@ from datasets import (
 )
 from datasets.table import embed_table_storage
 
+from ..checks.leaks import Findings, Leak, LeakError, Place, file_leak
+from ..data.columns import LABEL_KEYS, find_columns, is_train_split
+from ..data.listing import Listing, list_folder
+from ..data.metadata import rewrite_metadata
+from ..jobs.journal import open_journal
+from ..jobs.ledger import without
+from ..jobs.shards import ROW_GROUP, make_shards, no_bars
+from ..jobs.tables import is_picture_folder
 from ..poisons.base import Poison
-from ..protection.journal import open_journal
-from ..protection.ledger import without
-from ..protection.listing import Listing, list_folder
-from ..protection.metadata import rewrite_metadata
-from ..protection.shards import ROW_GROUP, make_shards, no_bars
-from ..protection.tables import is_picture_folder
-from ..samples import batch_tokens, class_token
-from ..sources import LABEL_KEYS, find_columns, is_train_split
-from .leaks import Findings, Leak, LeakError, Place, file_leak
+from ..sample import batch_tokens, class_token
 
 CARD, MANIFEST = "README.md", "protection.json"
 DATA = "data"  # folder of the tables

@@ -1,0 +1,1 @@
+"""Checks that publishing and auditing share: leaks, encodings, pairs."""

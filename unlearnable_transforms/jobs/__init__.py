@@ -1,0 +1,1 @@
+"""One resumable run over the units of a data set: journal, ledger, workers."""

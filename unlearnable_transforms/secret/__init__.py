@@ -1,0 +1,1 @@
+"""Classes that stand in for labels: clusters, albums, tables."""
