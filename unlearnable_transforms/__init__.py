@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Key": "key",
+    "UnlearnableError": "errors",
+    "UnlearnableWarning": "errors",
     "SampleError": "sample",
     "Poison": "poisons.base",
     "NotFittedError": "poisons.base",
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
     from .auditing.audit import audit as audit
     from .defenses import get_defense as get_defense
     from .defenses import list_defenses as list_defenses
+    from .errors import UnlearnableError as UnlearnableError
+    from .errors import UnlearnableWarning as UnlearnableWarning
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.recommended import recommended as recommended
     from .evaluation.report import Report as Report

@@ -12,14 +12,17 @@ import re
 import secrets
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from .errors import UsageTypeError
 from .files import replacing
 from .warn import warn
 
 _HEADER = "unlearnable-key-1"
 _KEY_BYTES = 32
+_WORKERS_PROTOCOL = 4  # the lowest pickle protocol by which DataLoader, datasets and Ray send objects to workers
 
 
 class Key:
@@ -137,7 +140,18 @@ class Key:
     def __repr__(self) -> str:
         return f"Key({self.name or 'fingerprint ' + self.fingerprint})"
 
-    def __reduce__(self) -> tuple:  # workers need the key; nothing of ours is pickled to disk
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        """For workers and copies, which use protocols 4 and 5; ``torch.save`` and ``yaml.dump`` use 2.
+
+        Raises:
+            UsageTypeError: a protocol below 4, by which the key would get into a checkpoint.
+        """
+        if protocol < _WORKERS_PROTOCOL:
+            raise UsageTypeError(
+                "torch.save or yaml.dump would write the key into the file: leave keys and poisons out "
+                "of checkpoints, in Lightning with save_hyperparameters(ignore=['poison']), and load the key with "
+                "Key.load(path)"
+            )
         return _restore, (self._secret, self.name)
 
 

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 import xxhash
 
+from .errors import UnlearnableError
+
 MAX_NAMED_ROWS = 5
 
 
-class SampleError(ValueError):
+class SampleError(UnlearnableError, ValueError):
     """Samples that cannot be protected, and what to do about it.
 
     Args:

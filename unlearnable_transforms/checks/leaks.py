@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from ..data.columns import image_columns
 from ..data.listing import PICTURES, named
+from ..errors import UsageError
 from ..key import Key
 from ..sample import name_rows
 from .encodings import Encoding, grey_trace, is_picture
@@ -75,7 +76,7 @@ class Leak:
         return f"{self.check}: {where + ': ' if where else ''}{self.what}; {self.remedy}"
 
 
-class LeakError(ValueError):
+class LeakError(UsageError):
     """A set that is not published, and why. ``leaks`` has all of them."""
 
     def __init__(self, leaks: Sequence[Leak]) -> None:

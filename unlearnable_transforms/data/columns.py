@@ -1,10 +1,12 @@
 """Where the picture and its label are in a row or a data set, and how stored pictures are read."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 from PIL import Image
 
+from ..errors import UsageTypeError
 from ..sample import SampleError
 from .image import Opened, encode_png, open_encoded, open_image, readable
 
@@ -77,6 +79,31 @@ def refuse_second_image(image_key: str, holding_images: Iterable[str]) -> None:
             f"columns {others} hold pictures too and would stay unprotected beside {image_key!r}; remove them "
             f"(remove_columns), or pass image_key={image_key!r} to the poison to say that they may stay as they "
             "are (docs/conventions.md)"
+        )
+
+
+def refuse_formatted(row: Any, caller: FrameType | None) -> None:
+    """Refuse what ``Dataset.map`` makes of the stored rows where the dataset has a format or a transform.
+
+    The result would be stored: augmented images, images read by another reader, or lists of numbers. A plain row does
+    not say who made it, therefore the caller's frame is asked; a stream has no stored rows and passes plain ones.
+
+    Args:
+        row: what was passed.
+        caller: the frame that passed it.
+
+    Raises:
+        UsageTypeError: a formatted row of ``Dataset.map``, or a table; names the remedy.
+    """
+    while caller is not None and caller.f_globals.get("__name__") == "datasets.dataset_dict":
+        caller = caller.f_back  # binds the name of a split
+    mapped = caller is not None and caller.f_globals.get("__name__") == "datasets.arrow_dataset"
+    table = type(row).__module__.partition(".")[0] in ("pyarrow", "pandas", "polars")
+    if table or (mapped and type(row).__name__ not in ("LazyRow", "LazyBatch")):
+        raise UsageTypeError(
+            f"map passed a {type(row).__name__}, not the stored row, because the dataset has a format or a transform, "
+            "or because of input_columns=. Use ds.with_format(None).map(poison) without input_columns=, or "
+            "ut.protect(ds, poison), which protects the stored images and puts the format back"
         )
 
 

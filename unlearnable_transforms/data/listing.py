@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..errors import printable
 from .columns import is_train_split
 
 # Also kinds that Pillow cannot read: they are pictures, so they are told as unreadable and not passed over.
@@ -203,7 +204,7 @@ def named(paths: Collection[str]) -> str:
 
 def readable_name(path: str) -> str:
     """A file's name as it can be printed anywhere."""
-    return path.encode("utf-8", "backslashreplace").decode()
+    return printable(path)
 
 
 def target_name(path: str, format: str) -> str:

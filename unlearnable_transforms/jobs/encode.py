@@ -11,6 +11,7 @@ import xxhash
 from PIL import Image
 
 from ..data.image import PNG_LEVEL, Opened, open_image, readable
+from ..errors import UsageError
 from ..files import whole
 from ..pixels import SSIM_WINDOW, gain_fitted_psnr, psnr, ssim
 from ..poisons.base import Poison
@@ -20,7 +21,7 @@ from ..sample import sample_id
 CROP = 128  # SSIM is measured on the middle of a picture, at most this large, PSNR on about so many rows and columns
 
 
-class SourceChanged(ValueError):
+class SourceChanged(UsageError):
     """A source file is not what it was when the run began."""
 
 

@@ -15,12 +15,14 @@ import numpy as np
 import xxhash
 from safetensors.numpy import save_file
 
+from ..errors import UnlearnableError
+
 ID = np.dtype("S16")  # sorts and compares as bytes
 REMEDY = "remove it (`unlearnable cache rm`) and fit again, or import it from a copy"
 _TYPES = {"I8": np.int8, "U8": np.uint8, "I32": np.int32, "I64": np.int64, "U64": np.uint64}
 
 
-class NoiseError(RuntimeError):
+class NoiseError(UnlearnableError, RuntimeError):
     """Noise that is damaged, missing, or somebody else's."""
 
 

@@ -6,6 +6,7 @@ gives it every way of being called, and makes sure that what comes in is either 
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -13,8 +14,17 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from ..data.columns import find_columns, image_columns, image_values, is_train_split, refuse_second_image, stored_images
+from ..data.columns import (
+    find_columns,
+    image_columns,
+    image_values,
+    is_train_split,
+    refuse_formatted,
+    refuse_second_image,
+    stored_images,
+)
 from ..data.image import Opened, check_batch, is_batch, open_chunks, open_image
+from ..errors import UnlearnableError, UnlearnableWarning
 from ..key import Key
 from ..pixels import chunk_length, equal_arrays, keep_heap, unchanged_rows
 from ..sample import SampleError, batch_tokens, class_token, class_tokens, class_value, name_rows, sample_ids
@@ -27,11 +37,11 @@ _NO_LABEL = object()
 _PROCESS = os.getpid()
 
 
-class NotFittedError(RuntimeError):
+class NotFittedError(UnlearnableError, RuntimeError):
     """The method learns from the data first: call ``fit``."""
 
 
-class UnchangedWarning(UserWarning):
+class UnchangedWarning(UnlearnableWarning):
     """Pictures that came out as they went in, e.g. all-black ones under a convolution."""
 
 
@@ -199,6 +209,7 @@ class Poison:
                 f"{len(extra) + 2} arguments: a picture and its class are protected; boxes, masks and captions are "
                 "not supported"
             )
+        refuse_formatted(image, sys._getframe(1))
         if isinstance(image, Mapping) and not set(image) <= {"bytes", "path"}:
             return self._call_mapping(image, label)
         if label is _NO_LABEL:
@@ -238,6 +249,11 @@ class Poison:
         tokens = batch_tokens(labels if batched else [labels], len(stored), self.classes)
         changed = list(self._protect_each(stored, reader, tokens))
         return {image_key: changed if batched else changed[0]}  # other columns stay as they are stored
+
+    @property
+    def available_keys(self) -> set[str]:
+        """What albumentations asks its ops for: a poison is none, :class:`..adapters.albumentations.Protect` is."""
+        raise AttributeError("albumentations takes ops: A.Compose([ut.albumentations.Protect(poison)])")
 
     # ---- from containers to batches of equal size ------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Any, Self, TypedDict
 import numpy as np
 import torch
 
+from ..errors import UnlearnableWarning
 from ..key import Key
 from ..noise.cache import Entry, NoiseCache
 from ..noise.pictures import Pictures, Source
@@ -35,7 +36,7 @@ TAKEN = 0.15  # of what can be: the least that noise must move a small network b
 PASS = 128  # pictures: the unit in which the literature counts passes
 
 
-class FitWarning(UserWarning):
+class FitWarning(UnlearnableWarning):
     """Signs that a fit has made noise that will not protect."""
 
 

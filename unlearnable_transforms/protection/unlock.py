@@ -18,6 +18,7 @@ from datasets import Dataset, DatasetDict, Features, Value
 
 from ..data.columns import find_columns, is_train_split, stored_images
 from ..data.image import open_chunks, open_image
+from ..errors import UnlearnableWarning
 from ..files import private_directory
 from ..jobs.ledger import fits_key, names_method, other_method, read_ledger
 from ..poisons.base import NotFittedError, Poison
@@ -38,7 +39,7 @@ _SAYS = "says that they were protected with"
 Picture = tuple[np.ndarray, str | None]  # uint8 (H, W, C) and its class token, where a label says it
 
 
-class UnlockWarning(UserWarning):
+class UnlockWarning(UnlearnableWarning):
     """Pictures that are not restored exactly."""
 
 

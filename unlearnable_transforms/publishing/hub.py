@@ -17,6 +17,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from ..checks.leaks import Findings, LeakError, holds_secret, key_forms
+from ..errors import UnlearnableWarning
 from ..evaluation.report import Report
 from ..files import private_directory, replacing
 from ..jobs.folder import check_places
@@ -56,7 +57,7 @@ class Publication:
     notes: list[str] = field(default_factory=list)
 
 
-class PublishWarning(UserWarning):
+class PublishWarning(UnlearnableWarning):
     """Something that a publisher should know, and that does not stop a publication."""
 
 
