@@ -1,6 +1,7 @@
 """Writing files whole or not at all, and where private ones live."""
 
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,19 @@ from pathlib import Path
 
 CACHE_VARIABLE = "UNLEARNABLE_TRANSFORMS_CACHE"
 PART_PREFIX, PART_SUFFIX = ".unlearnable-", ".part"
+
+
+def check_hub_name(source: str | os.PathLike) -> None:
+    """Refuse a path that is not here, unless it can only be the name of a dataset of the Hub.
+
+    The name of a private folder that was mistyped does not leave this machine: a name of the Hub is ``user/name``, and
+    no folder ``user`` is here.
+
+    Raises:
+        FileNotFoundError: says how a dataset of the Hub is called.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", os.fspath(source)) or Path(source).parent.is_dir():
+        raise FileNotFoundError(f"there is no {source} here (a dataset of the Hub is called user/name)")
 
 
 @contextmanager

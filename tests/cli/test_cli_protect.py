@@ -109,7 +109,11 @@ def test_an_option_that_the_method_does_not_have(tmp_path, out, protect, capsys,
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("nowhere/at/all", "does not exist"), ("/nowhere", "does not exist"), (".", "no pictures and no Parquet")],
+    [
+        ("nowhere/at/all", "no nowhere/at/all here"),
+        ("/nowhere", "no /nowhere here"),
+        (".", "no pictures and no Parquet"),
+    ],
 )
 def test_a_source_that_is_nothing(tmp_path, protect, capsys, monkeypatch, source, message):
     (tmp_path / "empty").mkdir()

@@ -151,7 +151,7 @@ def audit(
         ValueError: fewer than 200 pictures, one class, sets that do not fit together.
     """
     path = Path(data) if isinstance(data, str | Path) else None
-    source = data if path is None else open_path(path, split, "audited")
+    source = data if path is None else open_path(path, split)
     if isinstance(source, dict) and split in source:
         source = source[split]
     keys = {"image_key": image_key, "label_key": label_key}

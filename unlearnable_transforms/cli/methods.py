@@ -4,6 +4,8 @@ import argparse
 import inspect
 from typing import Any
 
+from . import say
+
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
@@ -20,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
     if args.recommended is not None:
         from ..evaluation.recommended import recommended
 
-        print(recommended(args.recommended))
+        say(*str(recommended(args.recommended)).split("\n"))
         return
     from ..poisons import get_poison, list_poisons
 
@@ -30,4 +32,4 @@ def run(args: argparse.Namespace) -> None:
         rows.append((name, method.__name__, (inspect.getdoc(method) or "").partition("\n")[0]))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        say("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())

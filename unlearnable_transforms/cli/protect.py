@@ -1,15 +1,12 @@
 """``unlearnable protect``: folders of pictures, Parquet files, saved data sets and Hub data sets, protected."""
 
 import argparse
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from ..warn import warn
-from . import INTERRUPTED
+from . import key_file, say
 from .method import add_column_options, add_label_options, add_method_options, count, make_poison
 
 INCOMPLETE = 1  # some pictures could not be read, or the disk is full
@@ -27,12 +24,16 @@ def add_to(commands: Any) -> None:
     add = parser.add_argument
     add("source", metavar="SOURCE", help="folder of pictures, Parquet file or folder, saved data set, or Hub name")
     add("out", type=Path, metavar="OUT", help="new or empty folder; or one that the same command began")
-    add("--key", type=Path, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
+    add("--key", type=key_file, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
     add_label_options(parser)
     folders = parser.add_argument_group("folders of pictures")
     folders.add_argument("--label", metavar="NAME", help="one class for all: an album, an artist or a person")
     folders.add_argument(
-        "--format", choices=("png", "webp", "jpeg"), default="png", help="png and webp lose nothing (default: png)"
+        "--format",
+        type=_format,
+        choices=("png", "webp", "jpeg"),
+        default="png",
+        help="png and webp lose nothing (default: png)",
     )
     folders.add_argument("--quality", type=_quality, metavar="N", help="of JPEG, 1..100 (default: 95)")
     folders.add_argument(
@@ -70,7 +71,11 @@ def add_to(commands: Any) -> None:
     )
     both.add_argument("--ledger", type=Path, metavar="PATH", help="private record (default: in the cache folder)")
     add_method_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, resume="; run the same command again to continue")
+
+
+def _format(text: str) -> str:
+    return "jpeg" if text.lower() == "jpg" else text.lower()
 
 
 def _quality(text: str) -> int:
@@ -91,11 +96,11 @@ def run(args: argparse.Namespace) -> int:
     from ..jobs.workers import cores
 
     if args.quality is not None and args.format != "jpeg":
-        raise ValueError("--quality is for --format jpeg: png and webp are lossless here")
+        raise UsageError("--quality is for --format jpeg: png and webp are lossless here")
     table = Path(args.labels) if args.labels not in (None, "auto", "folder") else None
     for path in (args.key, args.ledger, table):
         if path is not None and args.out.resolve() in path.resolve().parents:
-            raise ValueError(f"{path} lies in {args.out}, which will be published: put it elsewhere")
+            raise UsageError(f"{path} lies in {args.out}, which will be published: put it elsewhere")
     common = {
         "labels": args.labels,
         "clusters": args.clusters,
@@ -108,44 +113,40 @@ def run(args: argparse.Namespace) -> int:
         "progress": True,
     }
     try:
-        with _told_warnings():
-            poison = make_poison(args)
-            if is_picture_folder(args.source):
-                _refuse(args, "a folder of pictures", "image_key", "label_key", "keep_column", "config")
-                if args.format == "jpeg":
-                    warn(
-                        "JPEG loses detail: methods that add a small pattern lose much of their effect, filters such "
-                        "as CUDA's less. png and webp keep every pixel as it was made",
-                    )
-                codec = Codec(args.format, args.quality or 95, args.keep_metadata == "icc")
-                summary = protect_folder(args.source, args.out, poison, codec=codec, label=args.label, **common)
-            else:
-                _refuse(args, "a data set", "label")
-                if args.labels is not None:
-                    _refuse(args, "--labels", "label_key")
-                if args.format != "png" or args.keep_metadata != "icc":
-                    raise ValueError("--format and --keep-metadata are for folders of pictures: data sets hold PNG")
-                summary = protect_tables(
-                    args.source, args.out, poison, keep_columns=args.keep_column, config=args.config, **common
+        poison = make_poison(args)
+        if is_picture_folder(args.source):
+            _refuse(args, "a folder of pictures", "image_key", "label_key", "keep_column", "config")
+            if args.format == "jpeg":
+                warn(
+                    "JPEG loses detail: methods that add a small pattern lose much of their effect, filters such "
+                    "as CUDA's less. png and webp keep every pixel as it was made",
                 )
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to continue", file=sys.stderr)
-        return INTERRUPTED
+            codec = Codec(args.format, args.quality or 95, args.keep_metadata == "icc")
+            summary = protect_folder(args.source, args.out, poison, codec=codec, label=args.label, **common)
+        else:
+            _refuse(args, "a data set", "label")
+            if args.labels is not None:
+                _refuse(args, "--labels", "label_key")
+            if args.format != "png" or args.keep_metadata != "icc":
+                raise UsageError("--format and --keep-metadata are for folders of pictures: data sets hold PNG")
+            summary = protect_tables(
+                args.source, args.out, poison, keep_columns=args.keep_column, config=args.config, **common
+            )
     except OSError as error:
         if not _is_full(error):
             raise
-        print(
+        say(
             f"unlearnable: error: {error.strerror} ({error.filename or args.out}): make room and run the same command "
             "again to continue",
-            file=sys.stderr,
+            error=True,
         )
         return INCOMPLETE
-    print("\n".join(summary.lines()))
+    say(*summary.lines())
     if summary.failed:
-        print(
+        say(
             f"unlearnable: {len(summary.failed)} pictures could not be read and are not in {args.out}; repair or "
             "remove them and run the same command again",
-            file=sys.stderr,
+            error=True,
         )
         return INCOMPLETE
     return 0
@@ -154,20 +155,7 @@ def run(args: argparse.Namespace) -> int:
 def _refuse(args: argparse.Namespace, kind: str, *names: str) -> None:
     for name in names:
         if getattr(args, name):
-            raise ValueError(f"--{name.replace('_', '-')} has no meaning for {kind}")
-
-
-@contextmanager
-def _told_warnings() -> Iterator[None]:
-    """Our warnings as one line on stderr each."""
-
-    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-        print(f"unlearnable: warning: {message}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = show
-        yield
+            raise UsageError(f"--{name.replace('_', '-')} has no meaning for {kind}")
 
 
 def _is_full(error: OSError) -> bool:

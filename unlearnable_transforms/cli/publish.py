@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import INTERRUPTED
+from ..errors import UsageError
+from . import key_file, say
 from .method import METHOD_OPTIONS, add_column_options, add_method_options, make_poison
 
 REFUSED = 1
@@ -25,7 +26,7 @@ def add_to(commands: Any) -> None:
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE", help="folder that `unlearnable protect` wrote")
     add("repo", metavar="REPO", help="of the Hub: user/name")
-    add("--key", type=Path, required=True, metavar="FILE", help="the key that it was protected with")
+    add("--key", type=key_file, required=True, metavar="FILE", help="the key that it was protected with")
     add("--original", metavar="SET", help="the clean pictures, to check against")
     add("--ledger", type=Path, metavar="PATH", help="record of the protection (default: the one in the cache)")
     add("--report", type=Path, metavar="FOLDER", help="results of `unlearnable evaluate`, for the card")
@@ -47,7 +48,7 @@ def add_to(commands: Any) -> None:
     allowed.add_argument("--allow-history", action="store_true", help="earlier commits with other data files")
     add_column_options(allowed)
     add_method_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, resume="; run the same command again, what is there already is not sent twice")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,42 +59,37 @@ def run(args: argparse.Namespace) -> int:
     """
     from ..checks.leaks import LeakError
     from ..publishing.hub import publish
-    from .protect import _told_warnings
 
     public = ANSWERS[args.originals_public] if args.originals_public else _ask()
     options = {**dict.fromkeys(METHOD_OPTIONS), **vars(args)}
     try:
-        with _told_warnings():
-            done = publish(
-                args.source,
-                args.repo,
-                poison=make_poison(argparse.Namespace(**options)),
-                original=args.original,
-                ledger=args.ledger,
-                report=args.report,
-                folder=args.folder,
-                private=args.private,
-                gated=args.gated,
-                revision=args.revision,
-                create_pr=args.create_pr,
-                allow_partial=args.allow_partial,
-                allow_history=args.allow_history,
-                originals_public=public,
-                rename=args.rename,
-                keep=args.keep_column,
-                label=args.label,
-                license=args.license,
-                opt_out=not args.no_opt_out,
-            )
+        done = publish(
+            args.source,
+            args.repo,
+            poison=make_poison(argparse.Namespace(**options)),
+            original=args.original,
+            ledger=args.ledger,
+            report=args.report,
+            folder=args.folder,
+            private=args.private,
+            gated=args.gated,
+            revision=args.revision,
+            create_pr=args.create_pr,
+            allow_partial=args.allow_partial,
+            allow_history=args.allow_history,
+            originals_public=public,
+            rename=args.rename,
+            keep=args.keep_column,
+            label=args.label,
+            license=args.license,
+            opt_out=not args.no_opt_out,
+        )
     except LeakError as error:
-        print(f"unlearnable: {error}", file=sys.stderr)
+        say("unlearnable: nothing was published:", *(f"- {leak}" for leak in error.leaks), error=True)
         return REFUSED
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again, what is there already is not sent twice", file=sys.stderr)
-        return INTERRUPTED
     counts = ", ".join(f"{count:,} {status}" for status, count in done.checked.counts.items())
-    print(f"{counts}; {done.coverage}")
-    print("\n".join([*done.notes, f"ready to upload: {done.folder}" if done.folder else f"published: {done.url}"]))
+    say(f"{counts}; {done.coverage}", *done.notes)
+    say(f"ready to upload: {done.folder}" if done.folder else f"published: {done.url}")
     return 0
 
 
@@ -101,13 +97,15 @@ def _ask() -> bool:
     """Whether the originals are public, asked on a terminal.
 
     Raises:
-        ValueError: there is no terminal.
+        UsageError: there is no terminal, or no answer.
     """
-    if not sys.stdin.isatty():
-        raise ValueError("say with --originals-public yes or no whether the clean pictures can be had by everybody")
-    while True:
-        print("Can the clean pictures be had by everybody (a known data set, a gallery on the net)? [yes/no] ", end="")
-        answer = input().strip().lower()
+    while sys.stdin.isatty():
+        print("Can the clean images be had by everybody (a known dataset, a gallery on the net)? [yes/no] ", end="")
+        try:
+            answer = input().strip().lower()
+        except EOFError:  # Ctrl-D
+            break
         for name, value in ANSWERS.items():
             if answer and name.startswith(answer):
                 return value
+    raise UsageError("say with --originals-public yes or no whether the clean images can be had by everybody")

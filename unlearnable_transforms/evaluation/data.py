@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as v2
 
 from ..data.columns import find_columns
 from ..data.image import open_encoded, open_image
+from ..files import check_hub_name
 from ..sample import SampleError, batch_tokens, class_value
 
 CHUNK = 256  # pictures that are open at a time
@@ -82,7 +83,7 @@ def read_pictures(
         ValueError: no rows, rows without a label or without a readable picture.
     """
     if isinstance(source, str | Path):
-        source = open_path(Path(source), split, what)
+        source = open_path(Path(source), split)
     if isinstance(source, Pictures):
         return source
     kind = type(source).__name__
@@ -103,15 +104,14 @@ def read_pictures(
     return _from_pairs(source, what)
 
 
-def open_path(path: Path, split: str, what: str) -> Any:
+def open_path(path: Path, split: str) -> Any:
     """The set at a path, or of that name on the Hub: something else that :func:`read_pictures` takes."""
     import datasets
 
     if path.is_file():
         return datasets.Dataset.from_parquet(str(path))
     if not path.exists():
-        if path.is_absolute() or str(path).count("/") > 1:
-            raise FileNotFoundError(f"the {what} set: there is no {path}")
+        check_hub_name(path)
         return datasets.load_dataset(str(path), split=split)
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         return datasets.load_from_disk(str(path))

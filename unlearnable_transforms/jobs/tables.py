@@ -24,6 +24,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..data.columns import image_columns, is_train_split, refuse_second_image
 from ..data.listing import SPLIT_NAMES, is_hidden, is_picture, named
+from ..files import check_hub_name
 from ..poisons.base import NotFittedError, Poison
 from ..sample import SampleError
 from ..secret.labels import check_labels, check_options, hide_rows, label_columns, remember, to_fit, with_secret
@@ -35,8 +36,6 @@ from .journal import REMEDY, open_journal
 from .ledger import SCHEMA, check_ledger_place, write_ledger
 from .shards import ShardWorker, add_shard, ledger_piece, make_shards, no_bars, write_saved_info
 from .summary import Summary, hidden_note
-
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def protect_tables(
@@ -180,8 +179,7 @@ def is_picture_folder(source: str | os.PathLike) -> bool:
     """
     path = Path(source)
     if not path.exists():
-        if os.path.isabs(source) or not _HUB_NAME.fullmatch(os.fspath(source)):
-            raise FileNotFoundError(f"{source} does not exist")
+        check_hub_name(source)
         return False
     if path.is_file():
         if path.suffix != ".parquet":

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from datasets import Features
 
 from .. import __version__
-from ..files import private_directory
+from ..files import check_hub_name, private_directory
 from ..jobs.encode import open_bytes
 from ..key import Key
 from ..sample import class_token
@@ -177,14 +177,11 @@ def verify(source: str | Path, key: Key | None = None, revision: str | None = No
     """
     if Path(source).is_dir():
         return _verify(Path(source), key)
+    check_hub_name(source)
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
 
     with tempfile.TemporaryDirectory(dir=private_directory("uploads")) as scratch:
-        try:
-            HfApi().snapshot_download(str(source), repo_type="dataset", revision=revision, local_dir=scratch)
-        except HFValidationError:
-            raise FileNotFoundError(f"{source} is neither a folder nor a name of the Hub") from None
+        HfApi().snapshot_download(str(source), repo_type="dataset", revision=revision, local_dir=scratch)
         return _verify(Path(scratch), key)
 
 
