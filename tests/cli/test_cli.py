@@ -106,14 +106,21 @@ def test_nothing_is_meant_by_nonsense(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["protect", "a", "b"], ["fit", "a"], ["unlock", "a", "b"], ["publish", "a", "u/b"], ["verify", "a"]]
+    "arguments",
+    [
+        ["protect", "a", "b"],
+        ["fit", "a"],
+        ["evaluate", "a", "--clean", "b"],
+        ["unlock", "a", "b"],
+        ["publish", "a", "u/b"],
+        ["verify", "a"],
+    ],
 )
 def test_a_key_file_that_is_not_there(tmp_path, arguments, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([*arguments, "--key", str(tmp_path / "nokey")])
-    assert stop.value.code == 2
-    message = f"there is no key file {tmp_path}/nokey; `unlearnable keygen {tmp_path}/nokey` makes a new key\n"
-    assert capsys.readouterr().err.endswith(message)
+    key = tmp_path / "nokey"
+    assert main([*arguments, "--key", str(key)]) == 2
+    message = f"unlearnable: error: there is no key file {key}; `unlearnable keygen {key}` makes a new key\n"
+    assert capsys.readouterr() == ("", message)
 
 
 @pytest.mark.parametrize("name", ["Ann_private", "Ann_private/", "photos/Ann_private", "./Ann_private", "/Ann/private"])

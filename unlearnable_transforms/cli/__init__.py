@@ -1,12 +1,10 @@
 """The command ``unlearnable``: one file a command, each thin."""
 
-import argparse
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ..errors import printable
@@ -38,11 +36,3 @@ def warnings_as_lines() -> Iterator[None]:
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = show
         yield
-
-
-def key_file(text: str) -> Path:
-    """The path of a key file that is there, for argparse."""
-    path = Path(text)
-    if not path.exists():
-        raise argparse.ArgumentTypeError(f"there is no key file {text}; `unlearnable keygen {text}` makes a new key")
-    return path

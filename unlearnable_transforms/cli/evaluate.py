@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import key_file, say
+from . import say
 from .method import METHOD_OPTIONS, add_column_options, add_method_options, count, make_poison
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def add_to(commands: Any) -> None:
     add("--attacker-clean", metavar="SET", help="other clean pictures, for defenses that start from such")
     add(
         "--key",
-        type=key_file,
+        type=Path,
         action="append",
         default=[],
         metavar="FILE",

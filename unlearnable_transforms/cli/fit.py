@@ -1,9 +1,10 @@
 """``unlearnable fit``: make noise for a data set and keep it, for `unlearnable protect` to find."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from . import key_file, say
+from . import say
 from .method import add_column_options, add_label_options, add_method_options, make_poison
 
 
@@ -18,7 +19,7 @@ def add_to(commands: Any) -> None:
     )
     add = parser.add_argument
     add("source", metavar="SOURCE", help="folder of pictures, Parquet file or folder, saved data set, or Hub name")
-    add("--key", type=key_file, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
+    add("--key", type=Path, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
     add("--config", metavar="NAME", help="configuration of a Hub data set")
     add_column_options(parser)
     add_label_options(parser)

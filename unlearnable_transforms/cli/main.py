@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(sys.argv[1:] if argv is None else list(argv))
     try:
         with warnings_as_lines():
+            _check_keys(args)
             return args.run(args) or 0
     except KeyboardInterrupt:
         say("", f"stopped{getattr(args, 'resume', '')}", error=True)
@@ -92,6 +93,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         meant = _meant(unknown[0], re.findall(r"--[\w-]+", args.parser.format_help()))
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
     return args
+
+
+def _check_keys(args: argparse.Namespace) -> None:
+    keys = getattr(args, "key", None)
+    for path in keys if isinstance(keys, list) else [keys]:
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"there is no key file {path}; `unlearnable keygen {path}` makes a new key")
 
 
 def _meant(word: str, choices: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..warn import warn
-from . import key_file, say
+from . import say
 from .method import add_column_options, add_label_options, add_method_options, count, make_poison
 
 INCOMPLETE = 1  # some pictures could not be read, or the disk is full
@@ -24,7 +24,7 @@ def add_to(commands: Any) -> None:
     add = parser.add_argument
     add("source", metavar="SOURCE", help="folder of pictures, Parquet file or folder, saved data set, or Hub name")
     add("out", type=Path, metavar="OUT", help="new or empty folder; or one that the same command began")
-    add("--key", type=key_file, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
+    add("--key", type=Path, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
     add_label_options(parser)
     folders = parser.add_argument_group("folders of pictures")
     folders.add_argument("--label", metavar="NAME", help="one class for all: an album, an artist or a person")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from . import key_file, say
+from . import say
 from .method import METHOD_OPTIONS, add_column_options, add_method_options, make_poison
 
 REFUSED = 1
@@ -26,7 +26,7 @@ def add_to(commands: Any) -> None:
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE", help="folder that `unlearnable protect` wrote")
     add("repo", metavar="REPO", help="of the Hub: user/name")
-    add("--key", type=key_file, required=True, metavar="FILE", help="the key that it was protected with")
+    add("--key", type=Path, required=True, metavar="FILE", help="the key that it was protected with")
     add("--original", metavar="SET", help="the clean pictures, to check against")
     add("--ledger", type=Path, metavar="PATH", help="record of the protection (default: the one in the cache)")
     add("--report", type=Path, metavar="FOLDER", help="results of `unlearnable evaluate`, for the card")

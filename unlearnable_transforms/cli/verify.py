@@ -1,9 +1,10 @@
 """``unlearnable verify``: whether a published set is as it was published, and whether a key fits."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from . import key_file, say
+from . import say
 
 
 def add_to(commands: Any) -> None:
@@ -17,9 +18,7 @@ def add_to(commands: Any) -> None:
         "the key does not fit.",
     )
     parser.add_argument("source", metavar="SET", help="folder, or name of the Hub")
-    parser.add_argument(
-        "--key", type=key_file, metavar="FILE", help="the release's key, or the one it was derived from"
-    )
+    parser.add_argument("--key", type=Path, metavar="FILE", help="the release's key, or the one it was derived from")
     parser.add_argument("--revision", metavar="NAME", help="of the Hub's repository (default: main)")
     parser.set_defaults(run=run)
 
