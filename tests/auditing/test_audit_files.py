@@ -63,7 +63,7 @@ def test_a_key_in_the_folder_is_told_and_changes_the_exit_code(tmp_path, capsys)
 
 def test_errors_are_one_line(tmp_path, capsys):
     assert main(["audit", str(tmp_path / "nothing" / "here")]) == 2
-    assert capsys.readouterr().err.startswith("unlearnable: error: the audited set: there is no ")
+    assert capsys.readouterr().err.startswith("unlearnable: error: there is no ")
     few = folder(tmp_path / "few", noisy(False))
     assert main(["audit", str(few), "--rows", "50"]) == 2
     assert "200 pictures" in capsys.readouterr().err

@@ -22,6 +22,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from ..data.image import open_image
 from ..data.listing import Listing, check_targets, list_folder, named, readable_name, target_name
 from ..data.metadata import check_metadata, rewrite_metadata
+from ..errors import UsageError
 from ..files import PART_PREFIX
 from ..jobs.encode import Codec, open_bytes
 from ..jobs.folder import check_places
@@ -174,7 +175,7 @@ def _read(source: Path, path: str) -> np.ndarray:
     try:
         return open_bytes((source / path).read_bytes()).colour
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{readable_name(path)}: {error}") from None
+        raise UsageError(f"{readable_name(path)}: {error}") from None
 
 
 def _tasks(listing: Listing, tokens: list[str | None]) -> Iterator[list[tuple[str, str | None]]]:
@@ -203,11 +204,11 @@ class FileUnlocker:
             try:
                 opened.append(open_bytes((self.source / path).read_bytes()))
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{readable_name(path)}: {error}") from None
+                raise UsageError(f"{readable_name(path)}: {error}") from None
         try:
             colours, states = self.unlocker([picture.colour for picture in opened], [token for _, token in files])
         except SampleError as error:
-            raise ValueError(f"{named([files[row][0] for row in error.rows])}: {error.reason}") from None
+            raise UsageError(f"{named([files[row][0] for row in error.rows])}: {error.reason}") from None
         for (path, _), picture, colour in zip(files, opened, colours, strict=True):
             target = self.out / target_name(path, "png")
             target.parent.mkdir(parents=True, exist_ok=True)
