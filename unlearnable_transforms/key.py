@@ -19,7 +19,9 @@ from .files import replacing
 from .warn import warn
 
 _HEADER = "unlearnable-key-1"
+_NAME = "name:"  # of a public key, in its file
 _KEY_BYTES = 32
+_MOST_BYTES = 1 << 16  # of a key file: a public key's name has no limit, but nobody needs more
 
 
 class Key:
@@ -87,13 +89,16 @@ class Key:
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
         """Write the key file, readable by its owner only (mode 0600), whole or not at all.
 
+        The file of a public key holds its name, so that it is public again when it is loaded.
+
         Raises:
             FileExistsError: a file is there and ``overwrite`` is False: a lost key cannot be made again.
         """
         path = Path(path)
         try:
             with replacing(path, overwrite=overwrite) as temporary, temporary.open("w", encoding="ascii") as file:
-                file.write(f"{_HEADER} {self._secret.hex()} {self._checksum()}\n")
+                name = () if self.name is None else (_NAME + self.name.encode().hex(),)
+                file.write(" ".join((_HEADER, self._secret.hex(), self._checksum(), *name)) + "\n")
         except FileExistsError:
             raise FileExistsError(f"{path} exists; a lost key cannot be made again, so it is not replaced") from None
         return path
@@ -107,7 +112,8 @@ class Key:
             ValueError: not a key file, or a damaged one.
         """
         path = Path(path)
-        key, problem = _parse(path.read_text(encoding="ascii", errors="replace"))
+        with path.open("rb") as file:  # a pipe is welcome: `--key <(command)`
+            key, problem = _parse(file.read(_MOST_BYTES).decode("ascii", "replace"))
         if key is None:  # raised here, where no local variable holds the file's text
             raise ValueError(f"{path} {problem}")
         if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
@@ -126,7 +132,7 @@ class Key:
         return digest.digest()
 
     def _checksum(self) -> str:
-        return self._digest(b"checksum", (), 4).hex()
+        return self._digest(b"checksum", () if self.name is None else (self.name,), 4).hex()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Key) and secrets.compare_digest(self._secret, other._secret)
@@ -146,11 +152,16 @@ def _parse(text: str) -> tuple[Key | None, str]:
     fields = text.split()
     if not fields:
         return None, "is empty, not a key file; make one with `unlearnable keygen`"
-    if len(fields) != 3 or fields[0] != _HEADER:
+    name = fields[3].removeprefix(_NAME) if len(fields) == 4 and fields[3].startswith(_NAME) else None
+    if len(fields) != (3 if name is None else 4) or fields[0] != _HEADER:
         return None, "is not a key file; make one with `unlearnable keygen`"
     if not re.fullmatch(f"[0-9a-f]{{{2 * _KEY_BYTES}}}", fields[1]):
         return None, f"is damaged: the key is not {_KEY_BYTES} bytes in hexadecimal; restore it from a copy"
     key = Key(bytes.fromhex(fields[1]))
+    try:
+        key.name = None if name is None else bytes.fromhex(name).decode()
+    except ValueError:
+        return None, "is damaged: its name is unreadable; restore it from a copy"
     if fields[2] != key._checksum():
         return None, "is damaged: its checksum does not fit; restore it from a copy"
     return key, ""
