@@ -77,9 +77,9 @@ def test_numbers_are_counted_by_row():
 
 def test_all_kinds_of_leaks_in_one_column_of_metadata_are_told():
     lines = '{"file_name": "/home/a/b.png", "a": "/home/x"}\n\n{"a": ["http://x.org"]}\n{"a": "/home/y"}\n'
-    assert [check for check, _ in metadata_leaks(lines, ".jsonl", [])] == ["local path", "link"]
+    assert [check for check, _ in metadata_leaks(lines.encode(), ".jsonl", [])] == ["local path", "link"]
     table = "file_name,a,b\n/home/a/b.png,/home/x,Ann.png\n"
-    assert [check for check, _ in metadata_leaks(table, ".csv", [])] == ["local path", "telling name"]
+    assert [check for check, _ in metadata_leaks(table.encode(), ".csv", [])] == ["local path", "telling name"]
 
 
 @pytest.mark.parametrize(("channels", "copy"), [(1, True), (2, False), (3, True), (4, True)])

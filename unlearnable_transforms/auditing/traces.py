@@ -11,6 +11,8 @@ import numpy as np
 
 from ..checks.encodings import Encoding, read_encoding
 from ..checks.leaks import (
+    REENCODE,
+    REMEDIES,
     Findings,
     Leak,
     Place,
@@ -27,7 +29,7 @@ from ..data.columns import find_columns
 from ..data.image import open_encoded
 from ..data.listing import METADATA, PICTURES
 from ..evaluation.data import Pictures
-from ..publishing.scan import REENCODE, REMEDIES
+from ..files import open_regular, read_regular
 from ..sample import SampleError, spread
 
 CLEAN = "remove or rewrite it"
@@ -166,13 +168,13 @@ def _around(path: Path, findings: Findings) -> None:
         if not file.is_file() or file.suffix.lower() in PICTURES:
             continue
         place = file.relative_to(path).as_posix()
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             head = opened.read(HEAD)
         check, what = file_leak(place, head)
         if check == "key" or (check == "cache" and file.suffix not in (".arrow", ".parquet")):
             findings.add(check, what, REMEDIES[check], place)
         if file.name in METADATA:
-            for check, what in metadata_leaks(file.read_text("utf-8-sig"), file.suffix, key_forms(())):
+            for check, what in metadata_leaks(read_regular(file), file.suffix, key_forms(())):
                 findings.add(check, what, REMEDIES.get(check, CLEAN), place)
 
 

@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..files import whole
+from ..files import parse_json, read_regular, whole
 
 
 def check_metadata(source: Path, path: str) -> None:
@@ -61,7 +61,7 @@ def rewrite_metadata(source: Path, out: Path, path: str, written: Callable[[str]
 
 
 def _read(path: Path) -> tuple[list[str], list[Mapping]]:
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_regular(path).decode("utf-8-sig")
     if path.suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:
@@ -71,7 +71,7 @@ def _read(path: Path) -> tuple[list[str], list[Mapping]]:
         if any(None in row or None in row.values() for row in rows):
             raise ValueError("a row has more or fewer fields than the header")
         return list(reader.fieldnames or []), rows
-    rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    rows = [parse_json(line) for line in text.split("\n") if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a line is not a JSON object")
     return list(dict.fromkeys(name for row in rows for name in row)), rows

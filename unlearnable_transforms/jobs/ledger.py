@@ -12,13 +12,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from ..files import private_directory, replacing
+from ..files import RESTORE, DamagedError, open_regular, parse_json, private_directory, replacing
 from ..poisons.base import Poison
 
-# status: "protected", "left" (not chosen under fraction < 1) or "unchanged" (the method is the identity on it).
+STATUSES = (
+    "protected",
+    "left",
+    "unchanged",
+)  # left: not chosen under fraction < 1; unchanged: the method changes nothing
 SCHEMA = pa.schema(
     [
         ("split", pa.string()),
@@ -87,14 +92,27 @@ def read_ledger(path: str | os.PathLike) -> pa.Table:
     """Read a ledger.
 
     Raises:
-        ValueError: the file is not a ledger.
+        FileNotFoundError, IrregularFileError: there is no such file.
+        ValueError: the file is not a ledger, or a damaged one.
     """
     try:
-        table = pq.read_table(path)
+        with open_regular(path) as file:
+            table = pq.read_table(file)
     except pa.ArrowException:
         raise ValueError(f"{path} is not a ledger, or a damaged one") from None
     if table.schema.names != SCHEMA.names:
         raise ValueError(f"{path} is not a ledger: its columns are {table.schema.names}")
+    metadata = table.schema.metadata or {}
+    try:
+        parse_json(metadata.get(METHOD, b"{}"), dict)
+        metadata.get(KEY_CHECK, b"").decode("ascii")
+        table = table.cast(SCHEMA.with_metadata(table.schema.metadata))
+        empty = any(table[name].null_count for name in ("clean_id", "protected_id", "class_token", "status"))
+        strange = set(pc.unique(table["status"]).to_pylist()) - set(STATUSES)
+    except (ValueError, pa.ArrowException):
+        raise DamagedError(path, RESTORE) from None
+    if empty or strange:
+        raise DamagedError(path, RESTORE)
     return table
 
 
@@ -112,7 +130,7 @@ def method_of(poison: Poison) -> dict[str, Any]:
 def other_method(table: pa.Table, poison: Poison) -> str:
     """How a method differs from the one that a ledger names; empty where it does not, or the ledger names none."""
     method = (table.schema.metadata or {}).get(METHOD)
-    return "" if method is None else next(differences(json.loads(method), method_of(poison)), "")
+    return "" if method is None else next(differences(parse_json(method), method_of(poison)), "")
 
 
 def names_method(table: pa.Table) -> bool:
