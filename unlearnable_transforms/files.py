@@ -9,9 +9,11 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any
 
+from .errors import UnlearnableError, UsageError
 from .warn import warn
 
 CACHE_VARIABLE = "UNLEARNABLE_TRANSFORMS_CACHE"
@@ -23,14 +25,14 @@ RESTORE = "restore it from a copy"
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~$#@]|(?i:(?<=http)|(?<=https)|(?<=ftp)|(?<=mailto)|(?<=xmpp)):|(?i:(?<=www))\.)")
 
 
-class DamagedError(ValueError):
+class DamagedError(UsageError):
     """A file that is not what its name promises: cut off, of another kind, or made to do harm."""
 
     def __init__(self, path: str | os.PathLike, remedy: str, reason: str = "") -> None:
         super().__init__(f"{os.fspath(path)} is damaged{f' ({reason})' if reason else ''}: {remedy}")
 
 
-class IrregularFileError(OSError):
+class IrregularFileError(UnlearnableError, OSError):
     """A name that is to be read, and belongs to a pipe, a socket, a device or a folder."""
 
 
@@ -115,7 +117,7 @@ def _make_private(directory: Path) -> None:
 # ---- files of others -------------------------------------------------------------------------------------------------
 
 
-def open_regular(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike) -> BufferedReader:
     """Open a regular file, or a link to one, for reading: nothing is waited for, and no device is opened.
 
     Raises:
@@ -162,7 +164,9 @@ def read_json(path: str | os.PathLike, kind: Any, remedy: str = RESTORE, *, most
 
 
 def read_json_lines(path: str | os.PathLike, kind: Any, remedy: str = RESTORE) -> Iterator[Any]:
-    """The values in a file with one JSON value a line, one by one; empty lines are passed over.
+    """The values in a file of ours to which one JSON value a line is appended, one by one.
+
+    Empty lines are passed over, and so is a last line without its end: it was being written when the power went.
 
     Raises:
         FileNotFoundError, IrregularFileError: see :func:`open_regular`.
@@ -170,25 +174,26 @@ def read_json_lines(path: str | os.PathLike, kind: Any, remedy: str = RESTORE) -
     """
     with open_regular(path) as file:
         number = 0
-        while line := file.readline(MOST_JSON + 1):
+        while (line := file.readline(MOST_JSON)).endswith(b"\n"):
             number += 1
             try:
                 if line.strip():
-                    yield parse_json(line, kind)
+                    yield parse_json(line, kind, any_text=True)
             except ValueError as error:
                 raise DamagedError(path, remedy, f"line {number}: {error}") from None
 
 
-def parse_json(data: bytes | str, kind: Any = object) -> Any:
+def parse_json(data: bytes | str, kind: Any = object, *, any_text: bool = False) -> Any:
     """The value of some JSON text in UTF-8.
 
     Args:
         data: the text.
         kind: what it has to be, see :func:`fits`.
+        any_text: let texts pass that are no Unicode, as the names of files that are not in UTF-8 become.
 
     Raises:
-        ValueError: it is no JSON, a name occurs twice in an object, it is deeper than ``MOST_DEPTH``, its texts hold
-            half characters, or it is of another kind.
+        ValueError: it is no JSON, a name occurs twice in an object, it is deeper than ``MOST_DEPTH``, or it is of
+            another kind.
     """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
@@ -199,7 +204,7 @@ def parse_json(data: bytes | str, kind: Any = object) -> Any:
         raise ValueError("no JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else error) from None
     if text.count("[") + text.count("{") > MOST_DEPTH and not _is_flat(value, MOST_DEPTH):
         raise ValueError("too deep")
-    if "\\u" in text and not is_utf8(json.dumps(value, ensure_ascii=False)):
+    if "\\u" in text and not any_text and not is_utf8(json.dumps(value, ensure_ascii=False)):
         raise ValueError("half a character")
     if not fits(value, kind):
         raise ValueError("of another kind")

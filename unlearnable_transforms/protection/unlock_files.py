@@ -22,7 +22,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from ..data.image import open_image
 from ..data.listing import Listing, check_targets, list_folder, named, readable_name, target_name
 from ..data.metadata import check_metadata, rewrite_metadata
-from ..files import PART_PREFIX
+from ..files import PART_PREFIX, read_json
 from ..jobs.encode import Codec, open_bytes
 from ..jobs.folder import check_places
 from ..jobs.ledger import COLUMNS, FOUND, differences, without
@@ -109,12 +109,9 @@ def _appearing(out: Path) -> Iterator[Path]:
 
 def _check_manifest(path: Path, poison: Poison) -> bool:
     """Refuse another key, method or other options than the manifest of a published set names; whether it names all."""
-    try:
-        manifest = json.loads(path.read_bytes()) if path.is_file() else None
-    except ValueError:
-        raise ValueError(f"{path} is damaged: take it out, or fetch the set again") from None
-    if not isinstance(manifest, dict):
+    if not path.exists():
         return False
+    manifest = read_json(path, dict, "take it out, or fetch the set again")
     ours = json.loads(json.dumps(poison.public_config()))
     was, now = (
         {name: without(config[name], *FOUND, *COLUMNS) for name in SAID if name in manifest}

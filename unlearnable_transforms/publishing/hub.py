@@ -18,7 +18,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from ..checks.leaks import Findings, LeakError, holds_secret, key_forms
 from ..evaluation.report import Report
-from ..files import private_directory, replacing
+from ..files import private_directory, read_json, replacing
 from ..jobs.folder import check_places
 from ..key import Key
 from ..poisons.base import Poison
@@ -26,12 +26,11 @@ from ..poisons.chain import Chain
 from ..warn import warn
 from .card import About, make_card, rows_of_method
 from .coverage import find_coverage
-from .manifest import checksum, make_manifest, write_manifest
+from .manifest import REPO, checksum, make_manifest, write_manifest
 from .scan import Checked, PictureCheck, check_files, check_tables
 from .stage import CARD, LICENCE, MANIFEST, stage
 
 UNVERIFIED = "coverage not verified"
-_REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _NO_DATA = re.compile(rf"README\.md|\.git\w+|{LICENCE}|protection\.json")
 
 
@@ -116,7 +115,7 @@ def publish(
         TypeError, ValueError, KeyError: not a set that can be published.
         OSError: the Hub refused, or cannot be reached; call again to continue.
     """
-    if not _REPO.fullmatch(repo):
+    if not REPO.fullmatch(repo):
         raise ValueError(f"the repository is named as user/name, got {repo!r}")
     if gated not in (None, False, "auto", "manual"):
         raise ValueError(f'gated is "auto", "manual" or False, got {gated!r}')
@@ -186,8 +185,8 @@ def _check_keys(keys: Sequence[Key], repo: str, findings: Findings) -> None:
             remedy = "protect with a private key: Key.generate(), `unlearnable keygen`"
             findings.add("public key", f"the key {key.name} is known to everybody", remedy)
         before = _release_file(key)
-        if before.exists() and json.loads(before.read_text())["repository"] != repo:
-            used = json.loads(before.read_text())["repository"]
+        used = read_json(before, {"repository": str})["repository"] if before.exists() else repo
+        if used != repo:
             remedy = f"protect with another key: key.derive({repo!r}), or a new one of `unlearnable keygen`"
             findings.add("key used before", f"the key {key.fingerprint} protects {used} already", remedy)
 

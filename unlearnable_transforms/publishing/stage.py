@@ -28,6 +28,7 @@ from ..checks.leaks import Findings, Leak, LeakError, Place, file_leak
 from ..data.columns import LABEL_KEYS, find_columns, is_train_split
 from ..data.listing import Listing, list_folder
 from ..data.metadata import rewrite_metadata
+from ..files import IrregularFileError, open_regular, read_json, read_json_lines, read_regular
 from ..jobs.journal import open_journal
 from ..jobs.ledger import without
 from ..jobs.shards import ROW_GROUP, make_shards, no_bars
@@ -37,6 +38,9 @@ from ..sample import batch_tokens, class_token
 
 CARD, MANIFEST = "README.md", "protection.json"
 DATA = "data"  # folder of the tables
+MOST_IMAGE = 1 << 32  # bytes of a file
+AGAIN = "remove it, and protect the folder again"  # a journal
+_SETTINGS = {"method": str, "version": int, "arguments": dict, "key_fingerprint": (str, None), "shards?": [str]}
 ALONE = "train"  # the split of what has no splits
 _OURS = frozenset((CARD, MANIFEST, ".gitattributes"))  # of an earlier publication; made anew
 LICENCE = r"(?i:licen[sc]e)(\.(?i:txt|md|rst))?"
@@ -96,18 +100,19 @@ class Upload:
         """The pictures of a split, as they will be sent."""
         if self.features is None:
             for path in self.splits[split]:
-                yield Picture(split, path, None, (self.folder / path).read_bytes(), self.tokens.get(path))
+                yield Picture(split, path, None, read_regular(self.folder / path, MOST_IMAGE), self.tokens.get(path))
             return
         row = 0
         columns = [self.image_key, *([self.label_key] if self.label_key else [])]
         for path in self.splits[split]:
-            for batch in pq.ParquetFile(self.folder / path).iter_batches(ROW_GROUP, columns=columns):
-                labels = batch[self.label_key].to_pylist() if self.label_key else [None] * len(batch)
-                tokens = _tokens(labels, self.known)
-                for stored, token in zip(batch[self.image_key].to_pylist(), tokens, strict=True):
-                    stored = stored or {"bytes": None, "path": None}
-                    yield Picture(split, (split, row), stored["path"], stored["bytes"] or b"", token)
-                    row += 1
+            with open_regular(self.folder / path) as file:
+                for batch in pq.ParquetFile(file).iter_batches(ROW_GROUP, columns=columns):
+                    labels = batch[self.label_key].to_pylist() if self.label_key else [None] * len(batch)
+                    tokens = _tokens(labels, self.known)
+                    for stored, token in zip(batch[self.image_key].to_pylist(), tokens, strict=True):
+                        stored = stored or {"bytes": None, "path": None}
+                        yield Picture(split, (split, row), stored["path"], stored["bytes"] or b"", token)
+                        row += 1
 
 
 def _tokens(labels: list, classes: list | None) -> list[str | None]:
@@ -295,8 +300,8 @@ def _stage_pictures(
 
 def _is_text(path: Path) -> bool:
     try:
-        return "\0" not in path.read_text("utf-8")
-    except UnicodeDecodeError:
+        return b"\0" not in (data := read_regular(path)) and bool(data.decode("utf-8"))
+    except (ValueError, IrregularFileError):
         return False
 
 
@@ -329,13 +334,17 @@ def _note_stray(source: Path, path: str, findings: Findings) -> None:
     if path.endswith("/"):
         findings.add("stray file", "a hidden folder; it may hold originals", "remove it", path)
         return
-    with (source / path).open("rb") as file:
-        check, what = file_leak(path, file.read(64))
+    try:
+        with open_regular(source / path) as file:
+            check, what = file_leak(path, file.read(64))
+    except IrregularFileError:
+        check, what = "stray file", "a pipe, a device or the like"
     findings.add(check, what, "take it out of the folder", path)
 
 
 def _put(source: Path, target: Path, copy: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    open_regular(source).close()
     if not copy:
         try:
             os.link(source.resolve(), target)
@@ -356,14 +365,12 @@ def _check_run(source: Path, poison: Poison) -> None:
         settings_file, done_file = journal.directory / "settings.json", journal.directory / "done.jsonl"
         if not settings_file.exists():
             return
-        settings = json.loads(settings_file.read_text())
+        settings = read_json(settings_file, _SETTINGS, AGAIN)
         if "shards" in settings:
             wanted = set(settings["shards"])
         else:
-            with (journal.directory / "source.jsonl").open(encoding="ascii") as lines:
-                wanted = {json.loads(line)[0] for line in lines}
-        with done_file.open("rb") as lines:
-            wanted -= {json.loads(line)["path"] for line in lines if line.endswith(b"\n")}
+            wanted = {line[0] for line in read_json_lines(journal.directory / "source.jsonl", [object], AGAIN)}
+        wanted -= {line["path"] for line in read_json_lines(done_file, {"path": str}, AGAIN)}
     if wanted:
         raise ValueError(
             f"`unlearnable protect` has not finished in {source}, {len(wanted)} files are missing: run it again"
