@@ -75,6 +75,7 @@ class ARPoison(ClassListPoison):
         ValueError: ``eps`` is not in [0.25, 10].
     """
 
+    paper = "AR: autoregressive perturbations (Sandoval-Segura et al., NeurIPS 2022, arXiv 2206.03693)"
     needs_ids = True
 
     def __init__(

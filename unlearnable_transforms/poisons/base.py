@@ -64,6 +64,7 @@ class Poison:
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    paper: ClassVar[str] = ""  # where the method comes from, for cards
     needs_ids: ClassVar[bool] = False  # whether _protect looks at the sample ids
     after: "tuple[Poison, ...]" = ()  # the links before it, where the method stands in a chain
 

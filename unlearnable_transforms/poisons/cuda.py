@@ -87,6 +87,8 @@ class CUDAPoison(Poison):
         ValueError: a filter that is not square and odd, not finite, zero, or heavier than a sum of 16.
     """
 
+    paper = "CUDA: Convolution-based Unlearnable DAtasets (Sadasivan, Soltanolkotabi and Feizi, CVPR 2023, section 3.3)"
+
     version = 2
 
     def __init__(

@@ -35,6 +35,7 @@ class EMPoison(OptimisedPoison):
         ValueError: an unknown kind, or as ``OptimisedPoison``.
     """
 
+    paper = "EM: error-minimizing noise (Huang, Ma, Erfani, Bailey and Wang, ICLR 2021, arXiv 2101.04898)"
     presets: ClassVar = {
         "paper": Settings(steps=5000, noise_steps=10, augment="none"),
         "fast": Settings(steps=1000, noise_steps=5, warmup=0.05, cuts=(0.8,), augment="none"),

@@ -58,6 +58,7 @@ class LSPPoison(ClassListPoison):
         ValueError: ``eps`` is not in [1/255, 127/255], or ``cells`` not in 4..8.
     """
 
+    paper = "LSP: linearly separable synthetic perturbations (Yu, Zhang, Chen, Yin and Liu, KDD 2022, arXiv 2111.00898)"
     needs_ids = True
 
     def __init__(

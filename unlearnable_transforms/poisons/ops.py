@@ -80,6 +80,8 @@ class OPSPoison(Poison):
         ValueError: a value out of range.
     """
 
+    paper = "OPS: One-Pixel Shortcut (Wu, Chen, Xie and Huang, ICLR 2023, arXiv 2205.12141)"
+
     def __init__(
         self,
         key: Key | None = None,

@@ -53,6 +53,8 @@ class PILPoison(FittedPoison):
         ValueError: a value out of range.
     """
 
+    paper = "PIL: Perturbation-Induced Linearization (Liu, Chen and Zhang, ICLR 2026, arXiv 2601.19967)"
+
     def __init__(
         self,
         key: Key | None = None,

@@ -25,6 +25,7 @@ class REMPoison(OptimisedPoison):
         preset, device, **arguments: see :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
     """
 
+    paper = "REM: robust error-minimizing noise (Fu, He, Liu, Shen and Tao, ICLR 2022, arXiv 2203.14533)"
     presets: ClassVar = {
         "paper": Settings(steps=5000, noise_steps=10, samples=5, radius=4 / 255, attack_steps=10),
         "paper-large": Settings(

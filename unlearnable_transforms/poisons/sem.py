@@ -27,6 +27,7 @@ class SEMPoison(OptimisedPoison):
         preset, device, **arguments: see :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
     """
 
+    paper = "SEM: stable error-minimizing noise (Liu, Xu, Chen and Sun, AAAI 2024, arXiv 2311.13091)"
     presets: ClassVar = {
         "paper": Settings(steps=5000, noise_steps=10, samples=5, radius=4 / 255, attack_steps=10),
         "paper-large": Settings(

@@ -35,6 +35,10 @@ class TAPPoison(OptimisedPoison):
         ValueError: ``restarts`` below 1, or as ``OptimisedPoison``.
     """
 
+    paper = (
+        "TAP: targeted adversarial poisons (Fowl, Goldblum, Chiang, Geiping, Czaja and Goldstein, NeurIPS "
+        "2021, arXiv 2106.10807)"
+    )
     trains_on_noise = False
     presets: ClassVar = {
         "paper": Settings(steps=15_600, cuts=(0.5, 0.75), noise_steps=250, noise_step_size=0.4 / 255),
