@@ -38,12 +38,15 @@ def add_to(commands: Any) -> None:
     visible.add_argument("--create-pr", action="store_true", help="open a pull request instead")
     card = parser.add_argument_group("card")
     card.add_argument("--license", metavar="NAME", help="identifier of the Hub, such as cc-by-4.0")
+    card.add_argument("--description", metavar="TEXT", help="what the set shows")
+    card.add_argument("--contact", metavar="TEXT", help="whom to ask for permission")
     card.add_argument("--no-opt-out", action="store_true", help="do not reserve training and data mining")
     allowed = parser.add_argument_group("what may be")
     allowed.add_argument("--rename", action="store_true", help="number the pictures, and drop their names")
     allowed.add_argument("--label", metavar="NAME", help="pictures that lie in no class folders: as for protect")
     allowed.add_argument("--keep-column", action="append", default=[], metavar="COLUMN", help="may stay; repeatable")
     allowed.add_argument("--allow-partial", action="store_true", help="unprotected training pictures, or missing ones")
+    allowed.add_argument("--allow-unverified", action="store_true", help="pictures that nothing confirms as protected")
     allowed.add_argument("--allow-history", action="store_true", help="earlier commits with other data files")
     add_column_options(allowed)
     add_method_options(parser)
@@ -77,12 +80,15 @@ def run(args: argparse.Namespace) -> int:
                 revision=args.revision,
                 create_pr=args.create_pr,
                 allow_partial=args.allow_partial,
+                allow_unverified=args.allow_unverified,
                 allow_history=args.allow_history,
                 originals_public=public,
                 rename=args.rename,
                 keep=args.keep_column,
                 label=args.label,
                 license=args.license,
+                description=args.description,
+                contact=args.contact,
                 opt_out=not args.no_opt_out,
             )
     except LeakError as error:

@@ -122,6 +122,18 @@ def fits_key(table: pa.Table, key_fingerprint: str | None) -> bool:
     return check is None or check.decode() == _key_check(key_fingerprint, _sorted_ids(table))
 
 
+def check_fit(table: pa.Table, path: str | os.PathLike, poison: Poison) -> None:
+    """Refuse a ledger that was written for another key or another method.
+
+    Raises:
+        ValueError: it was.
+    """
+    if not fits_key(table, None if poison.key is None else poison.key.fingerprint):
+        raise ValueError(f"the ledger {path} was written for another key than {poison!r} has: use the key of that time")
+    if other := other_method(table, poison):
+        raise ValueError(f"the ledger {path} says that they were protected with {other}")
+
+
 def method_of(poison: Poison) -> dict[str, Any]:
     """What decides the bytes beside the key: method, version and public arguments, as JSON values."""
     return without(json.loads(json.dumps(poison.public_config())), "key_fingerprint", *FOUND, *COLUMNS)

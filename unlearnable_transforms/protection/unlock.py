@@ -19,7 +19,7 @@ from datasets import Dataset, DatasetDict, Features, Value
 from ..data.columns import find_columns, is_train_split, stored_images
 from ..data.image import open_chunks, open_image
 from ..files import private_directory
-from ..jobs.ledger import fits_key, names_method, other_method, read_ledger
+from ..jobs.ledger import check_fit, names_method, other_method, read_ledger
 from ..poisons.base import NotFittedError, Poison
 from ..poisons.batches import counted_in
 from ..poisons.chain import Chain
@@ -33,7 +33,6 @@ from .unlock_check import fits_pictures
 SAMPLE = 20  # pictures by which ledgers, key and options are recognised
 EXACT, NEAR, UNKNOWN, CLEAN = "exact", "near", "unknown", "clean"
 _NO_LABEL = "-"  # stands for a label column that is not there
-_SAYS = "says that they were protected with"
 
 Picture = tuple[np.ndarray, str | None]  # uint8 (H, W, C) and its class token, where a label says it
 
@@ -163,10 +162,7 @@ def _find_records(poison: Poison, some: Sequence[Picture], ledger: str | os.Path
     fingerprint = None if poison.key is None else poison.key.fingerprint
     if ledger is not None:
         table = read_ledger(ledger)
-        if not fits_key(table, fingerprint):
-            raise ValueError(f"{ledger} was written for another key than {poison!r} has: use the key of that time")
-        if other := other_method(table, poison):
-            raise ValueError(f"{ledger} {_SAYS} {other}")
+        check_fit(table, ledger, poison)
         return Records([table], complete=True)
     ours: list[tuple[Path, pa.Table]] = []
     others: list[tuple[Path, pa.Table]] = []
@@ -183,7 +179,7 @@ def _find_records(poison: Poison, some: Sequence[Picture], ledger: str | os.Path
         )
     fitting = [table for _, table in ours if not other_method(table, poison)]
     if ours and not fitting:
-        raise ValueError(f"the ledger {ours[0][0]} {_SAYS} {other_method(ours[0][1], poison)}")
+        check_fit(ours[0][1], ours[0][0], poison)
     return Records(fitting, complete=False)
 
 

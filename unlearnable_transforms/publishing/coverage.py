@@ -1,9 +1,10 @@
 """Whether an upload is what the ledger says, or what the originals become: every picture protected, none clean."""
 
+import copy
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,17 @@ from ..data.image import open_image
 from ..data.listing import list_folder
 from ..files import private_directory
 from ..jobs.encode import open_bytes
-from ..jobs.ledger import read_ledger
+from ..jobs.ledger import check_fit, other_method, read_ledger
 from ..jobs.tables import is_picture_folder, load_training_splits
 from ..poisons.base import NotFittedError, Poison
 from ..protection.protect import protect_split
+from ..protection.unlock import UNKNOWN, make_unlocker
+from ..protection.unlock_check import LEVELS, ONE_PICTURE, SHARE
 from ..sample import batch_tokens, sample_id
-from .stage import Upload
+from .stage import Picture, Upload
 
 _SAMPLE = 200  # pictures by which a ledger is recognised
+_CONFIRMED, _MOST_VALUES = 20, 12_000_000  # pictures, and numbers in them, that are undone where there is no ledger
 
 
 class Coverage:
@@ -85,9 +89,10 @@ def find_coverage(
         label: the class of all originals, where they are a tree without class folders.
 
     Raises:
+        ValueError: the ledger was written for another key or another method.
         NotFittedError: there are only the originals to go by, and the method has no noise.
     """
-    coverage = _recognise(upload, poison) if ledger is None else Coverage(read_ledger(ledger))
+    coverage = _recognise(upload, poison) if ledger is None else _read(ledger, poison)
     if original is None:
         return coverage
     with open_originals(original, poison, label) as splits:
@@ -102,25 +107,78 @@ def find_coverage(
     return Coverage(pa.concat_tables(tables), "the originals")
 
 
+def _read(ledger: Any, poison: Poison) -> Coverage:
+    table = read_ledger(ledger)
+    check_fit(table, ledger, poison)
+    return Coverage(table)
+
+
 def _recognise(upload: Upload, poison: Poison) -> Coverage | None:
-    """The ledger of the cache that knows most of some pictures, if one knows any."""
-    sample = [(picture.data, picture.token) for picture in islice(upload.pictures(upload.training[0]), _SAMPLE)]
-    opened = []
-    for data, token in sample:
-        try:
-            opened.append((open_bytes(data).colour, token))
-        except (TypeError, ValueError):  # told later, with its place
-            continue
+    """The ledger of the cache that knows most of some pictures, if one knows any.
+
+    Raises:
+        ValueError: only ledgers of other methods know them.
+    """
+    opened = _opened(islice(upload.pictures(upload.training[0]), _SAMPLE))
     name = "explicit" if poison.key is None else poison.key.fingerprint
     best, known = None, 0
     paths = private_directory("ledgers").glob(f"{name}-*.parquet")
+    others: list[tuple[pa.Table, Path]] = []
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
-        coverage = Coverage(read_ledger(path))
+        table = read_ledger(path)
+        coverage = Coverage(table)
         count = sum(coverage.look_up(*picture) != "unknown" for picture in opened)
         coverage.seen.clear()
-        if count > known:
+        if count > known and other_method(table, poison):
+            others.append((table, path))
+        elif count > known:
             best, known = coverage, count
+    if others and best is None:
+        check_fit(*others[0], poison)
     return best
+
+
+def _opened(pictures: Iterable[Picture]) -> list[tuple[np.ndarray, str | None]]:
+    """Pixels and class token; without pictures that cannot be opened, which are told later, with their place."""
+    opened = []
+    for picture in pictures:
+        with suppress(TypeError, ValueError):
+            opened.append((open_bytes(picture.data).colour, picture.token))
+    return opened
+
+
+def confirm(upload: Upload, poison: Poison) -> int:
+    """Look at a sample of pictures that no ledger knows, and undo their protection.
+
+    Noise that is kept in the cache knows its protected pictures. What other methods undo has to become, protected
+    again, what it was, wherever they change it; of a picture that was never protected it becomes something else.
+
+    Args:
+        upload: what goes up.
+        poison: the method.
+
+    Returns:
+        How many pictures were looked at; all of them are protected.
+
+    Raises:
+        ValueError, NotFittedError, NoiseError: they are not, or it cannot be told from them.
+    """
+    poison = copy.deepcopy(poison)  # which is fitted from the cache where that is needed
+    some = _opened(upload.sample(_CONFIRMED))
+    sizes = np.cumsum([colour.size for colour, _ in some])
+    some = some[: max(1, int((sizes <= _MOST_VALUES).sum()))]
+    colours, tokens = [colour for colour, _ in some], [token for _, token in some]
+    restored, states = make_unlocker(poison, some, changed=True)(colours, tokens)
+    doubtful = [row for row, state in enumerate(states) if state == UNKNOWN]
+    again = poison.protect_arrays([restored[row] for row in doubtful], [str(tokens[row]) for row in doubtful])
+    shares = []
+    for row, protected in zip(doubtful, again, strict=True):
+        changed = protected != restored[row]
+        off = np.abs(protected.astype(np.int16) - colours[row]) > LEVELS
+        shares.append(float(off[changed].mean()) if changed.any() else 1.0)
+    if shares and np.mean(shares) > SHARE + ONE_PICTURE / len(shares):
+        raise ValueError(f"protected again, what {poison!r} undoes becomes something else")
+    return len(some)
 
 
 @contextmanager

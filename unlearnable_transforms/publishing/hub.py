@@ -21,16 +21,15 @@ from ..evaluation.report import Report
 from ..files import private_directory, read_json, replacing
 from ..jobs.folder import check_places
 from ..key import Key
-from ..poisons.base import Poison
-from ..poisons.chain import Chain
+from ..noise.table import NoiseError
+from ..poisons.base import NotFittedError, Poison
 from ..warn import warn
-from .card import About, make_card, rows_of_method
-from .coverage import find_coverage
+from .card import UNVERIFIED, About, links_of, make_card, rows_of_method
+from .coverage import confirm, find_coverage
 from .manifest import REPO, checksum, make_manifest, write_manifest
 from .scan import Checked, PictureCheck, check_files, check_tables
-from .stage import CARD, LICENCE, MANIFEST, stage
+from .stage import CARD, LICENCE, MANIFEST, Upload, stage
 
-UNVERIFIED = "coverage not verified"
 _NO_DATA = re.compile(rf"README\.md|\.git\w+|{LICENCE}|protection\.json")
 
 
@@ -73,12 +72,15 @@ def publish(
     revision: str | None = None,
     create_pr: bool = False,
     allow_partial: bool = False,
+    allow_unverified: bool = False,
     allow_history: bool = False,
     originals_public: bool | None = None,
     rename: bool = False,
     keep: Collection[str] = (),
     label: str | None = None,
     license: str | None = None,
+    description: str | None = None,
+    contact: str | None = None,
     opt_out: bool = True,
 ) -> Publication:
     """Publish a protected set on the Hugging Face Hub, or make a folder that is ready for it.
@@ -100,6 +102,8 @@ def publish(
         revision: the branch, made if it is not there; default: main.
         create_pr: open a pull request instead of committing.
         allow_partial: publish although training pictures are unprotected, or protected ones are not among them.
+        allow_unverified: publish although no ledger, no originals and no look at a sample of them say that the
+            training pictures are protected.
         allow_history: publish although earlier commits of the repository hold other data files.
         originals_public: whether the originals can be had by everybody. Then everybody has pairs of clean and protected
             pictures anyway, and the card says that this protects nothing.
@@ -108,6 +112,8 @@ def publish(
         label: for pictures that lie in no class folders: the label they were protected with, or any text where the
             classes were secret.
         license: identifier of the Hub, such as ``cc-by-4.0``.
+        description: what the set shows, in a sentence or two, for the card.
+        contact: whom to ask for permission, for the card.
         opt_out: whether the card and the manifest reserve training and data mining.
 
     Raises:
@@ -139,13 +145,26 @@ def publish(
         if upload.features is not None:
             check_tables(upload, forms, keep, findings)
         coverage = find_coverage(upload, poison, ledger, original, label, findings)
+        told = UNVERIFIED if coverage is None else f"verified with {coverage.source}"
+        if coverage is None and not allow_unverified:
+            told = _confirm(upload, poison, findings)
         check = PictureCheck(upload, poison, coverage, findings)
         checked = check.run()
         check.judge(checked, allow_partial, originals_public)
         _refuse(findings)
-        told = UNVERIFIED if coverage is None else f"verified with {coverage.source}"
         about = About(
-            repo, upload, poison, config, checked, told, originals_public, license, opt_out, gated not in (None, False)
+            repo=repo,
+            upload=upload,
+            poison=poison,
+            config=config,
+            checked=checked,
+            coverage=told,
+            originals_public=originals_public,
+            licence=license,
+            description=description,
+            contact=contact,
+            opt_out=opt_out,
+            gated=gated not in (None, False),
         )
         (place / CARD).write_text(make_card(about, report), encoding="utf-8")
         files = sorted([*upload.files, CARD])
@@ -170,10 +189,23 @@ def _refuse(findings: Findings) -> None:
         raise LeakError(leaks)
 
 
+def _confirm(upload: Upload, poison: Poison, findings: Findings) -> str:
+    """How far a sample says that the pictures are protected; noted as a finding if it does not."""
+    try:
+        return f"{UNVERIFIED}, but for {confirm(upload, poison)} pictures that fit method and key"
+    except (TypeError, ValueError, NotFittedError, NoiseError) as error:
+        findings.add(
+            "not confirmed",
+            f"no ledger knows these pictures, and they do not show that {poison!r} protected them: {error}",
+            "publish what `protect` wrote, with its key and options; pass ledger= (--ledger) or original= "
+            "(--original); or, if you know that they are protected, allow_unverified=True (--allow-unverified)",
+        )
+        return UNVERIFIED
+
+
 def keys_of(poison: Poison) -> list[Key]:
     """All keys of a method, each once."""
-    links = poison.links if isinstance(poison, Chain) else (poison,)
-    return list(dict.fromkeys(link.key for link in links if link.key is not None))
+    return list(dict.fromkeys(link.key for link in links_of(poison) if link.key is not None))
 
 
 # ---- keys and releases -----------------------------------------------------------------------------------------------
@@ -243,7 +275,7 @@ def _warn(originals_public: bool | None, coverage: str) -> None:
     told = []
     if originals_public is None:
         told.append("whether the originals are public was not said: pass originals_public=")
-    if coverage == UNVERIFIED:
+    if coverage.startswith(UNVERIFIED):
         told.append(
             f"{coverage}: there is no ledger that knows these pictures, and no originals; pass ledger= or original="
         )

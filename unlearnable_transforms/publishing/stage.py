@@ -5,7 +5,7 @@ import os
 import posixpath
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,15 +26,15 @@ from datasets.table import embed_table_storage
 
 from ..checks.leaks import Findings, Leak, LeakError, Place, file_leak
 from ..data.columns import LABEL_KEYS, find_columns, is_train_split
-from ..data.listing import Listing, list_folder
+from ..data.listing import Listing, list_folder, named
 from ..data.metadata import rewrite_metadata
-from ..files import IrregularFileError, open_regular, read_json, read_json_lines, read_regular
+from ..files import IrregularFileError, is_utf8, open_regular, read_json, read_json_lines, read_regular
 from ..jobs.journal import open_journal
 from ..jobs.ledger import without
 from ..jobs.shards import ROW_GROUP, make_shards, no_bars
 from ..jobs.tables import is_picture_folder
 from ..poisons.base import Poison
-from ..sample import batch_tokens, class_token
+from ..sample import batch_tokens, class_token, spread
 
 CARD, MANIFEST = "README.md", "protection.json"
 DATA = "data"  # folder of the tables
@@ -95,6 +95,15 @@ class Upload:
     def files(self) -> list[str]:
         """Everything that lies in the folder by now, but for card and manifest."""
         return sorted([*(path for paths in self.splits.values() for path in paths), *self.extra])
+
+    def sample(self, count: int) -> Iterator[Picture]:
+        """Some pictures of the first training split, evenly spread: a set may be sorted by class."""
+        paths = self.splits[self.training[0]]
+        sizes = [1 if self.features is None else pq.read_metadata(self.folder / path).num_rows for path in paths]
+        chosen = set(spread(sum(sizes), count))
+        for row, picture in enumerate(self.pictures(self.training[0])):
+            if row in chosen:
+                yield picture
 
     def pictures(self, split: str) -> Iterator[Picture]:
         """The pictures of a split, as they will be sent."""
@@ -223,6 +232,7 @@ def _tables(folder: Path, training: list[str], features: Features, poison: Poiso
         )
     feature = features[label_key] if label_key else None
     classes = list(feature.names) if isinstance(feature, ClassLabel) else None
+    _check_names([*features, *(classes or ())])
     return Upload(folder, {}, training, features, image_key, label_key, classes, known=poison.classes)
 
 
@@ -235,6 +245,20 @@ def _training(splits: Any) -> list[str]:
 
 
 # ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Refuse names that cannot be written into a card and a manifest.
+
+    Raises:
+        ValueError: they are not UTF-8.
+    """
+    strange = [name for name in names if not is_utf8(name)]
+    if strange:
+        raise ValueError(
+            f"{named([repr(name) for name in strange])}: the name is not UTF-8, as the Hub wants it: rename it in the "
+            "source, protect again, and publish that"
+        )
 
 
 def _stage_parquet(source: Path, folder: Path, poison: Poison, findings: Findings, copy: bool) -> Upload:
@@ -271,6 +295,7 @@ def _stage_pictures(
     listing = list_folder(source, label is not None)
     if listing.left_out:
         listing = list_folder(source, label is not None, listing.left_out)
+    _check_names([*listing.paths, *listing.others, *listing.metadata])
     training = sorted({listing.split(path) or ALONE for path in listing.paths if listing.is_training(path)})
     classes = listing.classes if label is None else None
     upload = Upload(folder, {}, training, classes=classes, known=poison.classes)
