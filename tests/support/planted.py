@@ -391,6 +391,15 @@ _file_in_folder("a link as a name inside metadata.jsonl", "link", "metadata.json
 _file_in_folder("an original under the name of a licence", "stray file", "LICENSE.psd", b"8BPS")
 _file_in_folder("the same, as if it were text", "stray file", "licence.txt", encode(pictures()[0]))
 _file_in_folder("the key in metadata.csv", "key", "metadata.csv", b"file_name,x\nant/000.png," + SECRET.hex().encode())
+
+
+@plant("a pipe in the folder", "stray file")
+def _(tmp_path):
+    folder = protected_folder(tmp_path)
+    os.mkfifo(folder / "pipe")
+    return Planted(folder, "pipe")
+
+
 _file_in_folder("an original added to the folder", "clean picture", "ant/900.png", encode(pictures()[0]))
 _file_in_folder("a picture of another kind", "encoding", "ant/900.gif", encode(pictures()[0], "GIF"))
 
