@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from ..data.columns import image_columns
 from ..data.listing import PICTURES, named
+from ..errors import UsageError, printable
 from ..files import parse_json
 from ..key import Key
 from ..sample import name_rows
@@ -87,10 +88,10 @@ class Leak:
 
     def __str__(self) -> str:
         where = name_places(self.places)
-        return f"{self.check}: {where + ': ' if where else ''}{self.what}; {self.remedy}"
+        return printable(f"{self.check}: {where + ': ' if where else ''}{self.what}; {self.remedy}")
 
 
-class LeakError(ValueError):
+class LeakError(UsageError):
     """A set that is not published, and why. ``leaks`` has all of them."""
 
     def __init__(self, leaks: Sequence[Leak]) -> None:

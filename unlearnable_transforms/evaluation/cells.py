@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..defenses.base import Defense, Setting
-from ..files import whole
+from ..files import read_json, whole
 from ..sample import spread
 from ..training.loop import Augment, History, Recipe, recipe_augment, train
 from ..victims.nets import native_bf16, predict
@@ -230,10 +230,7 @@ def read_cells(folder: Path) -> Iterator[Cell]:
         ValueError: a file is damaged or of a later format; it is named.
     """
     for path in sorted(folder.glob("*.json")):
-        try:
-            cell = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise ValueError(f"{path} is damaged: remove it, and it is computed again") from None
+        cell = read_json(path, object, "remove it, and it is computed again")
         if not isinstance(cell, dict) or "id" not in cell or "defense" not in cell:
             continue  # report.json, or somebody else's file
         if cell.get("format") != FORMAT:
