@@ -1,6 +1,7 @@
 """`ut.audit` and `unlearnable audit`: what files give away, exit codes, JSON."""
 
 import json
+import os
 import weakref
 from pathlib import Path
 
@@ -59,6 +60,25 @@ def test_a_key_in_the_folder_is_told_and_changes_the_exit_code(tmp_path, capsys)
     assert [(leak["check"], leak["places"]) for leak in told["leaks"]] == [("key", ["notes.txt"])]
     assert told["exit_code"] == 3
     assert told["formats"] == {"PNG": COUNT}
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("metadata.jsonl", b"[" * 100_000),
+        ("metadata.jsonl", b"5\n"),
+        ("metadata.csv", b"\xff\xfe\x00"),
+        ("metadata.csv", None),
+    ],
+)
+def test_what_nobody_can_read_is_named_and_stops_nothing(tmp_path, name, data):
+    place = folder(tmp_path / "set", noisy(False))
+    if data is None:
+        os.mkfifo(place / name)  # nothing is waited for
+    else:
+        (place / name).write_bytes(data)
+    found = ut.audit(place)
+    assert [(leak.check, leak.places) for leak in found.leaks] == ([] if data is None else [("unreadable", (name,))])
 
 
 def test_errors_are_one_line(tmp_path, capsys):
