@@ -64,7 +64,7 @@ def class_token(label: Any, classes: Sequence | None = None) -> str:
 
 
 def _token(label: Any, known: list[str] | None) -> str:
-    if isinstance(label, np.ndarray | torch.Tensor) and label.ndim == 0:
+    if isinstance(label, np.ndarray | torch.Tensor) and (label.ndim == 0 or _is_one_integer(label)):
         label = label.item()
     if isinstance(label, np.generic):
         label = label.item()
@@ -91,6 +91,11 @@ def _token(label: Any, known: list[str] | None) -> str:
     raise TypeError(f"class labels are integers or text, not {type(label).__name__}")
 
 
+def _is_one_integer(label: np.ndarray | torch.Tensor) -> bool:
+    """Whether a label is a vector of one integer: a row of the labels (N, 1) of Keras and MedMNIST."""
+    return label.ndim == 1 and len(label) == 1 and type(label[0].item()) is int
+
+
 def _int_token(label: int, known: list[str] | None) -> str:
     if label < 0:
         raise ValueError(f"the label is {label}, which means unlabelled; label the sample or leave it out")
@@ -111,7 +116,7 @@ def class_tokens(classes: Sequence) -> list[str]:
     Raises:
         ValueError: the list is empty, names a class twice, or mixes integers and text.
     """
-    if isinstance(classes, str | AbstractSet | Mapping) or not len(classes):
+    if isinstance(classes, str | bytes | AbstractSet | Mapping) or not len(classes):
         # the order of a set changes from process to process
         raise ValueError("classes is a list of class names or integers with at least one entry, in a fixed order")
     tokens = [_token(name, None) for name in classes]
@@ -164,18 +169,32 @@ def batch_tokens(labels: Any, count: int, classes: Sequence | None = None) -> li
 
 
 def _as_list(labels: Any) -> list:
+    """Labels in their order. Containers that have none, or whose values are something else, are refused."""
     if isinstance(labels, torch.Tensor | np.ndarray) and labels.ndim:
+        if labels.ndim == 2 and labels.shape[1] == 1:  # a column
+            labels = labels[:, 0]
         if labels.ndim > 1:
             raise TypeError(
                 f"labels have shape {tuple(labels.shape)}: soft, one-hot or multi-hot labels are refused; put the "
-                "poison before MixUp and CutMix, and pass one class an image"
+                "poison before MixUp and CutMix, and pass one class an image (a row of classes: labels.ravel())"
             )
         if labels.dtype in (torch.bool, np.bool_):
             raise TypeError("labels are bool; class labels are integers or text: cast them to int64")
         return labels.tolist()
-    if isinstance(labels, str) or not isinstance(labels, Iterable) or getattr(labels, "ndim", 1) == 0:
-        raise TypeError(f"a batch of images needs a batch of labels, not {type(labels).__name__}")
+    if hasattr(labels, "to_pylist"):  # Arrow
+        return labels.to_pylist()
+    text = isinstance(labels, str | bytes | bytearray | memoryview)
+    if text or not (isinstance(labels, Sequence) or _is_series(labels)):
+        raise TypeError(
+            f"a batch of images needs a batch of labels, not {type(labels).__name__}: pass a list, an array or a "
+            "tensor with one class an image, in the order of the images"
+        )
     return list(labels)
+
+
+def _is_series(labels: Any) -> bool:
+    """Whether labels are a column of pandas or Polars, or another array of one axis."""
+    return len(getattr(labels, "shape", ())) == 1 and hasattr(labels, "__array__")
 
 
 def sample_id(pixels: np.ndarray, token: str) -> bytes:
