@@ -9,6 +9,7 @@ import torch
 # Values of one chunk: small enough that its intermediates stay in reach, large enough that calls cost nothing.
 CHUNK_VALUES = 3_200_000
 SSIM_WINDOW = 11
+VISIBLE = 8  # levels: smaller differences are no content
 
 
 @cache
@@ -105,3 +106,28 @@ def equal_arrays(before: np.ndarray, after: np.ndarray) -> bool:
     """Whether two uint8 pictures (H, W, C) of one shape are equal; the middle pixel is compared first."""
     middle = before.shape[0] // 2, before.shape[1] // 2
     return np.array_equal(before[middle], after[middle]) and np.array_equal(before, after)
+
+
+def content_in_alpha(colour: np.ndarray, alpha: np.ndarray) -> bool:
+    """Whether what an image shows lives in its alpha channel: nothing is visible, or all that is has one colour while
+    alpha varies. No change of the colours protects such an image.
+
+    Args:
+        colour: uint8 (H, W, C), C = 1 or 3.
+        alpha: uint8 (H, W, 1).
+    """
+    lowest, highest = int(alpha.min()), int(alpha.max())
+    if highest == 0:
+        return True
+    if highest - lowest <= VISIBLE:
+        return False
+    shown = colour[alpha[:, :, 0] > VISIBLE]
+    return bool((np.ptp(shown, axis=0) <= VISIBLE).all()) if len(shown) else True
+
+
+def rows_in_alpha(images: torch.Tensor) -> list[int]:
+    """Rows of a uint8 batch (B, C, H, W) with alpha last (C = 2, 4) of which :func:`content_in_alpha` is true."""
+    if images.shape[1] in (1, 3):
+        return []
+    pixels = images.numpy().transpose(0, 2, 3, 1)
+    return [row for row, image in enumerate(pixels) if content_in_alpha(image[:, :, :-1], image[:, :, -1:])]

@@ -31,8 +31,8 @@ import torch
 from PIL import Image
 
 from unlearnable_transforms import CUDAPoison, Key
+from unlearnable_transforms.data.codec import Codec
 from unlearnable_transforms.data.image import PNG_LEVEL
-from unlearnable_transforms.jobs.encode import Codec
 from unlearnable_transforms.jobs.folder import protect_folder
 from unlearnable_transforms.jobs.workers import run_tasks
 

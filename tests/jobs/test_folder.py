@@ -13,9 +13,11 @@ import pytest
 from conftest import decode, encode, image_set, pixels, stored
 from folders import PROFILE, make_folder, photograph, tree
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import unlearnable_transforms as ut
-from unlearnable_transforms.jobs.encode import Codec
+from unlearnable_transforms.data.codec import Codec
+from unlearnable_transforms.data.image import open_bytes
 from unlearnable_transforms.jobs.folder import protect_folder
 from unlearnable_transforms.jobs.ledger import read_ledger
 from unlearnable_transforms.pixels import ssim
@@ -164,6 +166,47 @@ def test_jpeg_cannot_hold_transparency(tmp_path, out, poison):
     assert [path for path, _ in summary.failed] == ["cat/a.png"]
     assert "transparency" in summary.failed[0][1]
     assert set(tree(out)) == {"cat/b.jpg"}
+
+
+ALLOCATION = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 507000000 bytes"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError(ALLOCATION), RuntimeError("a bug of ours")], ids=repr)
+def test_an_image_that_does_not_fit_into_memory_is_named_and_the_rest_goes_on(source, out, poison, monkeypatch, error):
+    first = sorted(tree(source))[0]
+    large = np.asarray(decode(tree(source)[first]))
+
+    def short_of_memory(images, *rest):
+        if np.array_equal(images[0], large):
+            raise error
+        return type(poison).protect_arrays(poison, images, *rest)
+
+    monkeypatch.setattr(poison, "protect_arrays", short_of_memory)
+    if "bug" in str(error):
+        with pytest.raises(RuntimeError, match="a bug of ours"):
+            protect_folder(source, out, poison, workers=1)
+        return
+    summary = protect_folder(source, out, poison, workers=1)
+    assert summary.failed == [(first, "the image does not fit into memory: make it smaller")]
+    assert summary.counts == {"protected": 11}
+
+
+def test_without_profiles_the_colours_are_those_that_were_shown(source, out, poison):
+    """Numbers of another space are converted first, protected then; the sample stays that of the file."""
+    linear = PngInfo()
+    linear.add(b"gAMA", (100_000).to_bytes(4, "big"))
+    data = encode(pixels(20, 20, 3), pnginfo=linear)
+    (source / "ant" / "linear.png").write_bytes(data)
+    summary = protect_folder(source, out, poison, codec=Codec(icc=False))
+    clean = open_bytes(data)
+    in_srgb = clean.in_srgb().colour
+    assert np.abs(in_srgb.astype(int) - clean.colour).mean() > 20
+    written = np.asarray(decode((out / "ant" / "linear.png").read_bytes()))
+    assert np.array_equal(written, poison.protect_arrays([in_srgb], ["i:0"])[0])
+    ledger = dict(
+        zip(*(read_ledger(summary.ledger)[name].to_pylist() for name in ("clean_id", "protected_id")), strict=True)
+    )
+    assert ledger[sample_id(clean.colour, "i:0")] == sample_id(written, "i:0")
 
 
 def test_collisions_are_an_error_before_anything_is_written(source, out, poison):

@@ -16,9 +16,10 @@ from folders import command, interrupted, make_folder, tree, wait_for_end, wait_
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
+from unlearnable_transforms.data.codec import Codec
 from unlearnable_transforms.files import PART_PREFIX, PART_SUFFIX
 from unlearnable_transforms.jobs import shards
-from unlearnable_transforms.jobs.encode import Codec, FileWorker
+from unlearnable_transforms.jobs.encode import FileWorker
 from unlearnable_transforms.jobs.folder import protect_folder
 from unlearnable_transforms.jobs.journal import open_journal
 

@@ -39,7 +39,7 @@ def add_to(commands: Any) -> None:
         "--keep-metadata",
         choices=("none", "icc"),
         default="icc",
-        help="icc keeps the colour profile; all else goes, always (default: icc)",
+        help="icc keeps the colour space, none converts to sRGB; all other metadata goes, always (default: icc)",
     )
     tables = parser.add_argument_group("data sets")
     tables.add_argument("--config", metavar="NAME", help="configuration of a Hub data set")
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    from ..jobs.encode import Codec
+    from ..data.codec import Codec
     from ..jobs.folder import protect_folder
     from ..jobs.tables import is_picture_folder, protect_tables
     from ..jobs.workers import cores

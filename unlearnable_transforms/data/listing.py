@@ -2,13 +2,12 @@
 
 import json
 import os
-import re
 from array import array
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .columns import is_train_split
+from .splits import is_train_split, leading_split
 
 # Also kinds that Pillow cannot read: they are pictures, so they are told as unreadable and not passed over.
 _PICTURES = (
@@ -20,9 +19,6 @@ SUFFIXES = {"png": (".png",), "webp": (".webp",), "jpeg": (".jpg", ".jpeg", ".jp
 METADATA = ("metadata.csv", "metadata.jsonl")
 LONGEST_NAME = 255  # bytes, on the usual file systems
 SHOWN = 5
-_SPLITS = "train|training|test|testing|val|valid|validation|dev|eval|evaluation|holdout"
-SPLIT_NAMES = frozenset(_SPLITS.split("|"))
-_SPLIT = re.compile(rf"({_SPLITS})([-_.]\w+|\d+)?")
 
 
 @dataclass
@@ -89,7 +85,7 @@ def list_folder(root: Path, labelled: bool, keep_splits: Collection[str] = (), h
         raise ValueError(f"there are no pictures in {root}")
     if not labelled:
         tops = sorted({path.split("/")[0] for path, _, _ in found if "/" in path})
-        listing.splits = bool(tops) and all(_SPLIT.fullmatch(name.lower()) for name in tops)
+        listing.splits = bool(tops) and all(map(leading_split, tops))
         if listing.splits:
             found = _choose_splits(listing, found, tops, keep_splits)
         paths = [path for path, _, _ in found]

@@ -1,65 +1,20 @@
 """One picture file in, one protected picture file out: what the workers of a folder do."""
 
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import xxhash
-from PIL import Image
-
-from ..data.image import PNG_LEVEL, Opened, open_image, readable
+from ..data.codec import Codec, checksum, measure
+from ..data.image import open_bytes
 from ..files import whole
-from ..pixels import SSIM_WINDOW, gain_fitted_psnr, psnr, ssim
 from ..poisons.base import Poison
 from ..poisons.fraction import is_chosen
 from ..sample import sample_id
 
-CROP = 128  # SSIM is measured on the middle of a picture, at most this large, PSNR on about so many rows and columns
-
 
 class SourceChanged(ValueError):
     """A source file is not what it was when the run began."""
-
-
-@dataclass(frozen=True)
-class Codec:
-    """How pictures are written.
-
-    Attributes:
-        format: ``png``, ``webp`` (both lossless) or ``jpeg``.
-        quality: of JPEG, 1..100; colours are never subsampled.
-        icc: whether the colour profile is embedded. No other metadata ever is.
-    """
-
-    format: str = "png"
-    quality: int = 95
-    icc: bool = True
-
-    def encode(self, image: Image.Image) -> bytes:
-        """The bytes of a file.
-
-        Raises:
-            ValueError: the format cannot hold the picture.
-        """
-        options: dict[str, Any] = {
-            "png": {"compress_level": PNG_LEVEL},
-            "webp": {"lossless": True, "method": 0, "exact": True},
-            "jpeg": {"quality": self.quality, "subsampling": 0},
-        }[self.format]
-        profile = image.info.pop("icc_profile", None)
-        if self.icc and profile:
-            options["icc_profile"] = profile
-        if self.format == "jpeg" and image.mode not in ("RGB", "L"):
-            raise ValueError("the picture has transparency, which JPEG cannot hold: choose --format png or webp")
-        buffer = io.BytesIO()
-        try:
-            image.save(buffer, self.format.upper(), **options)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.format} cannot hold the picture: {error}") from None
-        return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -111,6 +66,10 @@ class FileWorker:
             encoded, facts = self._protect(data, task)
         except (TypeError, ValueError) as error:
             return {**record, "status": "failed", "reason": str(error)}
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "allocate memory" not in str(error):  # as torch says it
+                raise
+            return {**record, "status": "failed", "reason": "the image does not fit into memory: make it smaller"}
         target = self.out / task.target
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole(target) as temporary:
@@ -119,16 +78,17 @@ class FileWorker:
 
     def _protect(self, data: bytes, task: Task) -> tuple[bytes, dict[str, Any]]:
         """The new file's bytes, and what the journal is to know about it."""
-        opened = open_bytes(data)
-        if task.token is None:
-            return self.codec.encode(opened.close(opened.colour)), {"status": "kept"}
+        stored = open_bytes(data)
+        opened = self.codec.prepare(stored)
         clean = opened.colour
-        clean_id = sample_id(clean, task.token)
-        changed, changed_id, status = clean, clean_id, "left"
+        if task.token is None:
+            return self.codec.encode(opened.close(clean)), {"status": "kept"}
+        clean_id = sample_id(stored.colour, task.token)
+        changed, status = clean, "left"
         if is_chosen(self.poison.key, clean_id, self.fraction):
-            (changed,) = self.poison.protect_arrays([clean], [task.token])
-            changed_id = sample_id(changed, task.token)
-            status = "unchanged" if changed_id == clean_id else "protected"
+            (changed,) = self.poison.protect_arrays([clean], [task.token], [clean_id])
+            status = "unchanged" if opened.unprotected_by(changed) else "protected"
+        changed_id = sample_id(changed, task.token)
         encoded = self.codec.encode(opened.close(changed))
         shown = changed
         if self.codec.format == "jpeg":  # others will find the picture by the pixels that they decode
@@ -144,33 +104,3 @@ class FileWorker:
         if task.measure and status == "protected":
             facts["measured"] = measure(clean, shown)
         return encoded, facts
-
-
-def open_bytes(data: bytes) -> Opened:
-    """A picture file's pixels, and the way back to a PIL image without a trace of the file but its colour profile.
-
-    Raises:
-        TypeError, ValueError: a picture that is refused or cannot be read.
-    """
-    with readable():
-        image = Image.open(io.BytesIO(data))
-    with image:
-        return open_image(image)
-
-
-def checksum(data: bytes) -> str:
-    """xxh3-128, hexadecimal."""
-    return xxhash.xxh3_128(data).hexdigest()
-
-
-def measure(clean: np.ndarray, changed: np.ndarray) -> list[float | None]:
-    """PSNR and gain-fitted PSNR in dB of evenly spread pixels, and SSIM of the middle; None where there is none."""
-    step = max(1, min(clean.shape[:2]) // CROP)
-    some = clean[::step, ::step], changed[::step, ::step]
-    window = tuple(slice(max(0, (side - CROP) // 2), max(0, (side - CROP) // 2) + CROP) for side in clean.shape[:2])
-    small = min(clean.shape[:2]) < SSIM_WINDOW
-    likeness = None if small else ssim(clean[window], changed[window])
-    return [
-        value if value is None or np.isfinite(value) else None
-        for value in (psnr(*some), gain_fitted_psnr(*some), likeness)
-    ]

@@ -13,12 +13,13 @@ import pyarrow as pa
 from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from ..data.codec import Codec
 from ..data.listing import Listing, check_targets, list_folder, named, readable_name, target_name
 from ..data.metadata import check_metadata, rewrite_metadata
 from ..poisons.base import Poison
 from ..sample import class_token
 from ..secret.labels import check_options, hide_files, remember
-from .encode import Codec, FileWorker, Task
+from .encode import FileWorker, Task
 from .engines import Engine, check_engine, run_on
 from .fraction import check_fraction
 from .journal import Journal, open_journal

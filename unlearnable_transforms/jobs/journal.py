@@ -21,9 +21,9 @@ from typing import IO, Any
 
 import xxhash
 
+from ..data.codec import checksum
 from ..data.listing import named
 from ..files import private_directory, remove_parts, replacing
-from .encode import checksum
 
 VERSION = 1
 REMEDY = "use the same again, or start with an empty output folder"

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo
 from datasets.table import embed_table_storage
 
+from ..data.codec import checksum, measure
 from ..data.columns import stored_images
 from ..data.image import open_chunks, open_image
 from ..files import whole
 from ..poisons.base import Poison
 from ..protection.protect import protect_split, unchanged_rows
 from ..sample import SampleError
-from .encode import checksum, measure
 from .ledger import SCHEMA
 from .summary import Summary, measured_every
 

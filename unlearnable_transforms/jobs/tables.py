@@ -22,8 +22,10 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ..data.columns import image_columns, is_train_split, refuse_second_image
-from ..data.listing import SPLIT_NAMES, is_hidden, is_picture, named
+from ..data.beside import dataset_images
+from ..data.columns import refuse_second_image
+from ..data.listing import is_hidden, is_picture, named
+from ..data.splits import is_train_split, split_words
 from ..poisons.base import NotFittedError, Poison
 from ..sample import SampleError
 from ..secret.labels import check_labels, check_options, hide_rows, label_columns, remember, to_fit, with_secret
@@ -278,7 +280,7 @@ def _parquet_files(path: Path) -> dict[str, list[str]]:
 
 def _split_of(name: Path, source: Path) -> str:
     for part in (name.stem, *name.parts[-2:0:-1]):  # the file, then the folders around it up to the source
-        words = SPLIT_NAMES & set(re.split(r"[\W\d_]+", part.lower()))
+        words = set(split_words(part))
         if len(words) > 1:
             raise ValueError(f"{source.parent / name}: is it {' or '.join(sorted(words))}? Name one of them")
         if words:
@@ -331,9 +333,7 @@ def _check_columns(
     first = splits[train[0]]
     image_key, label_key = label_columns(first.column_names, poison)
     for name, data in splits.items():
-        refuse_second_image(
-            image_key, [column for column in image_columns(data.features) if column not in keep_columns]
-        )
+        refuse_second_image(image_key, dataset_images(data, [image_key, *keep_columns]))
         if name in train:
             check_labels(data, label_key, poison)
     return image_key, label_key

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from ..data.columns import find_columns, image_columns, image_values, is_train_split, refuse_second_image, stored_images
+from ..data.beside import row_images, table_images
+from ..data.columns import find_columns, refuse_second_image, stored_images
 from ..data.image import Opened, check_batch, is_batch, open_chunks, open_image
+from ..data.splits import is_train_split
 from ..key import Key
-from ..pixels import chunk_length, equal_arrays, keep_heap, unchanged_rows
+from ..pixels import chunk_length, keep_heap, rows_in_alpha, unchanged_rows
 from ..sample import SampleError, batch_tokens, class_token, class_tokens, class_value, name_rows, sample_ids
 from ..warn import warn
 from .batches import counted_in, in_batches
@@ -228,9 +230,11 @@ class Poison:
                 return {} if lazy else dict(row)
         self._ready()
         image_key, label_key = find_columns(row.keys(), self.image_key, self.label_key)
-        if self.image_key is None:
-            refuse_second_image(image_key, image_columns(row.formatter.features) if lazy else image_values(row))
         labels = row[label_key]
+        if self.image_key is None:
+            count = len(labels) if _is_label_batch(labels) else None
+            others = table_images(row.pa_table, [image_key]) if lazy else row_images(row, count, [image_key])
+            refuse_second_image(image_key, others)
         if not lazy:
             return {**row, image_key: self(row[image_key], labels)[0]}
         batched = type(row).__name__ == "LazyBatch"
@@ -268,15 +272,15 @@ class Poison:
         colours = images.shape[1] - (images.shape[1] in (2, 4))
         if colours != images.shape[1]:
             result[:, colours:] = images[:, colours:]
+        unchanged = rows_in_alpha(images)
         images, result = images[:, :colours], result[:, :colours]
         step = chunk_length(images[0].numel()) if len(images) else 1
-        unchanged: list[int] = []
         for start in range(0, len(images), step):
             rows = slice(start, start + step)
             chunk = images[rows].contiguous()
             result[rows] = self._protect_rows(chunk, tokens[rows], range(start, start + len(chunk)))
             unchanged += [start + row for row in unchanged_rows(chunk, result[rows])]
-        _warn_unchanged(unchanged)
+        _warn_unchanged(sorted(set(unchanged)))
 
     def _protect_each(self, images: Sequence, reader: Callable[[Any], Opened], tokens: list[str]) -> Iterator[Any]:
         """Open, protect and close pictures; at most about one chunk of pixels is open at a time, whatever the batch."""
@@ -288,23 +292,35 @@ class Poison:
             except SampleError as error:
                 raise SampleError.at([start + row for row in error.rows] if len(images) > 1 else [], error) from None
             for row, (picture, colour) in enumerate(zip(opened, changed, strict=True), start):
-                if equal_arrays(picture.colour, colour):
+                if picture.unprotected_by(colour):
                     unchanged.append(row)
                 yield picture.close(colour)
         _warn_unchanged(unchanged)
 
-    def protect_arrays(self, images: Sequence[np.ndarray], tokens: Sequence[str]) -> list[np.ndarray]:
-        """Protect opened pictures, uint8 (H, W, C) with C = 1 or 3, sizes may differ; the same, newly made."""
+    def protect_arrays(
+        self, images: Sequence[np.ndarray], tokens: Sequence[str], ids: Sequence[bytes] | None = None
+    ) -> list[np.ndarray]:
+        """Protect opened pictures, uint8 (H, W, C) with C = 1 or 3, sizes may differ; the same, newly made.
+
+        Args:
+            images: the pictures.
+            tokens: class token of each.
+            ids: sample id of each where it is not that of these pixels: colours were converted since.
+        """
         self._ready()
 
         def protect(batch: torch.Tensor, rows: list[int]) -> torch.Tensor:
-            return self._protect_rows(batch, [tokens[row] for row in rows], rows)
+            known = None if ids is None else [ids[row] for row in rows]
+            return self._protect_rows(batch, [tokens[row] for row in rows], rows, known)
 
         return in_batches(images, protect)
 
-    def _protect_rows(self, images: torch.Tensor, tokens: Sequence[str], rows: Sequence[int]) -> torch.Tensor:
+    def _protect_rows(
+        self, images: torch.Tensor, tokens: Sequence[str], rows: Sequence[int], ids: Sequence[bytes] | None = None
+    ) -> torch.Tensor:
         """Protect a batch whose pictures stand at ``rows`` of what the caller passed: errors name those."""
-        ids = sample_ids(images, tokens) if self.needs_ids else None
+        if ids is None and self.needs_ids:
+            ids = sample_ids(images, tokens)
         with counted_in(rows):
             return self._protect(images, tokens, ids)
 
@@ -374,6 +390,7 @@ def _is_grey_batch(images: Any) -> bool:
 def _warn_unchanged(rows: list[int]) -> None:
     if rows:
         warn(
-            f"{name_rows(rows)}: the method leaves the picture as it is (all black, perhaps): it goes out unprotected",
+            f"{name_rows(rows)}: the method leaves the picture as it is (all black, perhaps, or what it shows is in "
+            "its alpha channel): it goes out unprotected",
             UnchangedWarning,
         )

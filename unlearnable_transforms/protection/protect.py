@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 
-from ..data.columns import image_columns, is_train_split, refuse_second_image, stored_images
+from ..data.beside import dataset_images
+from ..data.columns import refuse_second_image, stored_images
 from ..data.image import open_chunks
+from ..data.splits import is_train_split
 from ..jobs.fraction import check_fraction
 from ..jobs.ledger import SCHEMA, write_ledger
 from ..poisons.base import NotFittedError, Poison, UnchangedWarning
@@ -80,6 +82,9 @@ def protect(
     chosen = {name: split for name, split in splits.items() if name == "" or is_train_split(name)}
     if not chosen:
         raise ValueError(f"none of the splits {list(splits)} is training data, so nothing would be protected")
+    empty = [name for name, split in chosen.items() if not len(split)]
+    if empty:
+        raise ValueError(f"there are no rows to protect{f' in {empty}' if empty != [''] else ''}")
     formats = {name: split.format for name, split in chosen.items()}
     check_options(labels, clusters, backbone, poison.key)
     if labels is not None:
@@ -99,8 +104,8 @@ def protect(
         unchanged = unchanged_rows(table)
         if unchanged:
             warn(
-                f"{name_rows(unchanged)}: the method leaves the picture as it is (all black, perhaps): it is "
-                "unprotected",
+                f"{name_rows(unchanged)}: the method leaves the picture as it is (all black, perhaps, or what it "
+                "shows is in its alpha channel): it is unprotected",
                 UnchangedWarning,
             )
     write_ledger(pa.concat_tables(tables), ledger, poison)
@@ -120,7 +125,7 @@ def protect_split(
         As :func:`protect`.
     """
     image_key, label_key = label_columns(data.column_names, poison)
-    refuse_second_image(image_key, [column for column in image_columns(data.features) if column not in keep])
+    refuse_second_image(image_key, dataset_images(data, [image_key, *keep]))
     check_labels(data, label_key, poison)  # all of them, first
     plain = data.with_format(None)
     mapped = plain.map(
@@ -180,7 +185,7 @@ class _ProtectRows:
                 for row, (picture, token, clean_id) in enumerate(zip(opened, names, ids, strict=True)):
                     colour = results.get(row, picture.colour)
                     protected_id = sample_id(colour, token)
-                    same = protected_id == clean_id
+                    same = picture.unprotected_by(colour)
                     status = "left" if row not in results else "unchanged" if same else "protected"
                     note = self.poison.unlock_note(picture.colour, colour, token) if status == "protected" else None
                     for column, value in zip(

@@ -16,8 +16,9 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict, Features, Value
 
-from ..data.columns import find_columns, is_train_split, stored_images
+from ..data.columns import find_columns, stored_images
 from ..data.image import open_chunks, open_image
+from ..data.splits import is_train_split
 from ..files import private_directory
 from ..jobs.ledger import fits_key, names_method, other_method, read_ledger
 from ..poisons.base import NotFittedError, Poison

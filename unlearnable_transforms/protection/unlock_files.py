@@ -19,11 +19,11 @@ import numpy as np
 from datasets import Dataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ..data.image import open_image
+from ..data.codec import Codec
+from ..data.image import open_bytes, open_image
 from ..data.listing import Listing, check_targets, list_folder, named, readable_name, target_name
 from ..data.metadata import check_metadata, rewrite_metadata
 from ..files import PART_PREFIX
-from ..jobs.encode import Codec, open_bytes
 from ..jobs.folder import check_places
 from ..jobs.ledger import COLUMNS, FOUND, differences, without
 from ..jobs.shards import Shard, make_shards, no_bars, write_table

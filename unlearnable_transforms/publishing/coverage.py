@@ -13,11 +13,11 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
 from ..checks.leaks import Findings, Place
-from ..data.columns import find_columns, is_train_split
-from ..data.image import open_image
+from ..data.columns import find_columns
+from ..data.image import open_bytes, open_image
 from ..data.listing import list_folder
+from ..data.splits import is_train_split
 from ..files import private_directory
-from ..jobs.encode import open_bytes
 from ..jobs.ledger import read_ledger
 from ..jobs.tables import is_picture_folder, load_training_splits
 from ..poisons.base import NotFittedError, Poison

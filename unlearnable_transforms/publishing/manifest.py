@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from datasets import Features
 
 from .. import __version__
+from ..data.image import open_bytes
 from ..files import private_directory
-from ..jobs.encode import open_bytes
 from ..key import Key
 from ..sample import class_token
 from .scan import Checked, ids_digest, published_id

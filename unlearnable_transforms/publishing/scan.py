@@ -32,8 +32,8 @@ from ..checks.leaks import (
     value_leaks,
 )
 from ..checks.pairs import Looks, find_pairs
+from ..data.image import open_bytes
 from ..data.listing import METADATA
-from ..jobs.encode import open_bytes
 from ..jobs.shards import ROW_GROUP
 from ..poisons.base import Poison
 from ..sample import sample_id

@@ -25,9 +25,10 @@ from datasets import (
 from datasets.table import embed_table_storage
 
 from ..checks.leaks import Findings, Leak, LeakError, Place, file_leak
-from ..data.columns import LABEL_KEYS, find_columns, is_train_split
+from ..data.columns import LABEL_KEYS, find_columns
 from ..data.listing import Listing, list_folder
 from ..data.metadata import rewrite_metadata
+from ..data.splits import is_train_split
 from ..jobs.journal import open_journal
 from ..jobs.ledger import without
 from ..jobs.shards import ROW_GROUP, make_shards, no_bars
