@@ -17,16 +17,22 @@ def keep_heap() -> None:
     """Make the C library keep the memory of freed chunks, once a process.
 
     glibc hands freed blocks of this size back to the system, and every pass then pays for fresh pages: freeing one
-    block of just under 32 MB raises that limit (mallopt(3), M_MMAP_THRESHOLD). It doubles the speed of convolutions.
+    block of just under 32 MB raises that limit (mallopt(3), M_MMAP_THRESHOLD). ``CUDAPoison.apply`` on 2,000 images of
+    32 pixels, one thread, best of 6 in each of 3 processes: 52,000 to 62,000 images a second of CPU time, and 23,000 to
+    29,000 without; at 224 pixels no difference.
     """
-    del_me = torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
-    del del_me
+    block = torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
+    del block
 
 
 def chunk_length(values_per_image: int) -> int:
     """How many images one pass works on at a time."""
     images = max(1, CHUNK_VALUES // max(1, values_per_image))
     return images - images % 16 if images > 16 else images  # blocks of 16 channels convolve fastest
+
+
+# PSNR and SSIM are ours, and not a library's: ledgers and reports of other machines need the same figures whatever
+# versions are installed, and the folder command measures beside its work, where SSIM as two matrix products is cheap.
 
 
 def psnr(clean: np.ndarray, changed: np.ndarray) -> float:

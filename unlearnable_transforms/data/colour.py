@@ -10,6 +10,7 @@ import io
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ _ADOBE_GAMMA = 2.19921875
 _SRGB_VALUES = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 _SRGB_CURVE = b"para\0\0\0\0" + struct.pack(">HH5i", 3, 0, *(round(value * 65536) for value in _SRGB_VALUES))
 _PARAMETERS = (1, 3, 4, 5, 7)  # of the kinds of parametric curves
-_MAX_CURVE = 4096  # entries
+_POINTS = (b"rXYZ", b"gXYZ", b"bXYZ")
+_MAX_TAGS, _MAX_CURVE = 100, 4096  # tags of a profile, entries of a curve
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
 
@@ -70,7 +72,7 @@ def space_of(image: Image.Image, mode: str) -> Space | None:
     cicp, data = info.get("cicp"), info.get("icc_profile")
     if cicp is not None and cicp[0] in _PRIMARIES:
         return _of_code_points(cicp, mode)
-    if data:
+    if isinstance(data, bytes) and data:
         return _fitting(_parse(data), mode)
     if info.get("srgb") is not None:
         return None
@@ -110,30 +112,37 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
 # ---- profiles that are read ------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=64)  # the images of a set have few profiles
 def _parse(data: bytes) -> tuple[bytes, Space] | None:
     """The kind of pixels that a profile is for, and its space; None where it is no colour profile."""
-    if not isinstance(data, bytes) or len(data) < 132 or data[36:40] != b"acsp":
+    if len(data) < 132 or data[36:40] != b"acsp":
         return None
     kind = data[16:20]
-    (count,) = struct.unpack_from(">I", data, 128)
-    if count > 100 or len(data) < 132 + 12 * count:
-        return None
-    tags = {}
-    for number in range(count):
-        name, start, size = struct.unpack_from(">4sII", data, 132 + 12 * number)
-        tags[name] = data[start : start + size]
     names = {b"RGB ": (b"rTRC", b"gTRC", b"bTRC"), b"GRAY": (b"kTRC",)}.get(kind)
-    if names is None:
-        return kind, Space()
+    tags = _tags(data)
+    if names is None or tags is None:
+        return None
     if data[20:24] == b"XYZ " and not any(name[:3] in (b"A2B", b"D2B") for name in tags):
         curves = tuple(_curve(tags.get(name, b"")) for name in names)
-        points = () if kind == b"GRAY" else tuple(_point(tags.get(name, b"")) for name in (b"rXYZ", b"gXYZ", b"bXYZ"))
-        return (kind, Space(curves, points)) if all(curves) and all(points) else None
+        points = () if kind == b"GRAY" else tuple(_point(tags.get(name, b"")) for name in _POINTS)
+        if not (all(curves) and all(points)):
+            return None
+        space = Space(curves, points)
+    else:
+        space = Space(table=data)
     try:
-        _transform(data, "L" if kind == b"GRAY" else "RGB")
+        _transform(space.profile(), "L" if kind == b"GRAY" else "RGB")
     except (OSError, ImageCms.PyCMSError):
         return None
-    return kind, Space(table=data)
+    return kind, space
+
+
+def _tags(data: bytes) -> dict[bytes, bytes] | None:
+    (count,) = struct.unpack_from(">I", data, 128)
+    if count > _MAX_TAGS or len(data) < 132 + 12 * count:
+        return None
+    places = (struct.unpack_from(">4sII", data, 132 + 12 * number) for number in range(count))
+    return {name: data[start : start + size] for name, start, size in places}
 
 
 def _fitting(parsed: tuple[bytes, Space] | None, mode: str) -> Space | None:
@@ -240,7 +249,7 @@ def _build(space: Space) -> bytes:
         plain = name.encode() + b"\0"
         texts = [b"desc\0\0\0\0" + struct.pack(">I", len(plain)) + plain + bytes(78), b"text\0\0\0\0" + plain]
     elements = dict(zip((b"desc", b"cprt"), texts, strict=True)) | {b"wtpt": _xyz(_D50)}
-    elements |= dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), space.primaries, strict=False))
+    elements |= dict(zip(_POINTS, space.primaries, strict=False))
     curves = (b"rTRC", b"gTRC", b"bTRC") if space.primaries else (b"kTRC",)
     elements |= dict(zip(curves, space.curves, strict=True))
     table, body, start = b"", b"", 132 + 12 * len(elements)
