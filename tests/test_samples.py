@@ -24,7 +24,7 @@ class Animal(IntEnum):
 
 NFC, NFD = (unicodedata.normalize(form, "Möwe") for form in ("NFC", "NFD"))
 THREES = [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.int8), Animal.CAT]
-THREES += [np.array([3]), torch.tensor([3])]  # a row of labels (N, 1), as Keras and MedMNIST have them
+THREES += [np.array([3]), torch.tensor([3]), [3], (3,)]  # a row of labels (N, 1), as Keras and MedMNIST have them
 
 
 @pytest.mark.parametrize("label", THREES, ids=lambda label: type(label).__name__)
@@ -67,8 +67,10 @@ def test_classes_turn_numbers_into_names():
         ([0, 1], None, TypeError, "soft.*before MixUp"),
         ((0.5, 0.5), None, TypeError, "soft"),
         (np.array([0.1, 0.9]), None, TypeError, "soft"),
-        (torch.tensor([0.5]), None, TypeError, "soft"),
-        (torch.tensor([True]), None, TypeError, "soft"),
+        (torch.tensor([0.5]), None, TypeError, "float"),
+        (torch.tensor([True]), None, TypeError, "bool"),
+        ([None], None, ValueError, "missing"),
+        ([[3, 3]], None, TypeError, "soft"),
         (np.array([3, 3]), None, TypeError, "soft"),
         (b"cat", None, TypeError, "not bytes"),
         (object(), None, TypeError, "not object"),
@@ -106,6 +108,7 @@ def test_labels_that_name_no_class_are_refused(label, classes, kind, message):
         range(2, -1, -1),
         np.array([[2], [0], [2]], np.uint8),
         torch.tensor([[2], [0], [2]]),
+        [[2], [0], [2]],
         array("q", [2, 0, 2]),
         pd.Series([2, 0, 2], index=[7, 5, 6]),
         pd.Categorical([2, 0, 2]),

@@ -64,8 +64,10 @@ def class_token(label: Any, classes: Sequence | None = None) -> str:
 
 
 def _token(label: Any, known: list[str] | None) -> str:
-    if isinstance(label, np.ndarray | torch.Tensor) and (label.ndim == 0 or _is_one_integer(label)):
-        label = label.item()
+    if isinstance(label, np.ndarray | torch.Tensor) and (label.ndim == 0 or label.shape == (1,)):
+        label = label.item()  # (1,): a row of labels (N, 1), as Keras and MedMNIST have them
+    elif isinstance(label, list | tuple) and len(label) == 1:
+        (label,) = label
     if isinstance(label, np.generic):
         label = label.item()
     if label is None:
@@ -89,11 +91,6 @@ def _token(label: Any, known: list[str] | None) -> str:
             "and pass one class a sample (docs/conventions.md)"
         )
     raise TypeError(f"class labels are integers or text, not {type(label).__name__}")
-
-
-def _is_one_integer(label: np.ndarray | torch.Tensor) -> bool:
-    """Whether a label is a vector of one integer: a row of the labels (N, 1) of Keras and MedMNIST."""
-    return label.ndim == 1 and len(label) == 1 and type(label[0].item()) is int
 
 
 def _int_token(label: int, known: list[str] | None) -> str:
