@@ -116,6 +116,7 @@ def test_other_columns_may_stay(name):
         (np.array([FILES[0]], object), True),
         (object(), True),
         (torch.randn(512), False),
+        (torch.randn(512, dtype=torch.bfloat16), False),
         (np.datetime64("2026-01-01"), False),
         (np.array(["a", "b"]), False),
         (np.zeros(3, np.uint8), False),

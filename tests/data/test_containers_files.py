@@ -314,6 +314,7 @@ def test_damaged_files_never_escape_as_another_error(format):
     [
         ({"bytes": b"", "path": None}, "the file is empty.*replace or remove"),
         ({"bytes": b"hello", "path": None}, "not a picture that can be read"),
+        ({"bytes": b"?", "path": None}, "not a picture that can be read"),
         ({"bytes": b"hello", "path": "/somewhere/good.png"}, "not a picture"),
         ({"bytes": None, "path": None}, "missing: it has neither bytes nor path"),
         ({"path": "/no/such/file.png"}, "/no/such/file.png does not exist"),

@@ -88,7 +88,8 @@ def is_image(value: Any) -> bool:
     if isinstance(value, bytes | bytearray | memoryview):
         return len(value) > SHORT
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().to_dense().numpy()
+        value = value.detach().cpu().to_dense()
+        value = (value.float() if value.is_floating_point() else value).numpy()  # NumPy has no bfloat16
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return _are_pixels(value.ravel(), value.ndim)
     if isinstance(value, np.ndarray) and value.dtype.kind in "USOMm":  # text, objects, times

@@ -76,10 +76,10 @@ def open_file(data: bytes) -> ImageFile.ImageFile:
     kind = next((kind for pattern, kind in _OTHER.items() if pattern.match(data)), "")
     if kind or _is_raw(data):
         raise ValueError(f"this is {kind or 'a raw file of a camera'}, which is not read: export it as JPEG or PNG")
-    reason = "not a picture that can be read"
+    reason, head = "not a picture that can be read", data[:16].ljust(16, b"\0")
     for name in FORMATS:
         factory, accept = Image.OPEN.get(name, (None, None))
-        if factory is None or (accept and accept(data[:16]) is not True):
+        if factory is None or (accept and accept(head) is not True):
             continue
         cicp = _check_depth(name, data)
         try:
