@@ -104,7 +104,6 @@ def load_digits() -> Digits:
 
 def measure(digits: Digits, images: "torch.Tensor", seed: int, title: str) -> float:
     """Test accuracy in [0, 1] of a small network trained on ``images``; a terminal is shown how far it is."""
-    import torch
 
     from ..training.loop import DIGITS, History, train
     from ..victims.registry import build_victim
@@ -115,7 +114,7 @@ def measure(digits: Digits, images: "torch.Tensor", seed: int, title: str) -> fl
             line = "" if done else f"{title}  [{'#' * epoch:.<{DIGITS.epochs}}]"
             print(f"\r\033[K{line}", end="", flush=True)
 
-    net = build_victim("smallcnn", CLASSES, digits.images.shape[-1], torch.Generator().manual_seed(seed))
+    net = build_victim("smallcnn", CLASSES, digits.images.shape[-1], seed)
     with _one_thread():
         history = train(
             net,

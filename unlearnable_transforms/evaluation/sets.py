@@ -53,7 +53,7 @@ def training_sets(
     controls: bool,
     fractions: Sequence[float],
 ) -> Iterator[TrainingSet]:
-    """All rows, clean first, so that its cells are there when the others are looked at."""
+    """All rows, clean first: its digest is part of the others' cells."""
     if clean is not None:
         yield TrainingSet("clean", "clean", {"method": None}, clean)
         for label, poison in poisons.items():

@@ -30,9 +30,9 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from ..key import Key
 from ..noise.pictures import Pictures
 from ..training.attacks import attacking, pgd, random_start, summed_cross_entropy
+from ..training.model import PixelModel
 from ..training.transforms import crop_flip, resized_crop_flip
-from ..victims import build_victim, list_victims
-from ..victims.nets import PixelModel
+from ..victims import build_surrogate, list_victims
 from .fitted import PASS, FitArguments, FittedPoison, Learnt, equal_channels
 from .surrogate import Schedule, Surrogate
 
@@ -280,7 +280,7 @@ class OptimisedPoison(FittedPoison):
         self._fill(surrogate, pictures, noise, None)
 
     def _surrogate(self, pictures: Pictures, settings: Settings) -> Surrogate:
-        net = build_victim(
+        net = build_surrogate(
             settings.surrogate, len(pictures.classes), min(pictures.size), self._generator("surrogate")
         )  # fmt: skip
         schedule = Schedule(settings.rate, settings.warmup, settings.cuts)

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..victims.nets import PixelModel
+from ..training.model import PixelModel
 from .base import register
 from .optimised import OptimisedPoison, Settings, adversarial
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..training.attacks import random_start
-from ..victims.nets import PixelModel
+from ..training.model import PixelModel
 from .base import register
 from .optimised import OptimisedPoison, Settings, adversarial
 

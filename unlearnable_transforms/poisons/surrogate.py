@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..files import replacing
-from ..victims.nets import PixelModel, native_bf16, store_statistics
+from ..training.model import PixelModel, native_bf16, store_statistics
 
 CHECKPOINT_SECONDS = 30.0
 _CHECKPOINT = "checkpoint.safetensors"

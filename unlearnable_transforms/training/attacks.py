@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..victims.nets import PixelModel
+from .model import PixelModel
 
 Norm = Literal["linf", "l2"]
 

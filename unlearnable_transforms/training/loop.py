@@ -15,18 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..victims.nets import (
-    PixelModel,
-    accuracy,
-    checked,
-    native_bf16,
-    predict,
-    store_statistics,
-    to_pixels,
-)
+from .model import PixelModel, accuracy, checked, native_bf16, predict, store_statistics, to_pixels
 from .transforms import crop_flip
-
-__all__ = ["DIGITS", "SCREEN", "History", "PixelModel", "Recipe", "accuracy", "predict", "to_pixels", "train"]
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """augment(images, generator): uint8 (B, C, H, W) -> uint8 in 0-255 or float in [0, 1]."""
