@@ -132,7 +132,7 @@ def test_an_evaluation_attacks_its_victims(digits, tmp_path):
     assert 0 < linf["robust"] < linf["clean"]
     assert l2["clean"] == cell["result"]["last"]  # 1,000 rows are more than there are
     (entry,) = report.tables[0].entries.values()
-    assert entry.robust == {"PGD-5 linf 8/255": linf["robust"], "PGD-5 l2 0.5": l2["robust"]}
+    assert entry.robust == {"PGD-5 linf 8/255, 100 pictures": linf["robust"], "PGD-5 l2 0.5": l2["robust"]}
     assert "Accuracy under PGD-5 linf 8/255" in str(report)
     assert "PGD-5 l2 0.5" in report.html()
 

@@ -4,10 +4,10 @@ Cells share a place of a table, and are averaged, if they differ in nothing but 
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .cells import Cell, settings
 from .metrics import mean, protection, recovery, sd, t_interval, wilson, worst_defense
@@ -15,6 +15,7 @@ from .robust import Attack
 
 PLAIN = "erm"
 WEAK = 0.4  # our choice
+ACROSS = 6  # training sets that fit side by side
 _ROLES = ("clean", "poison", "control", "partial", "clean part")
 Row = tuple[str, str]  # label, digest of the pixels
 
@@ -81,6 +82,8 @@ class Table:
             behind it.
         entries: by row and column; missing where no cell was computed.
         headlines: one a protected set.
+        clean: the row of clean images, where there is one.
+        names: of the rows, no two alike.
         weak: accuracy on clean images under plain training, where it is so low that the table says little.
     """
 
@@ -89,7 +92,29 @@ class Table:
     columns: list[str] = field(default_factory=list)
     entries: dict[tuple[Row, str], Entry] = field(default_factory=dict)
     headlines: list[Headline] = field(default_factory=list)
+    clean: Row | None = None
     weak: float | None = None
+
+    @property
+    def names(self) -> dict[Row, str]:
+        alike = Counter(label for label, _ in self.rows)
+        return {row: row[0] if alike[row[0]] == 1 else f"{row[0]} ({row[1][:6]})" for row in self.rows}
+
+    def grid(self) -> "Grid":
+        """The table as it is shown: training sets across, or down where there are many of them."""
+        rows = [(self.names[row], [self.entries.get((row, column)) for column in self.columns]) for row in self.rows]
+        if len(rows) > max(ACROSS, len(self.columns)):
+            return Grid("trained on", self.columns, rows)
+        fields = [[entries[place] for _, entries in rows] for place in range(len(self.columns))]
+        return Grid("defense", [name for name, _ in rows], list(zip(self.columns, fields, strict=True)))
+
+
+class Grid(NamedTuple):
+    """Heads across, and lines with a name and an entry for each head."""
+
+    corner: str
+    heads: list[str]
+    lines: list[tuple[str, list[Entry | None]]]
 
 
 def tables(cells: Iterable[Cell]) -> list[Table]:
@@ -136,7 +161,7 @@ def _table(cells: list[Cell]) -> Table:
     for cell in sorted(cells, key=lambda cell: cell["seed"]):  # sets of equal pixels are one, whatever made them
         grouped[row_of(cell), columns[_canonical(_column(cell))]].setdefault(cell["seed"], cell)
     table.entries = {place: _entry(list(group.values())) for place, group in grouped.items()}
-    clean = next((row for row in table.rows if roles[row] == "clean"), None)
+    clean = table.clean = next((row for row in table.rows if roles[row] == "clean"), None)
     for (row, column), entry in table.entries.items():
         _compare(entry, table.entries.get((clean, column)) if clean else None, table.entries.get((row, PLAIN)))
     for row in table.rows:
