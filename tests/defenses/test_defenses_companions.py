@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from unlearnable_transforms.defenses import get_defense
 from unlearnable_transforms.defenses.augmix import AugMix, jensen_shannon
 from unlearnable_transforms.defenses.base import Setting
-from unlearnable_transforms.defenses.rsr import RSR, ChannelNoise, prune, set_noise, weights
+from unlearnable_transforms.defenses.rsr import RSR, ChannelNoise, prune, set_noise, sparsity_of, weights
 from unlearnable_transforms.training.loop import DIGITS, train
 from unlearnable_transforms.training.model import PixelModel, accuracy, store_statistics, to_pixels
 from unlearnable_transforms.victims import build_victim
@@ -92,18 +92,13 @@ def test_the_attack_goes_away_from_the_networks_own_answer(model):
     assert to_wrong.item() < F.cross_entropy(model(pictures()), wrong).item()
 
 
-def share_below(net: torch.nn.Module, bound: float) -> float:
-    values = torch.cat([weight.detach().abs().flatten() for weight in weights(net)])
-    return (values <= bound).double().mean().item()
-
-
 def test_pruning_takes_the_smallest_weights_of_all_layers(model):
     values = torch.cat([weight.detach().flatten() for weight in weights(model.net)])
     prune(model.net, 0.0)
     assert torch.cat([weight.detach().flatten() for weight in weights(model.net)]).equal(values)
     prune(model.net, 0.6)
     after = torch.cat([weight.detach().flatten() for weight in weights(model.net)])
-    assert after.eq(0).double().mean().item() == pytest.approx(0.6, abs=1e-4)
+    assert sparsity_of(model.net) == pytest.approx(0.6, abs=1e-4)
     kept = after != 0
     assert after[kept].equal(values[kept])
     assert values[kept].abs().min() > values[~kept].abs().max()
@@ -120,9 +115,9 @@ def test_rsr_trains_a_sparse_network_that_withstands_more(digits):
         net = defense.network(build_victim("smallcnn", 10, 8), setting)
         prepared = defense.prepare(images[:1000], labels[:1000], setting)
         train(net, prepared, labels[:1000], recipe=recipe, seed=0, loss=defense.loss, on_epoch=defense.on_epoch)
-        clean[lasso] = share_below(net, 1e-3)
+        clean[lasso] = sparsity_of(net, below=1e-3)
         defense.finish(net, setting)
-        assert share_below(net, 0) == pytest.approx(0.5, abs=1e-3)
+        assert sparsity_of(net) == pytest.approx(0.5, abs=1e-3)
         assert accuracy(net, images[1000:], labels[1000:]) > 0.9
     assert clean[2e-3] > clean[0.0] + 0.3  # what the lasso alone pulled to zero
 

@@ -149,3 +149,9 @@ def prune(net: nn.Module, sparsity: float) -> None:
     with torch.no_grad():
         for weight in weights(net):
             weight.masked_fill_(weight.abs() <= largest, 0)
+
+
+def sparsity_of(net: nn.Module, below: float = 0.0) -> float:
+    """The share of these weights whose absolute value is at most ``below``."""
+    values = torch.cat([weight.detach().abs().flatten() for weight in weights(net)])
+    return float((values <= below).double().mean())

@@ -42,7 +42,7 @@ def extent(table: Table) -> str:
     about = table.about
     return (
         f"{about['rows']:,} training rows of {about['image_size']} px, {about['test_rows']:,} test rows, "
-        f"{len(about['classes'])} classes, seeds {', '.join(map(str, about['seeds']))}"
+        f"seeds {', '.join(map(str, about['seeds']))}"
     )
 
 
