@@ -134,8 +134,9 @@ def test_cells_that_must_not_be_compared_have_tables_of_their_own(other):
     ("other", "label"),
     [
         (changed(cell("mine", "jpeg", 0.1, seed=1), "defense", version=2), "jpeg (version 2)"),
-        (changed(cell("mine", "jpeg", 0.1, seed=1), "defense", arguments={"q": 9}), "jpeg (q 9)"),
-        (changed(cell("mine", "jpeg", 0.1, seed=1), "recipe", epochs=7), "jpeg (epochs 7)"),
+        (changed(cell("mine", "jpeg", 0.1, seed=1), "defense", arguments={"q": 9}), "jpeg (argument q 9)"),
+        (changed(cell("mine", "jpeg", 0.1, seed=1), "defense", arguments={"q": None}), "jpeg (argument q None)"),
+        (changed(cell("mine", "jpeg", 0.1, seed=1), "recipe", epochs=7), "jpeg (recipe's epochs 7)"),
         (changed(cell("mine", "jpeg", 0.1, seed=1), "data", spare="s"), "jpeg (clean images s)"),
     ],
 )

@@ -122,7 +122,8 @@ def tables(cells: Iterable[Cell]) -> list[Table]:
     groups: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
         groups[_canonical(_shared(cell))].append(cell)
-    return [_table(groups[key]) for key in sorted(groups)]
+    made = [_table(groups[key]) for key in sorted(groups)]
+    return sorted(made, key=lambda table: (table.about["victim"], table.about["recipe"]))
 
 
 def _shared(cell: Cell) -> dict[str, Any]:
@@ -192,15 +193,16 @@ def _columns(cells: list[Cell]) -> dict[str, str]:
         label = cell["defense"]["label"]
         alike = [_flat(_column(other)) for other in known.values() if other["defense"]["label"] == label]
         mine = _flat(_column(cell))
-        names = {name for other in alike for name in other if any(o.get(name) != mine.get(name) for o in alike)}
-        differing = ", ".join(f"{name} {mine.get(name, 'default')}" for name in sorted(names))
+        values = {name: {repr(other.get(name, "default")) for other in alike} for other in alike for name in other}
+        differing = ", ".join(f"{name} {mine.get(name, 'default')}" for name in sorted(values) if len(values[name]) > 1)
         labels[key] = f"{label} ({differing})" if differing else label
     return labels
 
 
 def _flat(column: dict[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in column.items() if name not in ("arguments", "recipe")}
-    return {**rest, **column["arguments"], **column["recipe"]}
+    inner = {f"recipe's {name}": value for name, value in column["recipe"].items()}
+    return {**rest, **inner, **{f"argument {name}": value for name, value in column["arguments"].items()}}
 
 
 def _place(set: dict[str, Any]) -> tuple:
