@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import torch
+import xxhash
 
 # Values of one chunk: small enough that its intermediates stay in reach, large enough that calls cost nothing.
 CHUNK_VALUES = 3_200_000
@@ -20,6 +21,19 @@ def keep_heap() -> None:
     """
     del_me = torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
     del del_me
+
+
+def checksum(images: torch.Tensor | np.ndarray) -> int:
+    """Of uint8 pixels: equal only where these are."""
+    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(images).data)
+
+
+def equal_channels(values: torch.Tensor, grey: torch.Tensor) -> torch.Tensor:
+    """Float (B, 3, ...) with the mean of the channels in all three where the image is grey, bool (B,)."""
+    if not grey.any():
+        return values
+    mean = values.mean(1, keepdim=True).expand_as(values)
+    return torch.where(grey.view(-1, *[1] * (values.ndim - 1)), mean, values)
 
 
 def chunk_length(values_per_image: int) -> int:

@@ -96,7 +96,6 @@ def test_a_poison_outside_the_chain_stays_as_it_is():
     pil = PILPoison(key=KEY)
     chain = chain_of(CUDAPoison(key=KEY), pil)
     assert not pil.fitted
-    assert pil.after == ()
     assert chain.links[1].fitted
 
 
@@ -105,7 +104,7 @@ def test_pickles_and_equal_chains():
     again = pickle.loads(pickle.dumps(chain))
     assert again == chain
     assert hash(again) == hash(chain)
-    assert [link.after for link in again.links] == [again.links[:place] for place in range(3)]
+    assert [link._kept.name for link in again.links[1:]] == [link._kept.name for link in chain.links[1:]]
     assert np.array_equal(again.apply(IMAGES, LABELS), chain.apply(IMAGES, LABELS))
     assert len(pickle.dumps(chain)) < 2500
     state = chain.__getstate__()

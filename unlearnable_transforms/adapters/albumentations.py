@@ -15,6 +15,7 @@ except ImportError as error:
 from ..key import Key
 from ..poisons import get_poison
 from ..poisons.base import Poison
+from ..poisons.chain import Chain
 
 KEY_FILE_VARIABLE = "UNLEARNABLE_KEY_FILE"
 
@@ -66,11 +67,11 @@ class Protect(A.ImageOnlyTransform):
         return self.poison.apply(np.asarray(images), class_label)
 
     def get_transform_init_args(self) -> dict[str, Any]:
-        return {"poison": self.poison.public_config(), "label_key": self.label_key}
+        return {"poison": self.poison.public_config(fitted=True), "label_key": self.label_key}
 
 
 def restore(config: dict[str, Any]) -> Poison:
-    """The method that ``public_config`` described, with the key from ``UNLEARNABLE_KEY_FILE``.
+    """The method that ``public_config(fitted=True)`` described, with the key from ``UNLEARNABLE_KEY_FILE``.
 
     Raises:
         ValueError: no key file is named, its fingerprint is another, the version differs, or the arguments are secret.
@@ -81,6 +82,8 @@ def restore(config: dict[str, Any]) -> Poison:
             f"the pipeline was made with version {config['version']} of {config['method']!r}, this library has "
             f"{method.version}: the pixels would differ"
         )
+    if issubclass(method, Chain):
+        return Chain(map(restore, config["arguments"]["links"]))
     if config["key_fingerprint"] is None:
         raise ValueError("the pipeline was made with explicit secret filters, which are not stored: build it in code")
     path = os.environ.get(KEY_FILE_VARIABLE)
@@ -91,5 +94,4 @@ def restore(config: dict[str, Any]) -> Poison:
         raise ValueError(
             f"{path} holds the key {key.fingerprint}, but the pipeline was made with {config['key_fingerprint']}"
         )
-    arguments = {name: value for name, value in config["arguments"].items() if value is not None}
-    return method(key=key, **arguments)
+    return method(key=key, **config["arguments"])

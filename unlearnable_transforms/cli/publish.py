@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from . import INTERRUPTED
-from .method import METHOD_OPTIONS, add_column_options, add_method_options, make_poison
+from .method import COLUMN_OPTIONS, METHOD_OPTIONS, add_column_options, add_method_options, make_poison
 
 REFUSED = 1
 ANSWERS = {"yes": True, "no": False}
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from .protect import _told_warnings
 
     public = ANSWERS[args.originals_public] if args.originals_public else _ask()
-    options = {**dict.fromkeys(METHOD_OPTIONS), **vars(args)}
+    options = {**dict.fromkeys(METHOD_OPTIONS + COLUMN_OPTIONS), **vars(args)}
     try:
         with _told_warnings():
             done = publish(

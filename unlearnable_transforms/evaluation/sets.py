@@ -69,7 +69,7 @@ def training_sets(
 
 def describe(poison: Poison) -> dict[str, Any]:
     """What may be known of a poison; a public key, which protects nothing, is named."""
-    config = poison.public_config()
+    config = poison.public_config(fitted=True)
     if poison.key is not None and poison.key.is_public:
         config["public_key"] = poison.key.name
     return config

@@ -108,7 +108,7 @@ def protect_folder(
             poison.fit(FolderPictures(source, listing, label))
         settings = {
             "source": str(source.resolve()),
-            **poison.public_config(),
+            **poison.public_config(fitted=True),
             "format": codec.format,
             "quality": codec.quality if codec.format == "jpeg" else None,
             "colour profile": codec.icc,

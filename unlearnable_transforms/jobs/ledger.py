@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from ..files import private_directory, replacing
-from ..poisons.base import Poison
+from ..poisons.base import Poison, decisive
 
 # status: "protected", "left" (not chosen under fraction < 1) or "unchanged" (the method is the identity on it).
 SCHEMA = pa.schema(
@@ -34,8 +34,6 @@ SCHEMA = pa.schema(
 ROW_GROUP = 50_000
 ID = "S16"  # as NumPy compares bytes
 KEY_CHECK, METHOD = b"key check", b"method"  # in the file's metadata
-FOUND = ("noise", "known", "pixels", "grid")  # arguments that fit fills in
-COLUMNS = ("image_key", "label_key")  # arguments that change no bytes
 
 
 def ledger_path(key_fingerprint: str | None, protected_ids: np.ndarray) -> Path:
@@ -106,7 +104,7 @@ def fits_key(table: pa.Table, key_fingerprint: str | None) -> bool:
 
 def method_of(poison: Poison) -> dict[str, Any]:
     """What decides the bytes beside the key: method, version and public arguments, as JSON values."""
-    return without(json.loads(json.dumps(poison.public_config())), "key_fingerprint", *FOUND, *COLUMNS)
+    return json.loads(json.dumps(decisive(poison.public_config())))
 
 
 def other_method(table: pa.Table, poison: Poison) -> str:
@@ -130,13 +128,6 @@ def differences(was: Any, now: Any, name: str = "") -> Iterator[str]:
             yield from differences(*pair, name)
     elif was != now:
         yield f"{name.replace('_', ' ')} {was}, not {now}"
-
-
-def without(config: Any, *left_out: str) -> Any:
-    """JSON values without some names, at any depth: ``noise`` is named only once a method is fitted."""
-    if isinstance(config, dict):
-        return {name: without(value, *left_out) for name, value in config.items() if name not in left_out}
-    return [without(value, *left_out) for value in config] if isinstance(config, list) else config
 
 
 def _sorted_ids(table: pa.Table) -> np.ndarray:

@@ -104,7 +104,7 @@ def protect_tables(
         settings = {
             "source": str(Path(source).resolve()) if stamps else source,
             "configuration": config,
-            **poison.public_config(),
+            **poison.public_config(fitted=True),
             "fraction": fraction,
             "kept splits": sorted(keep_splits),
             "kept columns": sorted(keep_columns),

@@ -8,21 +8,19 @@ passes: that is what SEM saves.
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from ..victims.nets import PixelModel
 from .base import register
-from .optimised import OptimisedPoison, Settings, adversarial
+from .optimised import Batch, OptimisedPoison, Settings, adversarial
+from .surrogate import Model
 
 
 @register("rem")
 class REMPoison(OptimisedPoison):
     """Noise that withstands adversarial training up to a radius, learnt against attacks.
 
-    Args:
-        key: the private key.
-        preset, device, **arguments: see :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
+    Raises:
+        TypeError, ValueError: as :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
     """
 
     presets: ClassVar = {
@@ -40,10 +38,8 @@ class REMPoison(OptimisedPoison):
         ),
     }  # fmt: skip
 
-    def _noise_view(self, model: PixelModel, z: Tensor, y: Tensor, now: Settings, generator: torch.Generator) -> Tensor:
-        return adversarial(model, z, y, now, generator)
+    def _noise_view(self, model: Model, z: Tensor, batch: Batch) -> Tensor:
+        return adversarial(model, z, batch)
 
-    def _surrogate_view(
-        self, model: PixelModel, z: Tensor, y: Tensor, now: Settings, generator: torch.Generator
-    ) -> Tensor:
-        return adversarial(model, z, y, now, generator)
+    def _surrogate_view(self, model: Model, z: Tensor, batch: Batch) -> Tensor:
+        return adversarial(model, z, batch)

@@ -20,11 +20,9 @@ from ..data.columns import find_columns, is_train_split, stored_images
 from ..data.image import open_chunks, open_image
 from ..files import private_directory
 from ..jobs.ledger import fits_key, names_method, other_method, read_ledger
-from ..poisons.base import NotFittedError, Poison
+from ..poisons.base import Poison
 from ..poisons.batches import counted_in
 from ..poisons.chain import Chain
-from ..poisons.classlist import ClassListPoison
-from ..poisons.fitted import FittedPoison
 from ..poisons.undo import unlock_arrays
 from ..sample import SampleError, batch_tokens, class_value, ids_as, sample_id, spread
 from ..warn import warn
@@ -261,19 +259,7 @@ def make_unlocker(
         records.complete = True  # secret classes: where the ledger does not know a picture, its label says nothing
     ids = [record.clean_id for record in records.by_id.values() if record.status == "protected"]
     ids = ids or [sample_id(colour, token) for colour, token in some if token is not None]
-    for link in poison.links if isinstance(poison, Chain) else (poison,):
-        if link.fitted:
-            continue
-        if isinstance(link, FittedPoison):
-            link.recall(ids)
-        elif isinstance(link, ClassListPoison) and records.tokens:
-            values = [class_value(token) for token in records.tokens]
-            link.fit((values, values))  # only labels are read
-        else:
-            raise NotFittedError(
-                f"{type(link).__name__} has learnt nothing, and no ledger says what it had: pass the method as it was "
-                "when it protected these pictures (docs/unlock.md)"
-            )
+    poison.recall(ids, [class_value(token) for token in records.tokens])
     if not (changed or (records.named and has_keys(poison))):
         _check_pictures(poison, some, records)
     return Unlocker(poison, records)

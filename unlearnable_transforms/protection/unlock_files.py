@@ -25,12 +25,12 @@ from ..data.metadata import check_metadata, rewrite_metadata
 from ..files import PART_PREFIX
 from ..jobs.encode import Codec, open_bytes
 from ..jobs.folder import check_places
-from ..jobs.ledger import COLUMNS, FOUND, differences, without
+from ..jobs.ledger import differences
 from ..jobs.shards import Shard, make_shards, no_bars, write_table
 from ..jobs.tables import is_picture_folder, load_training_splits
 from ..jobs.workers import run_tasks
 from ..pixels import psnr
-from ..poisons.base import Poison
+from ..poisons.base import Poison, decisive
 from ..sample import SampleError, class_token, spread
 from .unlock import SAMPLE, Unlocker, columns_of, has_keys, make_unlocker, some_pictures, told, unlock_split
 
@@ -117,8 +117,7 @@ def _check_manifest(path: Path, poison: Poison) -> bool:
         return False
     ours = json.loads(json.dumps(poison.public_config()))
     was, now = (
-        {name: without(config[name], *FOUND, *COLUMNS) for name in SAID if name in manifest}
-        for config in (manifest, ours)
+        decisive({name: config[name] for name in SAID if name in manifest}, keys=True) for config in (manifest, ours)
     )
     if other := next(differences(was, now), ""):
         raise ValueError(f"{path} says that it was protected with {other}")

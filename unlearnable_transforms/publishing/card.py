@@ -15,8 +15,7 @@ from ..defenses import list_defenses
 from ..evaluation.report import Report
 from ..evaluation.tables import Row, Table
 from ..evaluation.text import entry_text, headline_text, percent
-from ..jobs.ledger import without
-from ..poisons.base import Poison
+from ..poisons.base import Poison, decisive
 from ..poisons.chain import Chain
 from .scan import Checked
 from .stage import ALONE, Upload
@@ -312,14 +311,9 @@ def _rows_of(table: Table, config: Mapping[str, Any]) -> list[Row]:
     for row in table.rows:
         made = _cell_of(table, row)["set"]
         known = made["config"]
-        same = all(_bare(known.get(name)) == _bare(config[name]) for name in ("method", "version", "arguments"))
-        if made["role"] == "poison" and (known.get("method") == "unknown" or same):
+        if made["role"] == "poison" and (known.get("method") == "unknown" or decisive(known) == decisive(config)):
             found.append(row)
     return found
-
-
-def _bare(config: Any) -> Any:
-    return without(config, "noise", "key_fingerprint")
 
 
 def _fingerprints(table: Table, rows: list[Row]) -> set[str]:

@@ -29,10 +29,9 @@ from ..data.columns import LABEL_KEYS, find_columns, is_train_split
 from ..data.listing import Listing, list_folder
 from ..data.metadata import rewrite_metadata
 from ..jobs.journal import open_journal
-from ..jobs.ledger import without
 from ..jobs.shards import ROW_GROUP, make_shards, no_bars
 from ..jobs.tables import is_picture_folder
-from ..poisons.base import Poison
+from ..poisons.base import Poison, decisive
 from ..sample import batch_tokens, class_token
 
 CARD, MANIFEST = "README.md", "protection.json"
@@ -368,10 +367,11 @@ def _check_run(source: Path, poison: Poison) -> None:
         raise ValueError(
             f"`unlearnable protect` has not finished in {source}, {len(wanted)} files are missing: run it again"
         )
-    now = json.loads(json.dumps(poison.public_config()))
-    for name in ("method", "version", "arguments", "key_fingerprint"):
-        if without(settings[name], "noise") != without(now[name], "noise"):
+    ours = json.loads(json.dumps(poison.public_config()))
+    was, now = (decisive(config, keys=True) for config in (settings, ours))
+    for name in now:
+        if was.get(name) != now[name]:
             raise ValueError(
-                f"{source} was protected with {name} {settings[name]}, now it is {now[name]}: give the key and the "
+                f"{source} was protected with {name} {was.get(name)}, now it is {now[name]}: give the key and the "
                 "options that it was protected with"
             )
