@@ -281,7 +281,7 @@ def split_spec(text: str) -> list[tuple[str, dict[str, str]]]:
     for link in re.split(r"\s*>\s*", text.strip()):
         inside = False
         for part in link.split(","):
-            if not (inside and "=" in part):
+            if not inside or not re.match(r"[^:=]+=", part):  # else another argument of the link before
                 name, colon, part = part.partition(":")
                 inside = bool(colon)
                 links.append((name.strip(), {}))
@@ -325,7 +325,9 @@ def did_you_mean(text: Any, known: Iterable[str]) -> str:
 
 
 def short(value: Any) -> str:
-    """A number as one writes it: 0.0314 is ``8/255``."""
+    """A value as one writes it: 0.0314 is ``8/255``."""
+    if isinstance(value, tuple):
+        return "+".join(map(short, value))
     if isinstance(value, float) and 0 < value < 1 and abs(value * 255 - round(value * 255)) < 1e-6:
         return f"{round(value * 255)}/255"
     return f"{value:g}" if isinstance(value, float) else str(value)
