@@ -1,6 +1,7 @@
 """Parameters are declared once: constructor, checks, arguments, texts and tables follow; what fit learns is apart."""
 
 import copy
+import importlib.util
 import inspect
 import json
 import pickle
@@ -8,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from conftest import KEY, NUMBERS, POISONS, pixels, run_python
+from conftest import KEY, NUMBERS, POISONS, ROOT, pixels, run_python
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.params import (
@@ -136,6 +137,18 @@ def test_the_table_has_every_parameter():
     assert table(Example).splitlines()[2] == (
         "| `eps` | a number in [1/255, 32/255], in units of 1 = white | 8/255 | strength |"
     )
+
+
+def test_the_site_shows_the_table_of_every_method():
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    shown = hooks.on_page_markdown(page)
+    assert "<!-- parameters" not in shown
+    for name in ut.list_poisons():
+        method = ut.get_poison(name)
+        assert f"::: unlearnable_transforms.{method.__name__}\n\n{table(method)}\n" in shown
 
 
 # ---- methods ----

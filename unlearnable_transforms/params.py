@@ -82,6 +82,11 @@ class Param:
             raise ValueError(f"{self.name} is {self.rule(owner)}, got {value!r}{did_you_mean(value, known)}")
         return self.kind(value)
 
+    @property
+    def textual(self) -> bool:
+        """Whether a text can name it."""
+        return self.kind is not Any and not self.learnt
+
     def options(self, owner: type) -> list[str]:
         """The values to choose from, where they are a list."""
         return list(self.choices(owner) if callable(self.choices) else self.choices or ())
@@ -297,7 +302,7 @@ def read_arguments(owner: type[Parameters], texts: Mapping[str, str], name: str)
     Raises:
         ValueError: there is no such argument, or none that a text can name; or a value is wrong. It lists the choices.
     """
-    known = {n: each for n, each in owner.declared().items() if each.kind is not Any and not each.learnt}
+    known = {n: each for n, each in owner.declared().items() if each.textual}
     for argument in texts:
         if argument not in known:
             raise ValueError(
@@ -337,7 +342,7 @@ def argument_rows(owner: type[Parameters], *, text: bool = False) -> list[tuple[
     """Name, rule, default and description of the parameters; with ``text`` only of those that a text can name."""
     rows = []
     for name, each in owner.declared().items():
-        if each.kind is not Any or not text:
+        if each.textual or not text:
             rule = "" if each.kind is Any else "a list, each " * each.many + each.rule(owner)
             default = "" if each.default is None or each.default is UNSET else short(each.default)
             rows.append((name, rule, default, each.doc))
