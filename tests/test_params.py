@@ -79,6 +79,7 @@ def test_arguments_are_what_decides_the_result_and_what_is_learnt_is_none():
         ({"steps": 2.0}, "steps is a whole number from 1, got 2.0"),
         ({"share": 0}, "share is a number in (0, 1], got 0"),
         ({"share": float("inf")}, "share is a number in (0, 1], got inf"),
+        ({"rate": float("inf")}, "rate is a number, got inf"),
         ({"side": 4}, "side is an odd whole number from 3, got 4"),
         ({"kind": "c"}, "kind is one of a, b, got 'c'"),
         ({"fast": 1}, "fast is true or false, got 1"),
@@ -117,6 +118,9 @@ def test_texts():
     texts = {"eps": "4/255", "steps": "none", "share": "1", "kind": "b", "fast": "true", "cuts": "0.25+0.5"}
     assert read_arguments(Example, texts, "it") == {
         "eps": 4 / 255, "steps": None, "share": 1.0, "kind": "b", "fast": True, "cuts": (0.25, 0.5),
+    }  # fmt: skip
+    assert read_arguments(ut.PILPoison, {"augment": "none", "work_size": "none"}, "pil") == {
+        "augment": "none", "work_size": None,
     }  # fmt: skip
     for texts, message in (
         ({"step": "5"}, r"it has no argument 'step': did you mean 'steps'\?; it has eps, steps"),

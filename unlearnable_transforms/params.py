@@ -10,9 +10,10 @@ From the declaration come the constructor and its checks, ``arguments()``, what 
 
 import difflib
 import inspect
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
 from numbers import Integral, Real
@@ -35,7 +36,27 @@ KINDS = {float: "a number", int: "a whole number", bool: "true or false", str: "
 
 @dataclass(frozen=True)
 class Param:
-    """The declaration of one parameter, as :func:`param` makes it; name and type are those of the attribute."""
+    """The declaration of one parameter; name and type are those of the attribute.
+
+    Attributes:
+        doc: what it is, in words that fit behind its name.
+        default: its value where it is not given; ``UNSET`` where something else decides.
+        low, high, above: bounds of a number, inclusive; ``above`` is exclusive.
+        odd: only odd whole numbers.
+        choices: names, or a function of the class that gives them. Those of a ``Literal`` need not be repeated.
+        unit: of a number, as it follows the range in a message.
+        secret: what is said in public instead of a value: with "filters", ``4 secret filters``.
+        decides: ``bytes``, what the method makes of an image; ``columns``, which columns are read; ``work``, how a fit
+            runs; ``key`` for the key alone. Only the first two are arguments, and only the first makes another method.
+        then: the value is not kept, but handed to the method of this name at the end of the constructor.
+        omit: leave it out of ``arguments()`` while it has its default, so that what was written down before there was
+            this parameter stays equal.
+        alias: the argument's name where the attribute has another.
+        kw_only: False for an argument that may be given by position.
+        learnt: what ``fit`` learns, see :func:`learnt`.
+        name, kind, none, many: from the annotation: the argument's name; float, int, bool or str, and Any for what is
+            not checked and cannot be written as a text; whether None is a value; whether it is a tuple of values.
+    """
 
     doc: str
     default: Any
@@ -50,12 +71,12 @@ class Param:
     then: str = ""
     omit: bool = False
     alias: str = ""
-    learnt: bool = False
     kw_only: bool = True
-    name: str = field(default="", compare=False)
-    kind: Any = Any  # float, int, bool or str; Any is not checked, and cannot be written as a text
-    none: bool = True  # whether None is a value, too
-    many: bool = False  # a tuple of such values
+    learnt: bool = False
+    name: str = ""
+    kind: Any = Any
+    none: bool = True
+    many: bool = False
 
     def check(self, value: Any, owner: type) -> Any:
         """The value as it is kept.
@@ -76,7 +97,7 @@ class Param:
             fits = value in known
         elif fits and self.kind in (float, int):
             fits = (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
-            fits = fits and value == value and (self.above is None or value > self.above)
+            fits = fits and math.isfinite(value) and (self.above is None or value > self.above)
             fits = fits and not (self.odd and value % 2 == 0)
         if not fits:
             raise ValueError(f"{self.name} is {self.rule(owner)}, got {value!r}{did_you_mean(value, known)}")
@@ -105,56 +126,21 @@ class Param:
 
     def read(self, text: str) -> Any:
         """The value that a text names: ``8/255``, ``true``, ``none``, or ``0.4+0.8`` where there are many."""
-        if text.lower() == "none":
+        if self.none and text.lower() == "none":
             return None
         if self.many:
             return [replace(self, many=False).read(part) for part in text.split("+")]
         return text if self.kind is str else read_value(text)
 
 
-def param(
-    doc: str,
-    *,
-    default: Any,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    odd: bool = False,
-    choices: Callable[[Any], Iterable[str]] | Sequence[str] | None = None,
-    unit: str = "",
-    secret: str = "",
-    decides: Literal["bytes", "columns", "work", "key"] = "bytes",
-    then: str = "",
-    omit: bool = False,
-    alias: str = "",
-    kw_only: bool = True,
-) -> Any:
-    """Declare a parameter.
-
-    Args:
-        doc: what it is, in a sentence that fits behind its name.
-        default: its value where it is not given; ``UNSET`` where something else decides.
-        low, high, above: bounds of a number, inclusive; ``above`` is exclusive.
-        odd: only odd whole numbers.
-        choices: names, or a function of the class that gives them. Those of a ``Literal`` need not be repeated.
-        unit: of a number, as it follows the range in a message.
-        secret: what is said in public instead of a value: with "filters", ``4 secret filters``.
-        decides: ``bytes``, what the method makes of an image; ``columns``, which columns are read; ``work``, how a fit
-            runs; ``key`` for the key alone. Only the first two are arguments, and only the first makes another method.
-        then: the value is not kept, but handed to the method of this name at the end of the constructor.
-        omit: leave it out of ``arguments()`` while it has its default, so that what was written down before there was
-            this parameter stays equal.
-        alias: the argument's name where the attribute has another.
-        kw_only: False for an argument that may be given by position.
-    """
-    return Param(
-        doc, default, low, high, above, odd, choices, unit, secret, decides, then, omit, alias, kw_only=kw_only
-    )  # fmt: skip
+def param(doc: str, *, default: Any, **rules: Any) -> Any:
+    """Declare a parameter; ``rules`` are attributes of :class:`Param`."""
+    return Param(doc, default, **rules)
 
 
-def learnt(doc: str, *, default: Any = None, alias: str = "") -> Any:
+def learnt(doc: str) -> Any:
     """Declare what ``fit`` learns. The constructor takes it instead of ``data``, to use what an earlier fit left."""
-    return Param(doc, default, alias=alias, learnt=True)
+    return Param(doc, None, learnt=True)
 
 
 class _Signature:
@@ -330,12 +316,14 @@ def did_you_mean(text: Any, known: Iterable[str]) -> str:
 
 
 def short(value: Any) -> str:
-    """A value as one writes it: 0.0314 is ``8/255``."""
+    """A value as one writes it, ``8/255`` for one, and as no other value is written."""
     if isinstance(value, tuple):
         return "+".join(map(short, value))
-    if isinstance(value, float) and 0 < value < 1 and abs(value * 255 - round(value * 255)) < 1e-6:
+    if not isinstance(value, float):
+        return str(value)
+    if 0 < value < 1 and round(value * 255) / 255 == value:
         return f"{round(value * 255)}/255"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if float(f"{value:g}") == value else str(value)
 
 
 def argument_rows(owner: type[Parameters], *, text: bool = False) -> list[tuple[str, str, str, str]]:

@@ -1,5 +1,7 @@
 """A method's own mistakes are errors: what it returns is checked, so that nothing wrong goes out."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -94,3 +96,26 @@ def test_a_missing_key_is_said_clearly():
         Careless().apply(IMAGES, LABELS)
     with pytest.raises(TypeError, match="needs key="):
         type("Plain", (ut.Poison,), {"name": "plain"})()  # what does not say so needs one
+
+
+class ByHand(ut.Poison):
+    """A method with a constructor of its own, which keeps its argument and returns it."""
+
+    name = "by-hand"
+
+    def __init__(self, key=None, *, more=5, **common):
+        super().__init__(key, **common)
+        self.more = more
+
+    def arguments(self):
+        return {"more": self.more, **super().arguments()}
+
+    def _protect(self, images, tokens, ids):
+        return images + self.more
+
+
+def test_a_method_may_keep_its_arguments_by_hand():
+    poison = ByHand(KEY, more=7, classes=[0, 1, 2])
+    again = pickle.loads(pickle.dumps(poison))
+    assert again == poison != ByHand(KEY, classes=[0, 1, 2])
+    assert (again.apply(IMAGES, LABELS) == IMAGES + 7).all()

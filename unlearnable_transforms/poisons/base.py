@@ -410,7 +410,9 @@ class Poison(Parameters):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._check_version(state)
-        self._set({"key": state["key"], **json.loads(state["arguments"])})
+        values, declared = json.loads(state["arguments"]), self.declared()
+        vars(self).update({name: value for name, value in values.items() if name not in declared})  # kept by hand
+        self._set({"key": state["key"], **values})
 
     def _check_version(self, state: dict[str, Any]) -> None:
         if state["version"] != self.version:
