@@ -41,7 +41,7 @@ class Example(Parameters):
     device: str | None = param("of the work", default=None, decides="work")
     column: str | None = param("which column", default=None, decides="columns")
     rate: float = param("from a preset", default=UNSET, omit=True)
-    found: Any = learnt("what fit has learnt")
+    found: Any = learnt("what fit has learnt", default=None)
     data: Any = param("fit at once", default=None, then="fit", decides="work")
 
     def fit(self, data):

@@ -138,9 +138,9 @@ def param(doc: str, *, default: Any, **rules: Any) -> Any:
     return Param(doc, default, **rules)
 
 
-def learnt(doc: str) -> Any:
+def learnt(doc: str, *, default: Any) -> Any:
     """Declare what ``fit`` learns. The constructor takes it instead of ``data``, to use what an earlier fit left."""
-    return Param(doc, None, learnt=True)
+    return Param(doc, default, learnt=True)
 
 
 class _Signature:

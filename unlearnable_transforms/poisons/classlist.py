@@ -27,7 +27,8 @@ class ClassListPoison(Poison):
 
     data: Any = param("take the class list from this at once", default=None, decides="work", then="fit")
     known: Any = learnt(
-        "the classes that a fit has found, in that order; unlike the class list it leaves the meaning of labels alone"
+        "the classes that a fit has found, in that order; unlike the class list it leaves the meaning of labels alone",
+        default=None,
     )
 
     def _prepare(self) -> None:

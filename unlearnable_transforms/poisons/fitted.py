@@ -71,7 +71,7 @@ class FittedPoison(Poison):
         default=None, low=8, unit="in pixels",
     )  # fmt: skip
     data: Any = param("fit on this at once", default=None, decides="work", then="fit")
-    noise: str | None = learnt("name of the noise in the cache; None before the fit")
+    noise: str | None = learnt("name of the noise in the cache; none before the fit", default=None)
 
     def _prepare(self) -> None:
         super()._prepare()

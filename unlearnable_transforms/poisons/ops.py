@@ -75,9 +75,10 @@ class OPSPoison(Poison):
     data: Any = param("fit on this at once", default=None, decides="work", then="fit")
     pixels: Any = learnt(
         "what a fit has found, or somebody else's: a mapping label -> [(row, column, red, green, blue), ...], or its "
-        "pairs; rows and columns are cells of the grid, colours 0..255. They are as secret as a key"
+        "pairs; rows and columns are cells of the grid, colours 0..255. They are as secret as a key",
+        default=None,
     )
-    grid: Sequence[int] | None = learnt("(height, width) of the grid that the pixels are counted on")
+    grid: Sequence[int] | None = learnt("(height, width) of the grid that the pixels are counted on", default=None)
 
     def _prepare(self) -> None:
         super()._prepare()
