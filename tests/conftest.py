@@ -253,7 +253,9 @@ def stored(data: datasets.Dataset, column: str = "image") -> list[dict]:
 
 def run_python(code: str, *, timeout: float = 100, **environment: str) -> str:
     """The output of a fresh interpreter that can import the package and this file."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(
+        [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
+    )
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         env={**os.environ, "PYTHONPATH": path, **environment},

@@ -99,7 +99,7 @@ BATCHES = {
         [0] * 4,
         ValueError,
         (2,),
-        "damaged.*replace or remove the row",
+        "damaged.*replace or remove it",
     ),
     "no bytes": (swapped(PICTURES, 1, {"bytes": None, "path": None}), [0] * 4, ValueError, (1,), "missing"),
     "animated": (
@@ -150,7 +150,7 @@ SINGLES = {
     "nothing": (None, 1, TypeError, "cannot protect a NoneType"),
     "a matrix of numbers": (IMAGES[0].tolist(), 1, TypeError, "stack it|batch of labels"),
     "two dimensions in a tensor": (torch.zeros(8, 8, dtype=torch.uint8), 1, ValueError, r"shape \(C, H, W\)"),
-    "corrupt bytes": ({"bytes": b"\x89PNG nothing", "path": None}, 1, ValueError, "replace or remove the row"),
+    "corrupt bytes": ({"bytes": b"\x89PNG nothing", "path": None}, 1, ValueError, "replace or remove it"),
 }
 
 
@@ -205,9 +205,9 @@ SETS = {  # name: kind of error, row that is named by batches, what the message 
     "label float": (TypeError, 0, "float"),
     "label empty": (ValueError, 2, "empty text"),
     "image missing": (ValueError, 2, "the picture is missing"),
-    "file missing": (ValueError, 2, r"/no/such/file.png does not exist; restore or remove the row"),
-    "corrupt bytes": (ValueError, 2, "damaged.*replace or remove the row"),
-    "not a picture": (ValueError, 2, "not a picture that can be read; replace or remove the row"),
+    "file missing": (ValueError, 2, r"/no/such/file.png does not exist; restore or remove it"),
+    "corrupt bytes": (ValueError, 2, "damaged.*replace or remove it"),
+    "not a picture": (ValueError, 2, "not a picture that can be read; replace or remove it"),
     "CMYK": (TypeError, 2, "mode CMYK.*convert"),
 }
 

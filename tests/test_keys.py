@@ -66,6 +66,30 @@ def test_save_does_not_replace_a_key(tmp_path):
     assert Key.load(path) == other
 
 
+@pytest.mark.parametrize("name", ["docs", "two words\nand a line", "ключ", ""])
+def test_a_public_key_that_was_saved_is_public_again(tmp_path, name):
+    for number, key in enumerate((Key.public(name), Key.public(name).derive("user/name"))):
+        loaded = Key.load(key.save(tmp_path / f"{number}.key"))
+        assert loaded == key
+        assert loaded.is_public
+        assert loaded.name == key.name
+
+
+def test_the_name_cannot_be_cut_off_a_public_key_file(tmp_path):
+    path = Key.public("docs").save(tmp_path / "public.key")
+    path.write_text(" ".join(path.read_text().split()[:3]))
+    with pytest.raises(ValueError, match=r"damaged.*checksum"):
+        Key.load(path)
+
+
+def test_key_files_of_earlier_versions_are_read(tmp_path):
+    path = tmp_path / "old.key"
+    path.write_text(f"unlearnable-key-1 {SECRET.hex()} 2ab8966e\n")
+    path.chmod(0o600)
+    assert Key.load(path) == Key(SECRET)
+    assert not Key.load(path).is_public
+
+
 GOOD_LINE = f"unlearnable-key-1 {SECRET.hex()} {Key(SECRET)._checksum()}\n"
 
 
@@ -81,6 +105,8 @@ GOOD_LINE = f"unlearnable-key-1 {SECRET.hex()} {Key(SECRET)._checksum()}\n"
         (GOOD_LINE.replace(SECRET.hex(), SECRET.hex()[:-1] + "g"), "damaged.*32 bytes"),
         (GOOD_LINE.replace(SECRET.hex(), "ff" + SECRET.hex()[2:]), "damaged.*checksum"),
         (GOOD_LINE[:-3], "damaged.*checksum"),
+        (GOOD_LINE[:-1] + " name:ff", "damaged.*name"),
+        (GOOD_LINE[:-1] + " name:61", "damaged.*checksum"),
         ("\x00\xff\xfe binary", "is not a key file"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import pixels
 
-from unlearnable_transforms.pixels import gain_fitted_psnr, psnr, unchanged_rows
+from unlearnable_transforms.pixels import content_in_alpha, gain_fitted_psnr, psnr, rows_in_alpha, unchanged_rows
 
 
 def test_psnr():
@@ -31,3 +31,30 @@ def test_unchanged_rows():
     after[3] ^= 1
     assert unchanged_rows(before, after) == [0, 2, 4]
     assert unchanged_rows(before[:0], after[:0]) == []
+
+
+FLAT, SHAPE = np.full((9, 8, 3), [200, 30, 30], np.uint8), pixels(9, 8, 1)
+BLACK_UNDER = np.where(SHAPE > 127, FLAT, np.uint8(0))  # another colour where nothing is visible
+CUT_OUT = np.where(SHAPE > 127, 255, 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("colour", "alpha", "hidden"),
+    [
+        (FLAT, SHAPE, True),
+        (FLAT[:, :, :1], SHAPE, True),
+        (FLAT + pixels(9, 8, 3) % 5, SHAPE, True),
+        (BLACK_UNDER, CUT_OUT, True),
+        (pixels(9, 8, 3), np.zeros_like(SHAPE), True),
+        (FLAT, np.full_like(SHAPE, 255), False),
+        (FLAT, np.full_like(SHAPE, 128), False),
+        (pixels(9, 8, 3), SHAPE, False),
+        (pixels(9, 8, 3), CUT_OUT, False),
+    ],
+    ids=["flat", "grey", "nearly flat", "flat where visible", "invisible", "opaque", "even", "soft", "cut out"],
+)
+def test_content_that_lives_in_alpha(colour, alpha, hidden):
+    assert content_in_alpha(colour, alpha) is hidden
+    both = torch.from_numpy(np.concatenate([colour, alpha], 2)).permute(2, 0, 1)
+    assert rows_in_alpha(torch.stack([both, both])) == ([0, 1] if hidden else [])
+    assert rows_in_alpha(both[None, :-1]) == []

@@ -265,13 +265,6 @@ def undecoded(data: datasets.Dataset, poison: Poison, **options) -> list[np.ndar
     return protected_rows(mapped.cast_column("image", datasets.Image()))
 
 
-def as_tensors(data: datasets.Dataset, poison: Poison) -> list[np.ndarray]:
-    """``datasets`` hands tensors over and stores nested lists: right pixels, but no pictures."""
-    mapped = data.with_format("torch").map(poison)
-    assert not isinstance(mapped.features["image"], datasets.Image)
-    return [np.asarray(image, np.uint8).transpose(1, 2, 0) for image in mapped.with_format(None)["image"]]
-
-
 DATASET_ROADS = {
     "map": lambda d, p: protected_rows(d.map(p)),
     "map batched": lambda d, p: protected_rows(d.map(p, batched=True)),
@@ -285,10 +278,6 @@ DATASET_ROADS = {
     "streaming, decode=False": lambda d, p: [
         np.asarray(decode_file(row["image"]["bytes"]))
         for row in d.cast_column("image", datasets.Image(decode=False)).to_iterable_dataset().map(p)
-    ],
-    "map, torch format": as_tensors,
-    "map batched, numpy format": lambda d, p: [
-        decoded(row) for row in d.with_format("numpy").map(p, batched=True).with_format(None)
     ],
     "after shuffle and select": lambda d, p: protected_rows(
         d.select([4, 3, 2, 1, 0]).map(p, batched=True).select([4, 3, 2, 1, 0])

@@ -2,12 +2,15 @@
 
 import pickle
 import unicodedata
+from array import array
 from enum import IntEnum
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
-from conftest import encode, error_of, pixels, upright
+from conftest import encode, error_of, image_set, pixels, upright
 from PIL import Image
 
 from unlearnable_transforms import SampleError
@@ -21,6 +24,7 @@ class Animal(IntEnum):
 
 NFC, NFD = (unicodedata.normalize(form, "Möwe") for form in ("NFC", "NFD"))
 THREES = [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.int8), Animal.CAT]
+THREES += [np.array([3]), torch.tensor([3]), [3], (3,)]  # a row of labels (N, 1), as Keras and MedMNIST have them
 
 
 @pytest.mark.parametrize("label", THREES, ids=lambda label: type(label).__name__)
@@ -63,7 +67,11 @@ def test_classes_turn_numbers_into_names():
         ([0, 1], None, TypeError, "soft.*before MixUp"),
         ((0.5, 0.5), None, TypeError, "soft"),
         (np.array([0.1, 0.9]), None, TypeError, "soft"),
-        (torch.tensor([3]), None, TypeError, "soft"),
+        (torch.tensor([0.5]), None, TypeError, "float"),
+        (torch.tensor([True]), None, TypeError, "bool"),
+        ([None], None, ValueError, "missing"),
+        ([[3, 3]], None, TypeError, "soft"),
+        (np.array([3, 3]), None, TypeError, "soft"),
         (b"cat", None, TypeError, "not bytes"),
         (object(), None, TypeError, "not object"),
         (3, ["a", "b", "c"], ValueError, "label is 3, but there are 3 classes"),
@@ -74,6 +82,7 @@ def test_classes_turn_numbers_into_names():
         (0, "ab", ValueError, "list of class names"),
         (0, {"a", "b"}, ValueError, "fixed order"),
         (0, {"a": 1}, ValueError, "fixed order"),
+        (0, b"ab", ValueError, "fixed order"),
         (0, ["a", "a"], ValueError, "twice"),
         (0, [NFC, NFD], ValueError, "twice"),
         (0, ["a", 1], ValueError, "mixes"),
@@ -97,11 +106,20 @@ def test_labels_that_name_no_class_are_refused(label, classes, kind, message):
         torch.tensor([2, 0, 2]),
         [np.int64(2), 0, torch.tensor(2)],
         range(2, -1, -1),
+        np.array([[2], [0], [2]], np.uint8),
+        torch.tensor([[2], [0], [2]]),
+        [[2], [0], [2]],
+        array("q", [2, 0, 2]),
+        pd.Series([2, 0, 2], index=[7, 5, 6]),
+        pd.Categorical([2, 0, 2]),
+        pa.array([2, 0, 2]),
+        pa.chunked_array([[2], [0, 2]]),
+        image_set([b""] * 3, [2, 0, 2])["label"],
     ],
-    ids=repr,
+    ids=lambda labels: type(labels).__name__,
 )
 def test_batches_of_labels(labels):
-    expected = [class_token(int(label)) for label in labels]
+    expected = ["i:2", "i:1" if isinstance(labels, range) else "i:0", "i:0" if isinstance(labels, range) else "i:2"]
     assert batch_tokens(labels, 3) == expected
     assert batch_tokens(labels, 3, ["a", "b", "c"]) == ["s:" + "abc"[int(token[2:])] for token in expected]
 
@@ -135,6 +153,20 @@ def test_batches_of_text():
         (torch.tensor(3), (), "a batch of labels, not Tensor"),
         (np.array(3), (), "a batch of labels, not ndarray"),
         (None, (), "a batch of labels, not NoneType"),
+        ({0: 1, 1: 0}, (), "a batch of labels, not dict: pass a list, an array or a tensor"),
+        ({0, 1}, (), "not set"),
+        (frozenset((0, 1)), (), "not frozenset"),
+        ({0: 1, 1: 0}.keys(), (), "not dict_keys"),
+        ({0: 1, 1: 0}.values(), (), "not dict_values"),
+        (iter([0, 1]), (), "not list_iterator"),
+        ((label for label in (0, 1)), (), "not generator"),
+        (b"01", (), "not bytes"),
+        (bytearray(b"01"), (), "not bytearray"),
+        (pd.DataFrame({"label": [0, 1]}), (), "not DataFrame"),
+        (np.array([[0, 1]]), (), r"shape \(1, 2\).*labels\.ravel\(\)"),
+        (np.array([[0.0], [1.0]]), (0,), "^row 0: .*float"),
+        (np.array([[True], [False]]), (), "bool"),
+        (np.ma.array([[0], [1]], mask=[[False], [True]]), (1,), "^row 1: .*missing"),
     ],
 )
 def test_bad_labels_in_a_batch_are_named_by_row(labels, rows, message):

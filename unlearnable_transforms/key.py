@@ -12,14 +12,19 @@ import re
 import secrets
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from .errors import UsageTypeError
 from .files import replacing
 from .warn import warn
 
+_MOST_BYTES = 1 << 16  # of a key file: a public key's name has no limit, but nobody needs more
 _HEADER = "unlearnable-key-1"
+_NAME = "name:"  # of a public key, in its file
 _KEY_BYTES = 32
+_WORKERS_PROTOCOL = 4  # the lowest pickle protocol by which DataLoader, datasets and Ray send objects to workers
 
 
 class Key:
@@ -87,13 +92,16 @@ class Key:
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> Path:
         """Write the key file, readable by its owner only (mode 0600), whole or not at all.
 
+        The file of a public key holds its name, so that it is public again when it is loaded.
+
         Raises:
             FileExistsError: a file is there and ``overwrite`` is False: a lost key cannot be made again.
         """
         path = Path(path)
         try:
             with replacing(path, overwrite=overwrite) as temporary, temporary.open("w", encoding="ascii") as file:
-                file.write(f"{_HEADER} {self._secret.hex()} {self._checksum()}\n")
+                name = () if self.name is None else (_NAME + self.name.encode().hex(),)
+                file.write(" ".join((_HEADER, self._secret.hex(), self._checksum(), *name)) + "\n")
         except FileExistsError:
             raise FileExistsError(f"{path} exists; a lost key cannot be made again, so it is not replaced") from None
         return path
@@ -107,7 +115,8 @@ class Key:
             ValueError: not a key file, or a damaged one.
         """
         path = Path(path)
-        key, problem = _parse(path.read_text(encoding="ascii", errors="replace"))
+        with path.open("rb") as file:  # a pipe is welcome: `--key <(command)`
+            key, problem = _parse(file.read(_MOST_BYTES).decode("ascii", "replace"))
         if key is None:  # raised here, where no local variable holds the file's text
             raise ValueError(f"{path} {problem}")
         if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
@@ -126,7 +135,7 @@ class Key:
         return digest.digest()
 
     def _checksum(self) -> str:
-        return self._digest(b"checksum", (), 4).hex()
+        return self._digest(b"checksum", () if self.name is None else (self.name,), 4).hex()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Key) and secrets.compare_digest(self._secret, other._secret)
@@ -137,7 +146,18 @@ class Key:
     def __repr__(self) -> str:
         return f"Key({self.name or 'fingerprint ' + self.fingerprint})"
 
-    def __reduce__(self) -> tuple:  # workers need the key; nothing of ours is pickled to disk
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        """For workers and copies, which use protocols 4 and 5; ``torch.save`` and ``yaml.dump`` use 2.
+
+        Raises:
+            UsageTypeError: a protocol below 4, by which the key would get into a checkpoint.
+        """
+        if protocol < _WORKERS_PROTOCOL:
+            raise UsageTypeError(
+                "torch.save or yaml.dump would write the key into the file: leave keys and poisons out "
+                "of checkpoints, in Lightning with save_hyperparameters(ignore=['poison']), and load the key with "
+                "Key.load(path)"
+            )
         return _restore, (self._secret, self.name)
 
 
@@ -146,11 +166,16 @@ def _parse(text: str) -> tuple[Key | None, str]:
     fields = text.split()
     if not fields:
         return None, "is empty, not a key file; make one with `unlearnable keygen`"
-    if len(fields) != 3 or fields[0] != _HEADER:
+    name = fields[3].removeprefix(_NAME) if len(fields) == 4 and fields[3].startswith(_NAME) else None
+    if len(fields) != (3 if name is None else 4) or fields[0] != _HEADER:
         return None, "is not a key file; make one with `unlearnable keygen`"
     if not re.fullmatch(f"[0-9a-f]{{{2 * _KEY_BYTES}}}", fields[1]):
         return None, f"is damaged: the key is not {_KEY_BYTES} bytes in hexadecimal; restore it from a copy"
     key = Key(bytes.fromhex(fields[1]))
+    try:
+        key.name = None if name is None else bytes.fromhex(name).decode()
+    except ValueError:
+        return None, "is damaged: its name is unreadable; restore it from a copy"
     if fields[2] != key._checksum():
         return None, "is damaged: its checksum does not fit; restore it from a copy"
     return key, ""

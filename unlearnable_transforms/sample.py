@@ -10,10 +10,12 @@ import numpy as np
 import torch
 import xxhash
 
+from .errors import UnlearnableError
+
 MAX_NAMED_ROWS = 5
 
 
-class SampleError(ValueError):
+class SampleError(UnlearnableError, ValueError):
     """Samples that cannot be protected, and what to do about it.
 
     Args:
@@ -64,8 +66,10 @@ def class_token(label: Any, classes: Sequence | None = None) -> str:
 
 
 def _token(label: Any, known: list[str] | None) -> str:
-    if isinstance(label, np.ndarray | torch.Tensor) and label.ndim == 0:
-        label = label.item()
+    if isinstance(label, np.ndarray | torch.Tensor) and (label.ndim == 0 or label.shape == (1,)):
+        label = label.item()  # (1,): a row of labels (N, 1), as Keras and MedMNIST have them
+    elif isinstance(label, list | tuple) and len(label) == 1:
+        (label,) = label
     if isinstance(label, np.generic):
         label = label.item()
     if label is None:
@@ -111,7 +115,7 @@ def class_tokens(classes: Sequence) -> list[str]:
     Raises:
         ValueError: the list is empty, names a class twice, or mixes integers and text.
     """
-    if isinstance(classes, str | AbstractSet | Mapping) or not len(classes):
+    if isinstance(classes, str | bytes | AbstractSet | Mapping) or not len(classes):
         # the order of a set changes from process to process
         raise ValueError("classes is a list of class names or integers with at least one entry, in a fixed order")
     tokens = [_token(name, None) for name in classes]
@@ -164,18 +168,32 @@ def batch_tokens(labels: Any, count: int, classes: Sequence | None = None) -> li
 
 
 def _as_list(labels: Any) -> list:
+    """Labels in their order. Containers that have none, or whose values are something else, are refused."""
     if isinstance(labels, torch.Tensor | np.ndarray) and labels.ndim:
+        if labels.ndim == 2 and labels.shape[1] == 1:  # a column
+            labels = labels[:, 0]
         if labels.ndim > 1:
             raise TypeError(
                 f"labels have shape {tuple(labels.shape)}: soft, one-hot or multi-hot labels are refused; put the "
-                "poison before MixUp and CutMix, and pass one class an image"
+                "poison before MixUp and CutMix, and pass one class an image (a row of classes: labels.ravel())"
             )
         if labels.dtype in (torch.bool, np.bool_):
             raise TypeError("labels are bool; class labels are integers or text: cast them to int64")
         return labels.tolist()
-    if isinstance(labels, str) or not isinstance(labels, Iterable) or getattr(labels, "ndim", 1) == 0:
-        raise TypeError(f"a batch of images needs a batch of labels, not {type(labels).__name__}")
+    if hasattr(labels, "to_pylist"):  # Arrow
+        return labels.to_pylist()
+    text = isinstance(labels, str | bytes | bytearray | memoryview)
+    if text or not (isinstance(labels, Sequence) or _is_series(labels)):
+        raise TypeError(
+            f"a batch of images needs a batch of labels, not {type(labels).__name__}: pass a list, an array or a "
+            "tensor with one class an image, in the order of the images"
+        )
     return list(labels)
+
+
+def _is_series(labels: Any) -> bool:
+    """Whether labels are a column of pandas or Polars, or another array of one axis."""
+    return len(getattr(labels, "shape", ())) == 1 and hasattr(labels, "__array__")
 
 
 def sample_id(pixels: np.ndarray, token: str) -> bytes:

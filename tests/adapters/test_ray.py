@@ -13,10 +13,7 @@ from PIL import Image
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
-from unlearnable_transforms.jobs.encode import FileWorker
-from unlearnable_transforms.jobs.folder import protect_folder
-from unlearnable_transforms.jobs.shards import ShardWorker
-from unlearnable_transforms.jobs.tables import protect_tables
+from unlearnable_transforms.protection.protect import Protect, protect_source
 
 ray = pytest.importorskip("ray", reason="needs ray: pip install 'unlearnable-transforms[ray]'")
 
@@ -49,9 +46,9 @@ def dying(worker: type, after: Path) -> type:
 
 @pytest.fixture
 def small_tasks(monkeypatch):
-    monkeypatch.setattr("unlearnable_transforms.jobs.folder.TASK_FILES", 1)
-    monkeypatch.setattr("unlearnable_transforms.jobs.folder.WORKER_FILES", 1)
-    monkeypatch.setattr("unlearnable_transforms.jobs.shards.SHARD_BYTES", 1000)
+    monkeypatch.setattr("unlearnable_transforms.jobs.run.UNITS", 1)
+    monkeypatch.setattr("unlearnable_transforms.jobs.run.WORKER_UNITS", 1)
+    monkeypatch.setattr("unlearnable_transforms.data.table.SHARD_BYTES", 1000)
 
 
 def lines_of(summary) -> list[str]:
@@ -60,11 +57,11 @@ def lines_of(summary) -> list[str]:
 
 def test_a_folder_where_an_actor_is_killed(cluster, small_tasks, tmp_path, poison, monkeypatch):
     source = make_folder(tmp_path / "source")
-    whole = protect_folder(source, tmp_path / "local", poison, ledger=tmp_path / "local.parquet")
+    whole = protect_source(source, tmp_path / "local", poison, ledger=tmp_path / "local.parquet")
     killed = tmp_path / "killed"
     with monkeypatch.context() as patch:
-        patch.setattr("unlearnable_transforms.jobs.folder.FileWorker", dying(FileWorker, killed))
-        found = protect_folder(
+        patch.setattr("unlearnable_transforms.protection.protect.Protect", dying(Protect, killed))
+        found = protect_source(
             source, tmp_path / "ray", poison, engine="ray", workers=2, ledger=tmp_path / "ray.parquet"
         )
     assert killed.exists()
@@ -80,11 +77,11 @@ def test_parquet_where_an_actor_is_killed(cluster, small_tasks, tmp_path, key, m
     data = image_set(images, [number % 2 for number in range(40)])
     data.to_parquet(str(tmp_path / "train.parquet"))
     poison = ut.LSPPoison(key=key)
-    protect_tables(str(tmp_path / "train.parquet"), tmp_path / "local", poison)
+    protect_source(str(tmp_path / "train.parquet"), tmp_path / "local", poison)
     killed = tmp_path / "killed"
     with monkeypatch.context() as patch:
-        patch.setattr("unlearnable_transforms.jobs.tables.ShardWorker", dying(ShardWorker, killed))
-        protect_tables(str(tmp_path / "train.parquet"), tmp_path / "ray", poison, engine="ray", workers=2)
+        patch.setattr("unlearnable_transforms.protection.protect.Protect", dying(Protect, killed))
+        protect_source(str(tmp_path / "train.parquet"), tmp_path / "ray", poison, engine="ray", workers=2)
     assert killed.exists()
     assert len(tree(tmp_path / "ray")) > 6
     assert tree(tmp_path / "ray") == tree(tmp_path / "local")
@@ -95,7 +92,7 @@ def test_parquet_where_an_actor_is_killed(cluster, small_tasks, tmp_path, key, m
 def test_what_a_worker_refuses_is_told_as_without_ray(cluster, small_tasks, tmp_path, poison):
     source = make_folder(tmp_path / "source")
     (source / "cat" / "0003.png").write_bytes(b"no picture")
-    summary = protect_folder(source, tmp_path / "out", poison, engine="ray", workers=2)
+    summary = protect_source(source, tmp_path / "out", poison, engine="ray", workers=2)
     assert [path for path, _ in summary.failed] == ["cat/0003.png"]
     assert len(tree(tmp_path / "out")) == 11
 
@@ -103,12 +100,12 @@ def test_what_a_worker_refuses_is_told_as_without_ray(cluster, small_tasks, tmp_
 def test_a_run_on_ray_goes_on_where_a_local_one_stopped(cluster, small_tasks, tmp_path, poison, monkeypatch):
     source = make_folder(tmp_path / "source")
     with interrupted(monkeypatch, after=4):
-        protect_folder(source, tmp_path / "out", poison)
+        protect_source(source, tmp_path / "out", poison)
     before = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in tree(tmp_path / "out")}
     assert len(before) == 4
-    protect_folder(source, tmp_path / "out", poison, engine="ray", workers=2)
+    protect_source(source, tmp_path / "out", poison, engine="ray", workers=2)
     assert all((tmp_path / "out" / name).stat().st_mtime_ns == time for name, time in before.items())
-    protect_folder(source, tmp_path / "whole", poison)
+    protect_source(source, tmp_path / "whole", poison)
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
@@ -122,7 +119,7 @@ def test_the_command_line(cluster, tmp_path):
 
 def test_an_unknown_engine_is_refused(tmp_path, poison):
     with pytest.raises(ValueError, match="local"):
-        protect_folder(make_folder(tmp_path / "source"), tmp_path / "out", poison, engine="spark")
+        protect_source(make_folder(tmp_path / "source"), tmp_path / "out", poison, engine="spark")
     assert not (tmp_path / "out").exists()
 
 

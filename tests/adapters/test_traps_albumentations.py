@@ -28,7 +28,7 @@ def op(poison):
 
 @pytest.mark.parametrize("p", [0, 0.5, 0.999])
 def test_p_below_one_is_refused(poison, p):
-    with pytest.raises(ValueError, match=r"leave pictures unprotected.*fraction="):
+    with pytest.raises(ValueError, match=r"leave images unprotected.*fraction="):
         ut.albumentations.Protect(poison, p=p)
 
 
@@ -36,6 +36,65 @@ def test_p_is_one_by_default(op):
     assert op.p == 1.0
     for _ in range(20):
         assert (op(image=IMAGES[0], label=1)["image"] != IMAGES[0]).any()
+
+
+def nested(op):
+    """A chance hidden below a container that always runs."""
+    return A.OneOf([A.Sequential([op], p=1), A.NoOp(p=1)], p=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda op: A.Compose([op], p=0.5), r"A.Compose\(p=0.5\)"),
+        (lambda op: A.ReplayCompose([op], p=0.5), r"A.ReplayCompose\(p=0.5\)"),
+        (lambda op: A.Compose([A.Sequential([op], p=0.9)]), r"A.Sequential\(p=0.9\)"),
+        (lambda op: A.Compose([A.Sequential([A.Sequential([op], p=1)])]), r"A.Sequential\(p=0.5\)"),
+        (lambda op: A.OneOf([op, A.NoOp(p=1)], p=1), "A.OneOf"),
+        (lambda op: A.SomeOf([op, A.NoOp(p=1)], n=1), "A.SomeOf"),
+        (lambda op: A.RandomOrder([op, A.NoOp(p=1)], n=1), "A.RandomOrder"),
+        (lambda op: A.OneOrOther(op, A.NoOp(p=1), p=1), "A.OneOrOther"),
+        (lambda op: A.SelectiveChannelTransform([op]), "A.SelectiveChannelTransform"),
+        (nested, "A.OneOf"),
+    ],
+)
+def test_containers_that_run_the_op_only_sometimes_are_refused(op, make, name):
+    with pytest.raises(ValueError, match=rf"{name} would leave images unprotected at random.*fraction="):
+        make(op)
+
+
+def test_a_chance_that_comes_later_is_refused(op, poison):
+    with pytest.raises(ValueError, match=r"p=0\.5 would leave images unprotected"):
+        op.p = 0.5
+    assert op.p == 1.0
+    pipeline = A.Compose([A.Sequential([op], p=1)])
+    pipeline.transforms[0].p = 0.999
+    with pytest.raises(ValueError, match=r"A.Sequential\(p=0.999\)"):
+        pipeline(image=IMAGES[0], label=1)
+    late = A.OneOf([A.NoOp(p=1)], p=1)
+    late.transforms[0] = op
+    with pytest.raises(ValueError, match=r"A\.OneOf"):
+        late(image=IMAGES[0], label=1)
+    pipeline.transforms[0].p = 1
+    assert pipeline(image=IMAGES[0], label=1)["image"].tolist() == poison(IMAGES[0], 1)[0].tolist()
+
+
+def test_a_replay_asks_for_the_label_of_the_image_at_hand(tmp_path, monkeypatch, poison):
+    monkeypatch.setenv("UNLEARNABLE_KEY_FILE", str(poison.key.save(tmp_path / "a.key")))
+    pipeline = A.ReplayCompose([ut.albumentations.Protect(poison), A.HorizontalFlip(p=1)])
+    recorded = pipeline(image=IMAGES[0], label=0)["replay"]
+    flipped = poison(IMAGES[1], 3)[0][:, ::-1].tolist()
+    assert A.ReplayCompose.replay(recorded, image=IMAGES[1], label=3)["image"].tolist() == flipped
+    with pytest.raises(ValueError, match="label"):
+        A.ReplayCompose.replay(recorded, image=IMAGES[1])
+    recorded["transforms"][0]["applied"] = False
+    assert A.ReplayCompose.replay(recorded, image=IMAGES[1], label=3)["image"].tolist() == flipped
+
+
+def test_a_poison_is_no_op(poison):
+    with pytest.raises(AttributeError, match=r"A.Compose\(\[ut.albumentations.Protect\(poison\)\]\)"):
+        A.Compose([poison])
+    assert not hasattr(poison, "available_keys")
 
 
 @pytest.mark.parametrize("pack", [list, tuple, np.array, torch.tensor], ids=lambda pack: pack.__name__)

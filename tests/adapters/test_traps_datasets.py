@@ -331,8 +331,63 @@ def test_a_column_that_is_not_an_image_is_refused(poison, batched):
 @BATCHED
 @pytest.mark.parametrize("kind", ["arrow", "pandas"])
 def test_tables_are_refused(poison, batched, kind):
-    with pytest.raises(TypeError, match="the label is missing"):
-        png_set().with_format(kind).map(poison, batched=batched)
+    message = r"passed a (Table|DataFrame), not the stored row.*ds.with_format\(None\).map\(poison\)"
+    formatted = png_set().with_format(kind)
+    with pytest.raises(TypeError, match=message):
+        formatted.map(poison, batched=batched)
+    with pytest.raises(TypeError, match=message):
+        list(png_set().to_iterable_dataset().with_format(kind).map(poison, batched=batched))
+    assert shown(ut.protect(formatted, poison).with_format(None)) == poison.apply(IMAGES, LABELS).tolist()
+
+
+@BATCHED
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_formatted_rows_are_not_what_is_stored(poison, batched, kind):
+    formatted = png_set().with_format(kind)
+    with pytest.raises(TypeError, match=r"passed a dict, not the stored row.*ut.protect\(ds, poison\)"):
+        formatted.map(poison, batched=batched)
+    assert shown(formatted.with_format(None).map(poison, batched=batched)) == poison.apply(IMAGES, LABELS).tolist()
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_formatted_streams_are_protected(poison, kind):
+    rows = list(png_set().to_iterable_dataset().with_format(kind).map(poison))
+    images = [np.moveaxis(np.asarray(row["image"]), 0, 2) if kind == "torch" else row["image"] for row in rows]
+    assert [np.asarray(image).tolist() for image in images] == poison.apply(IMAGES, LABELS).tolist()
+
+
+@BATCHED
+def test_what_a_transform_makes_is_not_stored(poison, batched):
+    """map would store the protected flipped images, ut.protect the protected stored ones."""
+
+    def flip(batch):
+        return {**batch, "image": [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in batch["image"]]}
+
+    training = png_set().with_transform(flip)
+    for data, options in (
+        (training, {}),
+        (training.shuffle(seed=0), {}),
+        (training, {"num_proc": 2}),
+        (datasets.DatasetDict(train=training), {"with_split": True}),
+    ):
+        with pytest.raises(TypeError, match="the dataset has a format or a transform"):
+            data.map(poison, batched=batched, **options)
+    truth = poison.apply(IMAGES, LABELS).tolist()
+    assert shown(ut.protect(training, poison).with_format(None)) == truth
+    assert shown(training.with_format(None).map(poison, batched=batched)) == truth
+
+
+@BATCHED
+def test_columns_passed_by_position_are_refused(poison, batched):
+    with pytest.raises(TypeError, match="without input_columns="):
+        png_set().map(poison, batched=batched, input_columns=["image", "label"])
+
+
+def test_a_plain_row_inside_the_function_of_map_is_protected(poison):
+    def protect(row):
+        return poison({"image": row["image"], "label": row["label"]})
+
+    assert shown(png_set().map(protect)) == poison.apply(IMAGES, LABELS).tolist()
 
 
 @BATCHED

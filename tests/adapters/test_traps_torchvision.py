@@ -3,13 +3,17 @@
 Each is shown first where it can be (as people write it), then that the library is not caught in it.
 """
 
+import pickle
+from collections import namedtuple
+
 import numpy as np
 import pytest
 import torch
-from conftest import encode, image_set, pixels
-from torch.utils.data import ConcatDataset, Subset, default_collate
+from conftest import ROOT, encode, image_set, pixels
+from PIL import Image
+from torch.utils.data import ConcatDataset, DataLoader, Subset, default_collate, random_split
 from torchvision import tv_tensors
-from torchvision.datasets import FakeData
+from torchvision.datasets import FakeData, ImageFolder, VisionDataset, wrap_dataset_for_transforms_v2
 from torchvision.transforms import v2
 
 from unlearnable_transforms import CUDAPoison, Key, ProtectedDataset, SampleError
@@ -120,6 +124,109 @@ def test_a_hidden_transform_before_the_poison_is_refused(poison, make):
     assert wrapped[0][0].size == (10, 12)
 
 
+class Joint(VisionDataset):
+    """Applies ``transforms`` to image and label together, as torchvision's detection datasets do."""
+
+    def __len__(self):
+        return len(IMAGES)
+
+    def __getitem__(self, index):
+        image, label = Image.fromarray(IMAGES[index]), LABELS[index]
+        return (image, label) if self.transforms is None else self.transforms(image, label)
+
+
+def test_joint_transforms_before_the_poison_are_refused(tmp_path, poison):
+    flip = v2.RandomHorizontalFlip(p=1.0)
+    later = Joint(tmp_path)
+    later.transforms = flip
+    for data in (Joint(tmp_path, transforms=flip), later, Subset(Joint(tmp_path, transforms=flip), [0])):
+        with pytest.raises(
+            ValueError, match=r"transform of Joint would run before the poison.*ProtectedDataset returns"
+        ):
+            ProtectedDataset(data, poison)
+    labels_alone = Joint(tmp_path, target_transform=lambda label: label + 1)
+    assert ProtectedDataset(labels_alone, poison)[0][0].tobytes() == poison(Image.fromarray(IMAGES[0]), 1)[0].tobytes()
+    separate = ProtectedDataset(Joint(tmp_path, transform=flip), poison)
+    assert separate[1][0].tobytes() == flip(poison(Image.fromarray(IMAGES[1]), 1)[0]).tobytes()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, image in zip(("cat", "dog"), IMAGES, strict=False):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(encode(image))
+    return ImageFolder(tmp_path, transform=np.asarray)
+
+
+def test_the_v2_wrapper_of_a_dataset_is_looked_into(folder, poison):
+    folder.transform = None
+    folder.transforms = v2.RandomHorizontalFlip(p=1.0)
+    with pytest.raises(ValueError, match="would run before the poison"):
+        ProtectedDataset(wrap_dataset_for_transforms_v2(folder), poison)
+
+
+def test_attributes_that_samplers_and_reports_use(folder, poison):
+    wrapped = ProtectedDataset(folder, poison)
+    assert wrapped.classes == ["cat", "dog"]
+    assert wrapped.class_to_idx == {"cat": 0, "dog": 1}
+    assert wrapped.targets == [0, 1]
+    assert wrapped.samples == wrapped.imgs == folder.samples
+    assert not hasattr(ProtectedDataset(fake(), poison), "classes")
+
+
+def test_nothing_leads_past_the_poison(poison):
+    """DataLoader and Subset take a dataset's ``__getitems__`` where there is one; MNIST has its images in ``data``."""
+
+    class Whole(FakeData):
+        data = IMAGES
+
+        def __getitems__(self, indices):
+            return [self[index] for index in indices]
+
+    wrapped = ProtectedDataset(Whole(size=4, image_size=(3, 12, 10), num_classes=3), poison)
+    with pytest.raises(AttributeError, match="has no 'data'; the clean dataset is its attribute `dataset`"):
+        _ = wrapped.data
+    truth = [wrapped[index][0].tobytes() for index in range(4)]
+    for data in (wrapped, Subset(wrapped, range(4))):
+        (batch,) = DataLoader(data, batch_size=4, collate_fn=list)
+        assert [image.tobytes() for image, _ in batch] == truth
+
+
+def test_it_works_inside_torch_datasets_and_pickles(folder, poison):
+    wrapped = ProtectedDataset(folder, poison)
+    truth = [poison(np.asarray(image), label)[0].tolist() for image, label in ImageFolder(folder.root)]
+    again = pickle.loads(pickle.dumps(wrapped))
+    assert again.classes == wrapped.classes
+    parts = random_split(wrapped, [1, 1], generator=torch.Generator().manual_seed(0))
+    order = [index for part in parts for index in part.indices]
+    assert [again[index][0].tolist() for index in range(2)] == truth
+    assert [image.tolist() for image, _ in Subset(wrapped, [1])] == truth[1:]
+    assert [image.tolist() for image, _ in ConcatDataset([wrapped, again])] == truth * 2
+    assert [part[0][0].tolist() for part in parts] == [truth[index] for index in order]
+
+
+def test_a_second_image_in_an_item_is_refused(poison):
+    for second in (IMAGES[1], Image.fromarray(IMAGES[1]), torch.zeros(3, 9, 9, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"item\[2\] of item 0 hold images too"):
+            ProtectedDataset([(IMAGES[0], 1, second)], poison)[0]
+
+
+def test_a_named_tuple_stays_one(poison):
+    Sample = namedtuple("Sample", "image label name")
+    item = ProtectedDataset([Sample(IMAGES[0], 1, "a")], poison)[0]
+    assert type(item) is Sample
+    assert item.image.tolist() == poison(IMAGES[0], 1)[0].tolist()
+    assert (item.label, item.name) == (1, "a")
+
+
+def test_random_containers_are_a_documented_trap(poison):
+    """No call reaches the poison where v2 leaves it out: only the page can warn."""
+    image = Image.fromarray(IMAGES[0])
+    for container in (v2.RandomApply([poison], p=0.0), v2.RandomChoice([poison, v2.Identity()], p=[0, 1])):
+        assert container(image, 0)[0] is image
+        assert type(container).__name__ in (ROOT / "docs" / "conventions.md").read_text(encoding="utf-8")
+
+
 def test_protected_dataset_refuses_what_it_cannot_protect(poison):
     with pytest.raises(TypeError, match="not a protection method"):
         ProtectedDataset(fake(), lambda image: image)
@@ -136,7 +243,7 @@ def test_protected_dataset_refuses_what_it_cannot_protect(poison):
 
 
 def test_more_than_image_and_label_stays_in_an_item(poison):
-    extra = object()
+    extra = {"width": 8}
     image, label, same = ProtectedDataset([(IMAGES[0], 1, extra)], poison)[0]
     assert same is extra
     assert (image, label)[1] == 1

@@ -1,8 +1,8 @@
 """`ut.audit` and `unlearnable audit`: what files give away, exit codes, JSON."""
 
 import json
+import os
 import weakref
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -15,6 +15,8 @@ from unlearnable_transforms.auditing import audit as module
 from unlearnable_transforms.auditing.measure import Measured
 from unlearnable_transforms.auditing.traces import read_traces
 from unlearnable_transforms.cli.main import main
+from unlearnable_transforms.data.folder import FolderRows
+from unlearnable_transforms.evaluation.data import read_pictures
 
 COUNT = 240
 LABELS = [row % 3 for row in range(COUNT)]
@@ -61,9 +63,28 @@ def test_a_key_in_the_folder_is_told_and_changes_the_exit_code(tmp_path, capsys)
     assert told["formats"] == {"PNG": COUNT}
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("metadata.jsonl", b"[" * 100_000),
+        ("metadata.jsonl", b"5\n"),
+        ("metadata.csv", b"\xff\xfe\x00"),
+        ("metadata.csv", None),
+    ],
+)
+def test_what_nobody_can_read_is_named_and_stops_nothing(tmp_path, name, data):
+    place = folder(tmp_path / "set", noisy(False))
+    if data is None:
+        os.mkfifo(place / name)  # nothing is waited for
+    else:
+        (place / name).write_bytes(data)
+    found = ut.audit(place)
+    assert [(leak.check, leak.places) for leak in found.leaks] == ([] if data is None else [("unreadable", (name,))])
+
+
 def test_errors_are_one_line(tmp_path, capsys):
     assert main(["audit", str(tmp_path / "nothing" / "here")]) == 2
-    assert capsys.readouterr().err.startswith("unlearnable: error: the audited set: there is no ")
+    assert capsys.readouterr().err.startswith("unlearnable: error: there is no ")
     few = folder(tmp_path / "few", noisy(False))
     assert main(["audit", str(few), "--rows", "50"]) == 2
     assert "200 pictures" in capsys.readouterr().err
@@ -116,7 +137,7 @@ def test_columns_beside_the_pictures():
     data = image_set([encode(image) for image in noisy(True)[:6]], LABELS[:6])
     data = data.add_column("note", ["", "", "/home/me/a.png", "", "", ""])
     data = data.add_column("other", [{"bytes": encode(image), "path": None} for image in noisy(False)[:6]])
-    found = read_traces([], data, None, 6, "image", None).leaks
+    found = read_traces([], read_pictures(data, what="audited"), None, 6).leaks
     assert {leak.check for leak in found} == {"local path", "second image"}
     assert (("row", 2),) in [leak.places for leak in found]
 
@@ -125,12 +146,10 @@ def test_files_are_read_once_and_say_what_arrays_say(tmp_path, monkeypatch):
     sorted_rows = sorted(range(COUNT), key=lambda row: (LABELS[row], str(row)))  # as a folder counts them
     images, labels = noisy(True)[sorted_rows], [LABELS[row] for row in sorted_rows]
     told = ut.audit((images, labels)).signs
-    path, read, reads = folder(tmp_path / "p", noisy(True)), Path.read_bytes, []
-    monkeypatch.setattr(Path, "read_bytes", lambda file: reads.append(file) or read(file))
-    monkeypatch.setattr("unlearnable_transforms.evaluation.data.open_encoded", None)  # nothing else opens pictures
-    monkeypatch.setattr("unlearnable_transforms.evaluation.data.open_image", None)
+    path, read, reads = folder(tmp_path / "p", noisy(True)), FolderRows.stored, []
+    monkeypatch.setattr(FolderRows, "stored", lambda self, rows: reads.extend(rows) or read(self, rows))
     assert ut.audit(path).signs == told
-    assert len(reads) == len(set(reads)) == COUNT
+    assert sorted(reads) == list(range(COUNT))
     assert ut.audit(image_set([encode(image) for image in images], labels)).signs == told
 
 
@@ -141,7 +160,7 @@ def test_a_damaged_picture_is_named(tmp_path, kind):
         (source / "class0" / "0.png").write_bytes(b"no picture")  # the first in the folder
     else:
         source = image_set([b"no picture"] + [encode(image) for image in noisy(False)[1:]], LABELS)
-    with pytest.raises(ValueError, match=r"^row 0: "):
+    with pytest.raises(ValueError, match=r"^class0/0.png: " if kind == "folder" else r"^row 0: "):
         ut.audit(source)
 
 

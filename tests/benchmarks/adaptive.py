@@ -9,7 +9,6 @@ the filters. Prints the accuracy on the clean test set after the last epoch.
 import argparse
 from pathlib import Path
 
-import torch
 from datasets import disable_progress_bars
 from methods import METHODS, make
 from screen import cifar, read
@@ -52,7 +51,7 @@ def main() -> None:
         for shown in (images, protected):
             squeeze, jitter = get_defense(first)(**options), get_defense(then)()
             prepared = jitter.prepare(squeeze.prepare(shown, labels, setting), labels, setting)
-            net = build_victim("resnet9-screen", CLASSES, SIDE, torch.Generator().manual_seed(0))
+            net = build_victim("resnet9-screen", CLASSES, SIDE, 0)
             seen = jitter.test(squeeze.test(test[0], setting), setting), test[1]
             history = train(net, prepared, labels, recipe=SCREEN, seed=0, augment=after_crop(jitter), test=seen)
             accuracies.append(100 * history.last)

@@ -29,7 +29,8 @@ from unlearnable_transforms.evaluation.metrics import mean, t_interval
 from unlearnable_transforms.evaluation.recipes import Plan
 from unlearnable_transforms.jobs.workers import cores
 from unlearnable_transforms.sample import spread
-from unlearnable_transforms.training.loop import SCREEN, accuracy, train
+from unlearnable_transforms.training.loop import SCREEN, train
+from unlearnable_transforms.training.model import accuracy
 from unlearnable_transforms.victims import build_victim
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +111,7 @@ def trained(defense: Defense, rows: Set) -> torch.nn.Module:
     setting = Setting(10, 32, PLAN.victim, PLAN.recipe, 0)
     recipe = defense.recipe(PLAN.recipe)
     prepared = defense.prepare(images, labels, setting)
-    net = defense.network(build_victim(PLAN.victim, 10, 32, torch.Generator().manual_seed(0)), setting)
+    net = defense.network(build_victim(PLAN.victim, 10, 32, 0), setting)
     train(
         net, prepared, labels, recipe=recipe, seed=0, perturb=defense.perturb, loss=defense.loss,
         on_epoch=defense.on_epoch,

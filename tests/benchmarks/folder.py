@@ -31,10 +31,10 @@ import torch
 from PIL import Image
 
 from unlearnable_transforms import CUDAPoison, Key
+from unlearnable_transforms.data.codec import Codec
 from unlearnable_transforms.data.image import PNG_LEVEL
-from unlearnable_transforms.jobs.encode import Codec
-from unlearnable_transforms.jobs.folder import protect_folder
 from unlearnable_transforms.jobs.workers import run_tasks
+from unlearnable_transforms.protection.protect import protect_source
 
 PHOTOGRAPHS = Path(__file__).parents[3] / "shared" / "data" / "clothing" / "train-00000-of-00001.parquet"
 KEY = Key.public("folder benchmark")
@@ -66,7 +66,7 @@ def throughput(source: Path, rounds: int) -> None:
     poison = CUDAPoison(key=KEY)
     ratios = []
     for _ in range(rounds + 1):
-        ours, theirs = timed(lambda out: protect_folder(source, out, poison)), timed(lambda out: bare(source, out))
+        ours, theirs = timed(lambda out: protect_source(source, out, poison)), timed(lambda out: bare(source, out))
         ratios.append((ours[0] / theirs[0], ours[1] / theirs[1]))
     for name, column in zip(("processor time", "clock"), zip(*ratios[1:], strict=True), strict=True):
         print(
@@ -85,8 +85,8 @@ def scaling(source: Path, rounds: int) -> None:
     starts, ratios = [], []
     for _ in range(rounds):
         start = timed(lambda _: list(run_tasks(_ready, range(4), 2)))[1]
-        two = timed(lambda out: protect_folder(source, out, poison, workers=2))[1]
-        one = timed(lambda out: protect_folder(source, out, poison))[1]
+        two = timed(lambda out: protect_source(source, out, poison, workers=2))[1]
+        one = timed(lambda out: protect_source(source, out, poison))[1]
         starts.append(start)
         ratios.append((one / (two - start), one / two))
     columns = list(zip(*ratios, strict=True))
@@ -146,7 +146,7 @@ def peak(files: int) -> None:
             pixels[0, :2] = np.frombuffer(number.to_bytes(6, "little"), np.uint8).reshape(2, 3)
             Image.fromarray(pixels).save(folder / f"picture {number:07d}.png", compress_level=1)
         start = time.perf_counter()
-        summary = protect_folder(Path(scratch, "source"), Path(scratch, "out"), CUDAPoison(key=KEY), workers=2)
+        summary = protect_source(Path(scratch, "source"), Path(scratch, "out"), CUDAPoison(key=KEY), workers=2)
         seconds = time.perf_counter() - start
         assert sum(summary.counts.values()) == files
         main, worker = (

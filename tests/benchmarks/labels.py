@@ -110,7 +110,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         }
     train_set = stack([shrunk(image, SIDE) for image in protected]), torch.from_numpy(true)
     test_set = stack([shrunk(image, SIDE) for image in test_images]), torch.from_numpy(test_labels)
-    net = build_victim("resnet9-screen", 10, SIDE, torch.Generator().manual_seed(task["seed"]))
+    net = build_victim("resnet9-screen", 10, SIDE, task["seed"])
     recipe = replace(RECIPE, epochs=task["epochs"])
     history = train(net, *train_set, recipe=recipe, seed=task["seed"], test=test_set)
     return {

@@ -21,6 +21,7 @@ from scipy.stats import kendalltau
 from screen import cifar
 
 from unlearnable_transforms import Key, Poison, Report, evaluate
+from unlearnable_transforms.evaluation.cells import INIT
 from unlearnable_transforms.evaluation.recommended import MEASURED, make_poison
 from unlearnable_transforms.jobs.workers import cores
 from unlearnable_transforms.pixels import gain_fitted_psnr, psnr, ssim
@@ -65,9 +66,14 @@ def label(title: str, key: str) -> str:
 def accuracies(report: Report, name: str) -> dict[str, float]:
     """Mean accuracy over seeds of a row, by the defense's name, on the training rows of this benchmark.
 
-    The folder's other benchmarks train on other rows too: the report has a table for each.
+    The folder's other benchmarks train on other rows too, and earlier versions started their victims in another way:
+    the report has a table for each.
     """
-    tables = [table for table in report.tables if any(row[0] == label("cuda", KEY) for row, _ in table.entries)]
+    tables = [
+        table
+        for table in report.tables
+        if table.about["init"] == INIT and any(row[0] == label("cuda", KEY) for row, _ in table.entries)
+    ]
     return {
         entry.cells[0]["defense"]["name"]: entry.last
         for table in tables

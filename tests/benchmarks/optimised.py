@@ -57,7 +57,7 @@ def fit(method: str, key: str, data: Dataset, folder: Path, shape: str = "cpu") 
         poison.fit(data)
     facts = {
         "method": method,
-        "arguments": poison.arguments(),
+        "arguments": {**poison.arguments(), **poison.fitted_state()},
         "key": key,
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(time.process_time() - worked, 1),

@@ -15,7 +15,8 @@ from screen import cifar, read
 
 from unlearnable_transforms import Chain, CUDAPoison, Key, PILPoison
 from unlearnable_transforms.defenses.coin import COIN
-from unlearnable_transforms.training.loop import SCREEN, predict, recipe_augment, train
+from unlearnable_transforms.training.loop import SCREEN, recipe_augment, train
+from unlearnable_transforms.training.model import predict
 from unlearnable_transforms.victims.registry import build_victim
 
 CLASSES = 10
@@ -63,7 +64,7 @@ def main() -> None:
     print(f"victims under COIN, key {KEY}: share of {len(test)} test pictures put into the true class, in %")
     print(f"{'trained on':12}" + "".join(f"{name:>9}" for name in tests) + "   at odds, PIL's class")
     for name, poison in poisons.items():
-        net = build_victim("resnet9-screen", CLASSES, 32, torch.Generator().manual_seed(0))
+        net = build_victim("resnet9-screen", CLASSES, 32, 0)
         train(net, poison.apply(images, labels), labels, recipe=SCREEN, seed=0, augment=jittered)
         answers = {title: predict(net, shown).argmax(1).cpu() for title, shown in tests.items()}
         shares = "".join(f"{100 * (answer == truth).float().mean():9.1f}" for answer in answers.values())

@@ -31,7 +31,8 @@ from unlearnable_transforms import CUDAPoison, Key
 from unlearnable_transforms.pixels import gain_fitted_psnr, psnr, ssim
 from unlearnable_transforms.poisons.convolution import HALO_GRID
 from unlearnable_transforms.poisons.cuda import Shape
-from unlearnable_transforms.training.loop import Recipe, accuracy, train
+from unlearnable_transforms.training.loop import Recipe, train
+from unlearnable_transforms.training.model import accuracy
 from unlearnable_transforms.victims.registry import build_victim
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +132,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
     train_set = stack([shrunk(image, side) for image in washed]), torch.from_numpy(labels[rows])
     targets = torch.from_numpy(test_labels)
     test_set = stack([shrunk(image, side) for image in test_images]), targets
-    net = build_victim("resnet9-screen", 10, side, torch.Generator().manual_seed(task["seed"]))
+    net = build_victim("resnet9-screen", 10, side, task["seed"])
     history = train(net, *train_set, recipe=RECIPE, seed=task["seed"], test=test_set)
     result = {
         **task,

@@ -17,7 +17,8 @@ from datasets import Dataset, DatasetDict, disable_progress_bars, load_dataset
 
 from unlearnable_transforms import CUDAPoison, Key
 from unlearnable_transforms.pixels import gain_fitted_psnr, psnr
-from unlearnable_transforms.training.loop import SCREEN, accuracy, train
+from unlearnable_transforms.training.loop import SCREEN, train
+from unlearnable_transforms.training.model import accuracy
 from unlearnable_transforms.victims.registry import build_victim
 
 ROWS = 10_000
@@ -40,7 +41,7 @@ def read(data: Dataset) -> Set:
 
 def victim(images: torch.Tensor, labels: torch.Tensor, test: Set, seed: int = 0) -> tuple[torch.nn.Module, float]:
     """A trained screen victim and its test accuracy in percent after the last epoch."""
-    net = build_victim("resnet9-screen", num_classes=10, image_size=32, generator=torch.Generator().manual_seed(seed))
+    net = build_victim("resnet9-screen", num_classes=10, image_size=32, seed=seed)
     history = train(net, images, labels, recipe=SCREEN, seed=seed, test=test)
     return net, 100 * history.last
 

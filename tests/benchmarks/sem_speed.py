@@ -23,7 +23,7 @@ from torch import Tensor
 
 from unlearnable_transforms import Key, SEMPoison
 from unlearnable_transforms.poisons.optimised import Settings
-from unlearnable_transforms.victims.nets import native_bf16, store_statistics
+from unlearnable_transforms.training.model import native_bf16, store_statistics
 from unlearnable_transforms.victims.registry import build_victim
 
 EPS, PADDING = 8 / 255, 4
@@ -43,7 +43,7 @@ def baseline(images: np.ndarray, labels: np.ndarray, settings: Settings) -> floa
     """Two nested loops, as the paper has them; returns the surrogate's accuracy on the pictures with noise."""
     torch.manual_seed(0)
     pixels, targets = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
-    net = build_victim(settings.surrogate, 10, 32, torch.Generator().manual_seed(0))
+    net = build_victim(settings.surrogate, 10, 32, 0)
     store_statistics(net, pixels)
     mean, std = net.pixel_mean.view(1, 3, 1, 1), net.pixel_std.view(1, 3, 1, 1)
     optimizer = torch.optim.SGD(net.parameters(), lr=settings.rate, momentum=0.9, weight_decay=5e-4)

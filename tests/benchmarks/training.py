@@ -19,8 +19,8 @@ from screen import ROWS, Set, read
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from unlearnable_transforms.training.loop import SCREEN, Recipe, accuracy, train
-from unlearnable_transforms.victims.nets import native_bf16, store_statistics
+from unlearnable_transforms.training.loop import SCREEN, Recipe, train
+from unlearnable_transforms.training.model import accuracy, native_bf16, store_statistics
 from unlearnable_transforms.victims.registry import build_victim
 
 
@@ -38,7 +38,7 @@ class Memory(Dataset):
 
 
 def fresh(victim: str) -> torch.nn.Module:
-    return build_victim(victim, 10, 32, torch.Generator().manual_seed(0))
+    return build_victim(victim, 10, 32, 0)
 
 
 def baseline(training: Set, recipe: Recipe, victim: str = "resnet9-screen", device: str = "cpu") -> torch.nn.Module:

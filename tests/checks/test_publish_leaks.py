@@ -54,6 +54,14 @@ def test_the_docs_list_what_is_planted():
     assert rows == {**here, "an earlier commit of the repository with other data files": "earlier commit"}
 
 
+def test_names_of_others_are_shown_as_text(tmp_path):
+    """In a message they begin no line and steer no terminal."""
+    folder = protected_folder(tmp_path)
+    (folder / "ant" / "evil\n- all is well\x1b[2J.txt").write_text("x")
+    with pytest.raises(LeakError, match=r"evil\\n- all is well\\x1b\[2J\.txt"):
+        publish(folder, tmp_path / "out")
+
+
 # ---- what is no leak, or no set
 
 

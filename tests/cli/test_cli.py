@@ -1,13 +1,17 @@
 """The command line: keygen, methods, quickstart, and how errors are told."""
 
+import io
+import os
 import re
 import stat
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import pixels
 from PIL import Image
 
 import unlearnable_transforms as ut
@@ -59,12 +63,88 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"unlearnable-transforms {ut.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["keygen"], ["quickstart", "--keys", "0"]])
+@pytest.mark.parametrize("arguments", [["nonsense"], ["keygen"], ["cache"], ["quickstart", "--keys", "0"]])
 def test_bad_arguments_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
     assert "usage: unlearnable" in capsys.readouterr().err
+
+
+def test_the_program_alone_shows_its_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert all(f"    {command}" in captured.out for command in ("quickstart", "protect", "cache"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["protct", "a", "b"], "protect"),
+        (["cache", "verfy"], "verify"),
+        (["keygen", "a", "--hepl"], "--help"),
+        (["audit", "a", "--tset", "b"], "--test"),
+        (["audit", "a", "--labelkey", "b"], "--label-key"),
+        (["publish", "a", "u/b", "--key", __file__, "--gated", "manuel"], "manual"),
+    ],
+)
+def test_what_was_meant_is_named(arguments, meant, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith(f"; did you mean {meant}?\n")
+
+
+def test_nothing_is_meant_by_nonsense(capsys):
+    for arguments in (["xyzzy"], ["keygen", "a", "--xyzzy"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["protect", "a", "b"],
+        ["fit", "a"],
+        ["evaluate", "a", "--clean", "b"],
+        ["unlock", "a", "b"],
+        ["publish", "a", "u/b"],
+        ["verify", "a"],
+    ],
+)
+def test_a_key_file_that_is_not_there(tmp_path, arguments, capsys):
+    key = tmp_path / "nokey"
+    assert main([*arguments, "--key", str(key)]) == 2
+    message = f"unlearnable: error: there is no key file {key}; `unlearnable keygen {key}` makes a new key\n"
+    assert capsys.readouterr() == ("", message)
+
+
+@pytest.mark.parametrize("name", ["Ann_private", "Ann_private/", "photos/Ann_private", "./Ann_private", "/Ann/private"])
+@pytest.mark.parametrize("command", ["protect", "fit", "audit", "verify", "unlock", "evaluate"])
+def test_a_mistyped_folder_is_not_looked_up_on_the_hub(tmp_path, monkeypatch, capsys, key_file, command, name):
+    def refuse(*args, **options):
+        raise AssertionError("the name left this machine")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    monkeypatch.setattr("unlearnable_transforms.data.table.load_dataset", refuse)
+    monkeypatch.setattr("huggingface_hub.HfApi.snapshot_download", refuse)
+    options = {
+        "protect": [name, "out", "--key", str(key_file)],
+        "fit": [name, "--key", str(key_file), "--method", "em"],
+        "unlock": [name, "out", "--key", str(key_file)],
+        "evaluate": ["out", "--clean", name, "--test", name, "--key", str(key_file)],
+    }
+    assert main([command, *options.get(command, [name])]) == 2
+    err = capsys.readouterr().err
+    assert "there is no " in err
+    assert "Ann" in err
 
 
 def test_help_imports_nothing_heavy():
@@ -80,22 +160,147 @@ def test_help_imports_nothing_heavy():
     assert all(command in done.stdout for command in ("quickstart", "keygen", "methods"))
 
 
-def test_ctrl_c_is_quiet(monkeypatch, capsys):
-    def interrupt(args):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["keygen", "unused"], "stopped"),
+        (["verify", "unused"], "stopped"),
+        (["protect", "a", "b", "--key", __file__], "stopped; run the same command again to continue"),
+        (["fit", "a", "--key", __file__], "stopped; what is done is kept, run the same command again to continue"),
+    ],
+)
+def test_ctrl_c_is_one_line_and_130(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(command(arguments), "run", raising(KeyboardInterrupt()))
+    assert main(arguments) == 130
+    assert capsys.readouterr() == ("", f"\n{message}\n")
 
-    monkeypatch.setattr(keygen, "run", interrupt)
-    assert main(["keygen", "unused"]) == 130
-    assert capsys.readouterr() == ("", "")
+
+def command(arguments):
+    return sys.modules[f"unlearnable_transforms.cli.{arguments[0]}"]
 
 
-def test_a_bug_is_not_hidden(monkeypatch):
-    def stumble(args):
-        raise ZeroDivisionError
+def raising(error):
+    def run(args):
+        raise error
 
-    monkeypatch.setattr(keygen, "run", stumble)
-    with pytest.raises(ZeroDivisionError):
+    return run
+
+
+def stumble(kind):
+    """A bug of each kind, as an expression that fails inside the package."""
+    from unlearnable_transforms import sample
+    from unlearnable_transforms.jobs.summary import Summary
+
+    expressions = {
+        TypeError: lambda: sample.class_tokens(3),
+        AttributeError: lambda: sample.SampleError.at([0], None).rows.none,
+        KeyError: lambda: Summary().count({}, 0, {}),
+        ValueError: lambda: sample.sample_ids(np.zeros(3), []),
+    }
+    return expressions[kind]
+
+
+@pytest.mark.parametrize("kind", [TypeError, AttributeError, KeyError, ValueError])
+def test_a_bug_in_the_package_shows_a_traceback(kind, monkeypatch):
+    monkeypatch.setattr(keygen, "run", lambda args: stumble(kind)())
+    with pytest.raises(kind):
         main(["keygen", "unused"])
+
+
+@pytest.mark.parametrize("error", [AssertionError(), IndexError(), RecursionError(), ZeroDivisionError(), KeyError()])
+def test_a_bug_elsewhere_shows_a_traceback(error, monkeypatch):
+    monkeypatch.setattr(keygen, "run", raising(error))
+    with pytest.raises(type(error)):
+        main(["keygen", "unused"])
+
+
+def test_a_built_in_error_of_a_worker_shows_its_traceback(monkeypatch):
+    """Sent through a pipe, it has lost the place where it was raised."""
+
+    def run(args):
+        try:
+            ut.Key("text")
+        except TypeError as error:
+            error.add_note("in a worker process:")
+            raise
+
+    monkeypatch.setattr(keygen, "run", run)
+    with pytest.raises(TypeError):
+        main(["keygen", "unused"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda: ut.Key.load(__file__), r".* is not a key file; make one with `unlearnable keygen`"),
+        (lambda: ut.get_poison("cudo"), r".*cudo.*"),
+        (lambda: ut.Key("text"), r".*bytes.*"),
+        (lambda: raising(ut.SampleError("a reason\nof two lines", [3]))(None), "row 3: a reason of two lines"),
+        (lambda: Path("/no/such\x1b[2J/file").read_bytes(), r".*No such file or directory: '/no/such\\x1b\[2J/file'"),
+    ],
+    ids=["ValueError", "KeyError", "TypeError", "SampleError", "OSError"],
+)
+def test_what_the_library_refuses_is_one_line(fault, message, monkeypatch, capsys):
+    monkeypatch.setattr(keygen, "run", lambda args: fault())
+    assert main(["keygen", "unused"]) == 2
+    assert re.fullmatch(rf"unlearnable: error: {message}\n", capsys.readouterr().err)
+
+
+def test_messages_name_options_and_not_arguments(monkeypatch, capsys, key_file):
+    reason = "say which with label_key=. Or pass image_key='image' (fraction=0.5, label_key=), with nothing_key= else"
+    monkeypatch.setattr(command(["protect"]), "run", raising(ut.SampleError(reason)))
+    assert main(["protect", "a", "b", "--key", str(key_file)]) == 2
+    assert capsys.readouterr().err == (
+        "unlearnable: error: say which with --label-key. Or pass --image-key 'image' (--fraction 0.5, --label-key), "
+        "with nothing_key= else\n"
+    )
+
+
+def test_warnings_are_one_line_each(monkeypatch, capsys):
+    def run(args):
+        for number in range(2):
+            warnings.warn(f"look\n  here {number}\x1b[2J", ut.UnlearnableWarning, stacklevel=1)
+
+    monkeypatch.setattr(keygen, "run", run)
+    assert main(["keygen", "unused"]) == 0
+    lines = [f"unlearnable: warning: look here {number}\\x1b[2J\n" for number in range(2)]
+    assert capsys.readouterr() == ("", "".join(lines))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """One image, and one file that is none and has a name to steer terminals with."""
+    folder = tmp_path / "photos" / "cat"
+    folder.mkdir(parents=True)
+    Image.fromarray(pixels(9, 9, 3)).save(folder / "a.png")
+    (folder / "é中\x1b[2J\n.png").write_bytes(b"no image")
+    return folder.parent
+
+
+@pytest.mark.parametrize(("encoding", "name"), [("latin-1", r"é\u4e2d"), ("ascii", r"\xe9\u4e2d"), ("utf-8", "é中")])
+def test_names_are_printed_in_any_encoding(photos, out, key_file, monkeypatch, encoding, name):
+    terminal = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(terminal, encoding, write_through=True))
+    assert main(["protect", str(photos), str(out), "--key", str(key_file), "--workers", "1"]) == 1
+    text = terminal.getvalue().decode(encoding)
+    assert rf"  cat/{name}\x1b[2J\n.png: " in text
+    assert "1 files written: 1 protected" in text
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_reader_that_goes_away_ends_nothing(photos, out, key_file, monkeypatch, capfd, whole):
+    if whole:
+        next(photos.glob("cat/*J*")).unlink()
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        code = main(["protect", str(photos), str(out), "--key", str(key_file), "--workers", "1"])
+        assert main(["methods"]) == 0
+    assert code == (0 if whole else 1)
+    assert (out / "cat" / "a.png").exists()
+    assert "error" not in capfd.readouterr().err
 
 
 def test_traceback_shows_where_an_error_came_from(tmp_path):

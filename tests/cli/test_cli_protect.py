@@ -81,14 +81,14 @@ def test_fraction_warns_with_the_papers_figure(tmp_path, protect, capsys):
     ("options", "message"),
     [
         (("--quality", "90"), "--quality is for"),
-        (("--image-key", "x"), "--image-key has no meaning"),
-        (("--config", "x"), "--config has no meaning"),
+        (("--image-key", "x"), "--image-key and --label-key name columns"),
+        (("--config", "x"), "--config is for data sets of the Hub"),
         (("--method", "nothing"), "no method 'nothing'"),
         (("--kernel-size", "4"), "odd"),
         (("--strength", "strong", "--blur", "0.2"), "strength stands for"),
         (("--fraction", "0"), "fraction"),
         (("--ledger", "{out}/ledger.parquet"), "published"),
-        (("--label-key", "x"), "--label-key has no meaning"),
+        (("--label-key", "x"), "--image-key and --label-key name columns"),
         (("--ledger", "{out}/../nowhere/ledger.parquet"), "no folder"),
     ],
 )
@@ -109,7 +109,11 @@ def test_an_option_that_the_method_does_not_have(tmp_path, out, protect, capsys,
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("nowhere/at/all", "does not exist"), ("/nowhere", "does not exist"), (".", "no pictures and no Parquet")],
+    [
+        ("nowhere/at/all", "no nowhere/at/all here"),
+        ("/nowhere", "no /nowhere here"),
+        (".", "no images, Parquet files or tars"),
+    ],
 )
 def test_a_source_that_is_nothing(tmp_path, protect, capsys, monkeypatch, source, message):
     (tmp_path / "empty").mkdir()
@@ -122,6 +126,6 @@ def test_ctrl_c_has_its_exit_code(tmp_path, protect, capsys, monkeypatch):
     def stop(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unlearnable_transforms.jobs.folder.list_folder", stop)
+    monkeypatch.setattr("unlearnable_transforms.protection.protect.open_data", stop)
     assert protect(make_folder(tmp_path / "source", 3)) == 130
     assert "run the same command again" in capsys.readouterr().err

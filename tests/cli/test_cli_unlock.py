@@ -15,9 +15,9 @@ from PIL import Image
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
-from unlearnable_transforms.jobs import shards
+from unlearnable_transforms.data import table as shards
+from unlearnable_transforms.jobs import run
 from unlearnable_transforms.pixels import psnr
-from unlearnable_transforms.protection import unlock_files
 
 CLASSES = ("ant", "cat", "dog")
 PIL = ("--method", "pil")
@@ -112,7 +112,8 @@ def test_workers_get_all_that_they_need(tmp_path, photos, undo, key_file, monkey
         for task in tasks:
             yield pickle.loads(pickle.dumps(worker))(pickle.loads(pickle.dumps(task)))
 
-    monkeypatch.setattr(unlock_files, "run_tasks", run_tasks)
+    monkeypatch.setattr(run, "run_tasks", run_tasks)
+    monkeypatch.setattr(run, "WORKER_UNITS", 1)
     assert again(tmp_path, key_file, *PIL, workers=2) == 0
     assert tree(tmp_path / "clean") == one
 

@@ -1,12 +1,15 @@
 """PIL pictures, arrays and tensors: every kind is opened rightly and given back, or refused."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import decode, encode, pixels
+from conftest import decode, encode, image_set, pixels
 from PIL import Image
 from torchvision import tv_tensors
 
+import unlearnable_transforms as ut
+from unlearnable_transforms import UnchangedWarning
 from unlearnable_transforms.data.image import check_batch, encode_png, open_chunks, open_image
 from unlearnable_transforms.pixels import CHUNK_VALUES
 
@@ -114,6 +117,27 @@ def test_png_is_lossless_and_bare():
         back = decode(encode_png(with_info(Image.fromarray(image), comment="secret"))["bytes"])
         assert np.asarray(back).tolist() == image.tolist()
         assert back.info == {}
+
+
+def test_images_whose_content_lives_in_alpha_are_reported(poison, tmp_path):
+    """What is seen of them is the same for every class, however the colours change."""
+    flat = np.dstack([np.full((9, 8, 3), [200, 30, 30], np.uint8), pixels(9, 8)])
+    plain = pixels(9, 8, 4)
+    batch = np.stack([plain, flat, plain])
+    containers = {
+        "array": batch,
+        "tensor": torch.from_numpy(batch).permute(0, 3, 1, 2),
+        "PIL": [Image.fromarray(image) for image in batch],
+    }
+    for images in containers.values():
+        with pytest.warns(UnchangedWarning, match="^row 1: .*alpha channel.*unprotected"):
+            poison.apply(images, [0, 1, 2])
+    data = image_set([encode(image) for image in batch], [0, 1, 2])
+    with pytest.warns(UnchangedWarning, match="^row 1: .*alpha channel.*unprotected"):
+        data.map(poison, batched=True)
+    with pytest.warns(UnchangedWarning, match="^row 1: .*alpha channel.*unprotected"):
+        ut.protect(data, poison, ledger=tmp_path / "ledger")
+    assert pq.read_table(tmp_path / "ledger")["status"].to_pylist() == ["protected", "unchanged", "protected"]
 
 
 # ---- arrays and tensors ----

@@ -1,6 +1,7 @@
 """Methods that are not fitted, refuse a row or leave it as it is: the rows are named as the caller counts them."""
 
 import albumentations as A
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -117,3 +118,13 @@ def test_refused_rows_of_protect_are_counted_over_chunks(fraction):
     large = [encode(np.full((1100, 1000, 3), row, np.uint8)) for row in range(4)]  # more than one fills a chunk
     data = image_set(large, [1, 1, 1, 9])
     assert error_of(lambda: ut.protect(data, poison, fraction=fraction), SampleError).rows == (3,)
+
+
+def test_a_set_without_rows_is_refused_by_protect(poison):
+    data = image_set([], [])
+    with pytest.raises(ValueError, match=r"there are no rows to protect$"):
+        ut.protect(data, poison)
+    splits = datasets.DatasetDict(train=data, test=image_set([encode(IMAGES[0])], [0]))
+    with pytest.raises(ValueError, match=r"there are no rows to protect in \['train'\]"):
+        ut.protect(splits, poison)
+    assert len(data.map(poison)) == 0

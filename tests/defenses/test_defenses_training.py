@@ -13,7 +13,7 @@ from torch import nn
 from unlearnable_transforms.defenses import get_defense
 from unlearnable_transforms.defenses.dat import filter_groups, stretch
 from unlearnable_transforms.training.attacks import attacking
-from unlearnable_transforms.victims.nets import store_statistics
+from unlearnable_transforms.training.model import store_statistics
 
 NO_LABELS = torch.zeros(0, dtype=torch.int64)
 
@@ -97,7 +97,7 @@ def test_at_pgd_has_the_radius_of_its_norm(model):
     pixels = random_pixels()
     for norm, eps in (("linf", 8 / 255), ("l2", 1.0)):
         defense = get_defense("at-pgd")(norm=norm)
-        assert defense.eps == eps
+        assert defense.radius == eps
         delta = (defense.perturb(model, pixels, LABELS, seeded()) - pixels).flatten(1)
         length = delta.norm(dim=1, p=math.inf if norm == "linf" else 2).max().item()
         assert length == pytest.approx(eps, rel=0.01)

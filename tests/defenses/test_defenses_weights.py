@@ -5,20 +5,20 @@ from pickle import UnpicklingError
 
 import pytest
 import torch
-from conftest import seeded
 from small_training import RECIPE, coloured, make_setting
 from torch import nn
 
 from unlearnable_transforms.defenses import get_defense
 from unlearnable_transforms.defenses.pretrained import last_linear, load_weights
-from unlearnable_transforms.training.loop import accuracy, train
+from unlearnable_transforms.training.loop import train
+from unlearnable_transforms.training.model import accuracy
 from unlearnable_transforms.victims import build_victim
 
 # ---- fine-tuning and the last layer
 
 
 def _trained(seed: int = 3) -> nn.Module:
-    net = build_victim("smallcnn", 10, 8, seeded(seed))
+    net = build_victim("smallcnn", 10, 8, seed)
     train(net, *coloured(200, seed=4), recipe=RECIPE, seed=0)
     return net.train()
 
@@ -27,7 +27,7 @@ def _trained_by(name: str, **arguments) -> tuple[nn.Module, dict[str, torch.Tens
     """The network after training, and its weights before."""
     setting = make_setting()
     defense = get_defense(name)(**arguments)
-    net = defense.network(build_victim("smallcnn", 10, 8, seeded(9)), setting)
+    net = defense.network(build_victim("smallcnn", 10, 8, 9), setting)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     train(net, *coloured(200, seed=6), recipe=defense.recipe(RECIPE), seed=1)
     return net, before
@@ -49,8 +49,7 @@ def test_last_layer_leaves_the_body_bit_identical():
 def test_last_layer_is_a_new_one():
     setting = make_setting()
     tuned, last = (
-        get_defense(name)().network(build_victim("smallcnn", 10, 8, seeded(9)), setting)
-        for name in ("fine-tune", "last-layer")
+        get_defense(name)().network(build_victim("smallcnn", 10, 8, 9), setting) for name in ("fine-tune", "last-layer")
     )
     assert all(value.equal(_body(tuned.state_dict())[key]) for key, value in _body(last.state_dict()).items())
     assert not last.classifier.weight.equal(tuned.classifier.weight)

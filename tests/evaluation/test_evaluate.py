@@ -78,7 +78,7 @@ def test_every_combination_is_one_file(folder):
 def test_a_cell_is_what_the_training_loop_gives(folder):
     (images, labels), (test, answers) = PARTS["clean"], PARTS["test"]
     protected = CUDAPoison(key=KEY).apply(images, labels)
-    net = build_victim("smallcnn", 10, 8, torch.Generator().manual_seed(1))
+    net = build_victim("smallcnn", 10, 8, 1)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     history = train(
@@ -266,6 +266,38 @@ def test_hooks_reach_the_training():
     assert np.array(result["confusion"])[:, 7].sum() == 80
 
 
+def test_an_instance_of_a_class_without_a_name_is_called_by_the_class():
+    class Darker(Defense):
+        def prepare(self, images, labels, setting):
+            return images // 2
+
+    report = evaluate(**NEEDED, defenses=["erm", Darker()])
+    assert report.tables[0].columns == ["erm", "Darker"]
+    assert report.accuracy("clean", "Darker") != report.accuracy("clean", "erm")
+
+
+def test_what_is_asked_for_twice_is_trained_once():
+    assert len(evaluate(**NEEDED, defenses=["jpeg", "jpeg:quality=10"]).cells) == 1
+
+
+def test_recipes_of_ones_own_are_apart_by_their_settings(tmp_path):
+    for epochs in (1, 3):
+        recipe = replace(DIGITS, epochs=epochs)
+        evaluate(**{**NEEDED, "recipe": recipe}, defenses=["erm"], victims=["smallcnn"], out=tmp_path)
+    report = ut.Report.load(tmp_path)
+    assert sorted(table.about["plain"]["epochs"] for table in report.tables) == [1, 3]
+    assert all(len(entry.cells) == 1 for table in report.tables for entry in table.entries.values())
+    assert "recipe own (epochs 1," in str(report)
+
+
+def test_the_name_of_a_recipe_does_not_count(tmp_path):
+    first = evaluate(**NEEDED, defenses=["erm"], out=tmp_path)
+    renamed = {**NEEDED, "recipe": replace(PLAN, name="another")}
+    again = evaluate(**renamed, defenses=["erm"], out=tmp_path)
+    assert again.cells[0]["date"] == first.cells[0]["date"]
+    assert len(list(tmp_path.glob("*.json"))) == 1
+
+
 def test_specifications():
     assert make_defense("jpeg:quality=30", PLAN).quality == 30
     assert make_defense("at-fgsm", PLAN).eps == 1 / 255
@@ -274,9 +306,12 @@ def test_specifications():
     assert defense_label(make_defense("jpeg", PLAN)) == "jpeg"
     assert defense_label(make_defense("jpeg:quality=30", PLAN)) == "jpeg quality=30"
     assert defense_label(make_defense("at-fgsm", PLAN)) == "at-fgsm eps=1/255"
+    assert defense_label(make_defense("at-fgsm:eps=0.1234567", PLAN)) == "at-fgsm eps=0.1234567"  # not rounded
+    assert defense_label(make_defense("coin:alpha=3", PLAN)) == "coin alpha=3"
+    assert defense_label(make_defense("at-pgd:norm=l2,step_size=0.2", PLAN)) == "at-pgd norm=l2 step_size=51/255"
     with pytest.raises(ValueError, match="quality"):
         make_defense("jpeg:qualty=30", PLAN)
-    with pytest.raises(KeyError, match="no defense"):
+    with pytest.raises(KeyError, match="did you mean 'jpeg'"):
         make_defense("jpg", PLAN)
 
 
@@ -295,4 +330,4 @@ def test_names_are_exported():
     assert ut.evaluate is evaluate
     assert {"jpeg", "at-fgsm"} <= set(ut.list_defenses())
     assert ut.get_defense("jpeg").__name__ == "JPEG"
-    assert cells_module.FORMAT == 1
+    assert cells_module.FORMAT == 2

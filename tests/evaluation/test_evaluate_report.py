@@ -1,5 +1,7 @@
 """Metrics by hand, tables, the page, and the command."""
 
+import base64
+import io
 import json
 import math
 import re
@@ -15,8 +17,8 @@ from sklearn.datasets import load_digits
 from unlearnable_transforms import CUDAPoison, Key
 from unlearnable_transforms.cli.main import main
 from unlearnable_transforms.evaluation.cells import write
-from unlearnable_transforms.evaluation.charts import confusion, curves
-from unlearnable_transforms.evaluation.data import Pictures
+from unlearnable_transforms.evaluation.charts import confusion, curves, line_styles
+from unlearnable_transforms.evaluation.data import read_pictures
 from unlearnable_transforms.evaluation.metrics import (
     macro_recall,
     protection,
@@ -106,11 +108,82 @@ def test_tables_by_hand():
     assert "protection 20.0 points, recovery 64 %" in text
 
 
-def test_cells_that_must_not_be_compared_are_apart():
-    other = cell("mine", "erm", 0.5)
-    other["data"] = {**other["data"], "test": "another"}
-    later = cell("mine", "erm", 0.5, victim="resnet18", seed=3)
-    assert len(Report([*some_cells(), other, later], {}).tables) == 3
+def changed(made: dict, name: str, **change) -> dict:
+    return {**made, name: {**made[name], **change}}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        changed(cell("mine", "erm", 0.5), "data", test="another"),
+        changed(cell("mine", "erm", 0.5), "data", clean="another"),
+        changed(cell("mine", "erm", 0.5), "data", image_size=16),
+        changed(cell("mine", "erm", 0.5), "data", classes=["a", "b", "c"]),
+        cell("mine", "erm", 0.5, victim="resnet18", seed=3),
+        cell("mine", "erm", 0.5, seed=3, init="uniform"),
+        cell("mine", "erm", 0.5, seed=3, plain={"epochs": 7}, recipe={"name": "screen", "epochs": 7}),
+    ],
+)
+def test_cells_that_must_not_be_compared_have_tables_of_their_own(other):
+    report = Report([*some_cells(), other], {})
+    assert len(report.tables) == 2
+    assert sorted(len(table.entries) for table in report.tables) == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("other", "label"),
+    [
+        (changed(cell("mine", "jpeg", 0.1, seed=1), "defense", version=2), "jpeg (version 2)"),
+        (changed(cell("mine", "jpeg", 0.1, seed=1), "defense", arguments={"q": 9}), "jpeg (argument q 9)"),
+        (changed(cell("mine", "jpeg", 0.1, seed=1), "defense", arguments={"q": None}), "jpeg (argument q None)"),
+        (changed(cell("mine", "jpeg", 0.1, seed=1), "recipe", epochs=7), "jpeg (recipe's epochs 7)"),
+        (changed(cell("mine", "jpeg", 0.1, seed=1), "data", spare="s"), "jpeg (clean images s)"),
+    ],
+)
+def test_what_differs_in_more_than_the_seed_is_never_averaged(other, label):
+    (table,) = Report([*some_cells(), other], {}).tables
+    assert label in table.columns
+    assert table.entries[("mine", "mine"), label].last == 0.1
+    assert not any("±" in line for line in str(Report([some_cells()[-1], other], {})).splitlines()[2:])
+    assert len(table.columns) == 3
+
+
+def test_sets_of_one_name_and_other_pixels_are_rows_of_their_own():
+    report = Report([*some_cells(), changed(cell("mine", "erm", 0.5, seed=1), "data", train="others")], {})
+    assert sorted(report.tables[0].names.values()) == ["clean", "mine (mine)", "mine (others)"]
+
+
+def test_one_training_under_two_configurations_counts_once():
+    again = changed(cell("mine", "jpeg", 0.6), "set", config={"method": "cuda", "version": 9})
+    entry = Report([*some_cells(), again], {}).tables[0].entries[("mine", "mine"), "jpeg"]
+    assert len(entry.cells) == 1
+    assert entry.sd is None
+
+
+def test_a_cell_in_a_copied_file_is_read_once(tmp_path):
+    for name in ("a.json", "a copy.json"):
+        write(cell("mine", "erm", 0.2), tmp_path / name)
+    assert len(Report.load(tmp_path).cells) == 1
+
+
+def test_cells_of_format_1_are_read_as_what_they_are(tmp_path):
+    """By their name recipes of one's own were all alike, and the victims started in another way."""
+    for number, epochs in enumerate((1, 6)):
+        old = cell("mine", "erm", 0.2 + number / 10, recipe={"name": "own", "epochs": epochs})
+        old = {name: value for name, value in old.items() if name not in ("init", "plain")}
+        write({**old, "format": 1, "id": f"old {number}"}, tmp_path / f"{number}.json")
+    old = {name: value for name, value in cell("mine", "erm", 0.7).items() if name not in ("init", "plain")}
+    write({**old, "format": 1, "id": "old 2"}, tmp_path / "2.json")
+    write(cell("mine", "erm", 0.8), tmp_path / "3.json")
+    report = Report.load(tmp_path)
+    assert sorted(entry.last for table in report.tables for entry in table.entries.values()) == pytest.approx(
+        [0.2, 0.3, 0.7, 0.8]
+    )
+    assert all(len(table.entries) == 1 for table in report.tables)
+    assert str(report).count("initialised as by earlier versions") == 3
+    write({**cell("mine", "erm", 0.8), "format": 3, "id": "later"}, tmp_path / "4.json")
+    with pytest.raises(ValueError, match="format 3"):
+        Report.load(tmp_path)
 
 
 def test_trainings_that_diverged_are_left_out_of_means_and_counted():
@@ -124,9 +197,13 @@ def test_trainings_that_diverged_are_left_out_of_means_and_counted():
     assert "1 of 3 diverged" in report.html()
 
 
-def test_wide_tables_are_broken_into_blocks():
-    cells = [cell(f"poison number {n}", "erm", 0.5) for n in range(20)]
-    assert max(map(len, str(Report(cells, {})).splitlines()[3:-21])) <= 118
+def test_many_sets_go_down_and_wide_tables_are_broken_into_blocks():
+    cells = [cell(f"poison number {n}", f"defense {m}", 0.5) for n in range(20) for m in range(10)]
+    lines = str(Report(cells, {})).splitlines()[3:-21]
+    assert max(map(len, lines)) <= 118
+    assert sum(line.startswith("poison number 7 ") for line in lines) == 2
+    (few,) = Report(cells[:30], {}).tables
+    assert few.grid().heads == ["poison number 0", "poison number 1", "poison number 2"]
 
 
 # ---- the page
@@ -176,19 +253,56 @@ def test_the_page_is_whole_and_text_is_escaped():
     assert "PSNR 20.0 dB, largest difference 3 of 255; mean over 2 pictures, of which 1 did not change" in html
 
 
-def test_charts():
-    svg = curves({"a": [0.0, 1.0], "b": [0.5, 0.5]}, {"a": "#000", "b": "#111"})
-    a, b = re.findall(r'points="([^"]*)"', svg)
-    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in a.split())
-    assert x0 < x1
-    assert y0 > y1  # 0 % lies below 100 %
-    assert {point.split(",")[1] for point in b.split()} == {f"{(y0 + y1) / 2:.1f}"}
-    import base64
-    import io
+def test_curves_use_the_height_and_keep_their_order():
+    drawn = curves({"a": [0.0, 0.2], "b": [0.1, 0.1]})
+    a, b = ([tuple(map(float, point.split(","))) for point in points.split()] for points in drawn["lines"].values())
+    assert a[0][0] == b[0][0] < a[1][0] == b[1][0]
+    assert a[0][1] > b[0][1] > a[1][1]  # 0 % lies at the bottom
+    assert b[0][1] == pytest.approx((a[0][1] + a[1][1]) / 2)
+    assert [text for _, text in drawn["grid"]] == ["0", "5", "10", "15", "20"]  # not to 100, which nothing reaches
+    assert drawn["grid"][-1][0] == a[1][1]
 
+
+def test_no_two_lines_look_alike():
+    names = ["clean", *(f"set {number}" for number in range(32))]
+    styles = line_styles(names, "clean")
+    assert list(styles) == names
+    assert len(set(styles.values())) == len(names)
+    more = line_styles([*names, "one more", "another"], "clean")
+    assert more["one more"] == more["another"] not in styles.values()  # grey, none of the others'
+
+
+def test_a_confusion_matrix_darkens_with_the_share():
     image = np.asarray(Image.open(io.BytesIO(base64.b64decode(confusion([[4, 0], [1, 3]])))))
     assert image.shape == (2, 2, 3)
     assert image[0, 0].sum() < image[1, 1].sum() < image[1, 0].sum() < image[0, 1].sum()
+
+
+def test_a_weak_victim_is_remarked_upon_and_a_good_one_is_not():
+    weak = [cell("clean", "erm", 0.6, role="clean"), cell("mine", "erm", 0.5)]  # of two classes
+    for text in (str(Report(weak, {})), Report(weak, {}).html()):
+        assert "The victim itself is weak: 60.0 % on clean pictures" in text
+        assert "guessing gives 50.0 %" in text
+    for text in (str(Report(some_cells(), {})), Report(some_cells(), {}).html()):
+        assert "weak:" not in text
+
+
+@pytest.mark.parametrize(
+    ("last", "text"), [(0.1, "recovery none"), (0.25, "recovery 0 %"), (0.8, "recovery 100 %"), (0.9, "recovery full")]
+)
+def test_recovery_is_no_figure_beyond_none_and_all(last, text):
+    cells = [made for made in some_cells() if (made["set"]["label"], made["defense"]["label"]) != ("mine", "jpeg")]
+    html = Report([*cells, cell("mine", "jpeg", last)], {}).html()
+    assert f"<small>{text}</small>" in html
+    assert "recovery -" not in html
+
+
+def test_the_headline_says_what_is_beyond_the_control():
+    control = cell("mine, one filter", "jpeg", 0.75, role="control")
+    control["set"] = {**control["set"], "of": "mine"}
+    report = Report([*some_cells(), control], {})
+    assert report.tables[0].headlines[0].beyond == pytest.approx(0.15)
+    assert "protection 20.0 points, 15.0 beyond its control" in str(report)
 
 
 def test_load_needs_nothing_but_the_files(tmp_path):
@@ -207,10 +321,10 @@ def test_load_needs_nothing_but_the_files(tmp_path):
 
 
 @pytest.fixture
-def pictures() -> Pictures:
+def pictures():
     loaded = load_digits()
     images = [np.rint(image * (255 / 16)).astype(np.uint8)[..., None] for image in loaded.images[:40]]
-    return Pictures(images, loaded.target[:40].tolist())
+    return read_pictures((images, loaded.target[:40].tolist()), what="clean")
 
 
 def test_the_control_of_cuda_filters_all_classes_alike(pictures):

@@ -11,13 +11,13 @@ import unlearnable_transforms as ut
 from unlearnable_transforms.evaluation.recipes import Plan
 from unlearnable_transforms.evaluation.robust import Attack, Robustness, robust_accuracy
 from unlearnable_transforms.training.loop import DIGITS, train
+from unlearnable_transforms.training.model import store_statistics
 from unlearnable_transforms.victims import build_victim
-from unlearnable_transforms.victims.nets import store_statistics
 
 
 @pytest.fixture(scope="module")
 def net(digits) -> nn.Module:
-    net = build_victim("smallcnn", 10, 8, torch.Generator().manual_seed(0))
+    net = build_victim("smallcnn", 10, 8, 0)
     train(net, digits[0][:1000], digits[1][:1000], recipe=DIGITS, seed=0)
     return net
 
@@ -132,7 +132,7 @@ def test_an_evaluation_attacks_its_victims(digits, tmp_path):
     assert 0 < linf["robust"] < linf["clean"]
     assert l2["clean"] == cell["result"]["last"]  # 1,000 rows are more than there are
     (entry,) = report.tables[0].entries.values()
-    assert entry.robust == {"PGD-5 linf 8/255": linf["robust"], "PGD-5 l2 0.5": l2["robust"]}
+    assert entry.robust == {"PGD-5 linf 8/255, 100 pictures": linf["robust"], "PGD-5 l2 0.5": l2["robust"]}
     assert "Accuracy under PGD-5 linf 8/255" in str(report)
     assert "PGD-5 l2 0.5" in report.html()
 

@@ -10,17 +10,20 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 from conftest import encode, image_set, pixels
 from folders import command, interrupted, make_folder, tree, wait_for_end, wait_for_lines
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
+from unlearnable_transforms.data import table as shards
+from unlearnable_transforms.data.codec import Codec
 from unlearnable_transforms.files import PART_PREFIX, PART_SUFFIX
-from unlearnable_transforms.jobs import shards
-from unlearnable_transforms.jobs.encode import Codec, FileWorker
-from unlearnable_transforms.jobs.folder import protect_folder
 from unlearnable_transforms.jobs.journal import open_journal
+from unlearnable_transforms.jobs.ledger import read_ledger
+from unlearnable_transforms.protection.protect import Protect, protect_source
 
 
 @pytest.fixture
@@ -37,27 +40,27 @@ def journal_of(out: Path) -> Path:
 def begun(source, out, poison, monkeypatch):
     """A run that was interrupted after four files."""
     with interrupted(monkeypatch, after=4):
-        protect_folder(source, out, poison)
+        protect_source(source, out, poison)
     assert len(tree(out)) == 4
     return out
 
 
 def test_goes_on_and_ends_with_the_same_bytes(begun, source, tmp_path, poison, monkeypatch):
     written = []
-    write = FileWorker._write
-    monkeypatch.setattr(FileWorker, "_write", lambda self, task: written.append(task.path) or write(self, task))
-    resumed = protect_folder(source, begun, poison, ledger=tmp_path / "resumed.parquet")
+    write = Protect._write
+    monkeypatch.setattr(Protect, "_write", lambda self, unit: written.append(unit.target) or write(self, unit))
+    resumed = protect_source(source, begun, poison, ledger=tmp_path / "resumed.parquet")
     assert len(written) == 8
-    whole = protect_folder(source, tmp_path / "whole", poison, ledger=tmp_path / "whole.parquet")
+    whole = protect_source(source, tmp_path / "whole", poison, ledger=tmp_path / "whole.parquet")
     assert tree(begun) == tree(tmp_path / "whole")
     assert (tmp_path / "resumed.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert resumed.lines()[:-1] == whole.lines()[:-1]
 
 
 def test_a_finished_run_started_again_does_nothing(source, out, poison, monkeypatch):
-    first = protect_folder(source, out, poison)
-    monkeypatch.setattr(FileWorker, "_write", lambda self, task: pytest.fail("nothing is left to do"))
-    assert protect_folder(source, out, poison).lines() == first.lines()
+    first = protect_source(source, out, poison)
+    monkeypatch.setattr(Protect, "_write", lambda self, task: pytest.fail("nothing is left to do"))
+    assert protect_source(source, out, poison).lines() == first.lines()
 
 
 def test_the_journal_is_private_and_its_torn_line_is_cut_off(begun, source, poison):
@@ -66,7 +69,7 @@ def test_the_journal_is_private_and_its_torn_line_is_cut_off(begun, source, pois
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in directory.iterdir())
     with (directory / "done.jsonl").open("ab") as file:
         file.write(b'{"path": "cat/00')
-    assert protect_folder(source, begun, poison).counts == {"protected": 12}
+    assert protect_source(source, begun, poison).counts == {"protected": 12}
     assert (directory / "done.jsonl").read_bytes().count(b"\n") == 12
 
 
@@ -75,8 +78,8 @@ def test_left_temporary_files_are_removed_and_damaged_files_made_anew(begun, sou
     first, second, *_ = sorted(path for path in begun.rglob("*.png"))
     first.write_bytes(first.read_bytes()[:-1] + b"?")
     second.unlink()
-    protect_folder(source, begun, poison)
-    protect_folder(source, tmp_path / "whole", poison)
+    protect_source(source, begun, poison)
+    protect_source(source, tmp_path / "whole", poison)
     assert tree(begun) == tree(tmp_path / "whole")
 
 
@@ -86,32 +89,73 @@ def test_an_error_while_writing_leaves_no_temporary_file(source, out, poison, mo
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space"):
-        protect_folder(source, out, poison)
+        protect_source(source, out, poison)
     assert tree(out) == {}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda source: (source / "cat" / "0000.jpg").write_bytes(encode(pixels(5, 5, 3), "JPEG")),
-            "changed: cat/0000",
-        ),
-        (lambda source: os.utime(source / "cat" / "0000.jpg", (1, 1)), "changed: cat/0000"),
-        (lambda source: (source / "cat" / "0000.jpg").unlink(), "gone: cat/0000"),
-        (lambda source: (source / "cat" / "new.png").write_bytes(encode(pixels(5, 5, 3))), "new: cat/new"),
-        (lambda source: make_folder(source, 1, ("bee",)), r"classes.* added \['bee'\]"),
-        (lambda source: shutil.rmtree(source / "dog"), r"classes.* gone \['dog'\]"),
-        (lambda source: (source / "dog").rename(source / "bat"), r"added \['bat'\], gone \['dog'\]"),
-    ],
-)
-def test_a_changed_source_is_refused(begun, source, poison, change, message):
-    change(source)
+def test_an_image_that_changed_is_protected_again_and_the_others_stay(begun, source, tmp_path, poison):
     before = tree(begun)
-    with pytest.raises(ValueError, match=message) as caught:
-        protect_folder(source, begun, poison)
-    assert "empty output folder" in str(caught.value)
-    assert tree(begun) == before
+    changed = min(before)
+    (path,) = (source / changed).parent.glob(f"{Path(changed).stem}.*")
+    path.write_bytes(encode(pixels(5, 5, 3), "JPEG" if path.suffix == ".jpg" else "PNG"))
+    assert protect_source(source, begun, poison).counts == {"protected": 12}
+    protect_source(source, tmp_path / "whole", poison)
+    after = tree(begun)
+    assert after == tree(tmp_path / "whole")
+    assert after[changed] != before[changed]
+    assert all(after[name] == data for name, data in before.items() if name != changed)
+
+
+def test_a_source_is_compared_by_content_where_its_time_stamp_changed(begun, source, poison, monkeypatch):
+    for path in source.rglob("*.*"):
+        os.utime(path, (1, 1))
+    written, write = [], Protect._write
+    monkeypatch.setattr(Protect, "_write", lambda self, unit: written.append(unit.target) or write(self, unit))
+    assert protect_source(source, begun, poison).counts == {"protected": 12}
+    assert len(written) == 8
+
+
+def test_an_album_grows(source, out, tmp_path, poison, monkeypatch):
+    """New images and a new class: what is there stays as it is, and the ledger knows all."""
+    ledger = Path(protect_source(source, out, poison).ledger)
+    before = tree(out)
+    (source / "cat" / "new.png").write_bytes(encode(pixels(9, 8, 3, seed=70)))
+    (source / "bee").mkdir()  # sorted between the others
+    (source / "bee" / "new.png").write_bytes(encode(pixels(9, 8, 3, seed=71)))
+    (source / "dog" / "0002.jpg").unlink()
+    written, write = [], Protect._write
+    monkeypatch.setattr(Protect, "_write", lambda self, unit: written.append(unit.target) or write(self, unit))
+    summary = protect_source(source, out, poison)
+    assert sorted(written) == ["bee/new.png", "cat/new.png"]
+    assert {name: data for name, data in tree(out).items() if name not in written} == before
+    assert any("dog/0002.jpg" in note and "no longer in the source" in note for note in summary.notes)
+    image = np.asarray(PIL.Image.open(out / "bee" / "new.png"))
+    assert (image == poison.apply(pixels(9, 8, 3, seed=71)[None], [3])[0]).all()  # ant, cat, dog came first
+    table = read_ledger(summary.ledger)
+    assert len(table) == 14
+    assert len(set(table["protected_id"].to_pylist())) == 14
+    assert not ledger.exists()  # the new one takes its place
+
+
+def test_an_album_grows_under_noise_that_was_fitted(source, out, key):
+    protect_source(source, out, ut.PILPoison(key=key))
+    before = tree(out)
+    for number in range(3):
+        (source / "cat" / f"new{number}.png").write_bytes(encode(pixels(12, 12, 3, seed=80 + number)))
+    assert protect_source(source, out, ut.PILPoison(key=key)).counts == {"protected": 15}
+    after = tree(out)
+    assert len(after) == 15
+    assert all(after[name] == data for name, data in before.items())
+
+
+@pytest.mark.parametrize("change", [lambda source: (source / "dog").rename(source / "bat")])
+def test_a_renamed_class_is_a_new_one(source, out, poison, change):
+    protect_source(source, out, poison)
+    before = tree(out)
+    change(source)
+    summary = protect_source(source, out, poison)
+    assert before.items() <= tree(out).items()
+    assert any("no longer in the source" in note for note in summary.notes)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +172,7 @@ def test_a_changed_source_is_refused(begun, source, poison, change, message):
 @pytest.mark.filterwarnings("ignore:only")
 def test_other_arguments_are_refused(begun, source, poison, arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
-        protect_folder(source, begun, **{"poison": poison, **arguments})
+        protect_source(source, begun, **{"poison": poison, **arguments})
     assert "empty output folder" in str(caught.value)
 
 
@@ -136,43 +180,43 @@ def test_an_output_folder_that_holds_something_else_is_refused(source, out, pois
     out.mkdir()
     (out / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="not empty"):
-        protect_folder(source, out, poison)
+        protect_source(source, out, poison)
     assert tree(out) == {"mine.txt": b"mine"}
 
 
 def test_an_emptied_output_folder_is_a_new_start(begun, source, poison):
     shutil.rmtree(begun)
     other = ut.CUDAPoison(key=ut.Key.public("other"))
-    assert protect_folder(source, begun, other).counts == {"protected": 12}
+    assert protect_source(source, begun, other).counts == {"protected": 12}
 
 
 def test_a_second_run_at_the_same_time_is_refused(source, out, poison):
     with open_journal(out), pytest.raises(RuntimeError, match="another run"):
-        protect_folder(source, out, poison)
+        protect_source(source, out, poison)
 
 
 def test_unreadable_files_are_tried_again_and_may_be_repaired_or_taken_away(source, out, poison):
     (source / "cat" / "bad.png").write_bytes(b"?")
     (source / "dog" / "bad.png").write_bytes(b"?")
-    first = protect_folder(source, out, poison)
+    first = protect_source(source, out, poison)
     assert len(first.failed) == 2
     (source / "cat" / "bad.png").write_bytes(encode(pixels(9, 9, 3)))
     (source / "dog" / "bad.png").unlink()
-    second = protect_folder(source, out, poison)
+    second = protect_source(source, out, poison)
     assert second.failed == []
     assert second.counts == {"protected": 13}
 
 
 def test_a_source_that_changes_during_the_run_is_noticed(source, out, poison, monkeypatch):
-    write = FileWorker._write
+    write = Protect._write
 
-    def late(self, task):
-        os.utime(self.source / task.path, (1, 1))
-        return write(self, task)
+    def late(self, unit):
+        os.utime(self.data.root / self.data.splits["train"].place(unit.start), (1, 1))
+        return write(self, unit)
 
-    monkeypatch.setattr(FileWorker, "_write", late)
+    monkeypatch.setattr(Protect, "_write", late)
     with pytest.raises(ValueError, match="changed while"):
-        protect_folder(source, out, poison)
+        protect_source(source, out, poison)
 
 
 def test_a_worker_that_was_ended_while_it_wrote_leaves_nothing(out):
@@ -180,7 +224,7 @@ def test_a_worker_that_was_ended_while_it_wrote_leaves_nothing(out):
 
     def stopped():
         with open_journal(out) as journal:
-            journal.begin({}, [])
+            journal.begin({})
             for folder in (out, journal.directory):
                 parts.append(folder / f"{PART_PREFIX}1-0{PART_SUFFIX}")
                 parts[-1].write_bytes(b"half")

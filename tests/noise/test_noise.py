@@ -1,6 +1,7 @@
 """The table of noise and its cache: what is kept comes back, in any order; what is damaged is an error."""
 
 import json
+import os
 import shutil
 import stat
 
@@ -210,7 +211,37 @@ def index_place(data: bytes) -> int:
     return 8 + int.from_bytes(data[:8], "little") + header["offsets"]["data_offsets"][0] + 9
 
 
+def a_pipe(name: str):
+    def damage(folder):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return damage
+
+
+def with_header(change):
+    """A shard whose header was rewritten."""
+
+    def damage(folder):
+        path = folder / "00000.safetensors"
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        header = change(json.loads(data[8 : 8 + length])).encode()[:length].ljust(length)
+        path.write_bytes(data[:8] + header + data[8 + length :])
+
+    return damage
+
+
 DAMAGES = {
+    "a pipe as the manifest": a_pipe("manifest.json"),
+    "a pipe as a shard": a_pipe("00000.safetensors"),
+    "brackets as the manifest": lambda folder: (folder / "manifest.json").write_text("[" * 200_000),
+    "a list as the manifest": lambda folder: (folder / "manifest.json").write_text("[]"),
+    "brackets as the header": with_header(lambda header: "[" * 100_000),
+    "a header of other types": with_header(lambda header: json.dumps(dict.fromkeys(header, 5))),
+    "a header of huge sizes": with_header(
+        lambda header: json.dumps({**header, "ids": {**header["ids"], "shape": [9**25]}})
+    ),
     "a bit of the noise": flip("00000.safetensors", blob_place),
     "a bit of the index": flip("00000.safetensors", index_place),
     "a bit of the header": flip("00000.safetensors", 20),
@@ -311,3 +342,56 @@ def test_a_damaged_export_is_refused(poison, tmp_path):
         import_noise(copy)
     with pytest.raises(FileNotFoundError, match="cache export"):
         import_noise(tmp_path)
+
+
+IMPOSTORS = {
+    "a path that is absolute": {"method": "/tmp/evil"},
+    "a path that leads out": {"method": "../../evil"},
+    "a path that leads out of its folder": {"method": "a/b"},
+    "no method": {"method": None},
+    "a number": {"method": 5},
+    "no name": {"method": ""},
+    "arguments in a list": {"arguments": []},
+    "a version in words": {"version": "one"},
+    "escape sequences": {"key_fingerprint": "\x1b[2J"},
+}
+
+
+@pytest.mark.parametrize("name", IMPOSTORS)
+def test_an_address_of_others_is_no_path(poison, tmp_path, name, monkeypatch):
+    copy = export_noise(poison.noise, tmp_path / "copy")
+    address = json.loads((copy / "address.json").read_text())
+    (copy / "address.json").write_text(json.dumps({**address, **IMPOSTORS[name]}))
+    monkeypatch.setenv("UNLEARNABLE_TRANSFORMS_CACHE", str(tmp_path / "elsewhere"))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(NoiseError, match=r"address\.json is damaged"):
+        import_noise(copy)
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "elsewhere"] == before
+
+
+def test_a_shard_that_is_named_elsewhere_is_not_read(poison, tmp_path):
+    copy = export_noise(poison.noise, tmp_path / "copy")
+    path = copy / poison.noise / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["shards"][0]["file"] = str(tmp_path / "other")
+    del manifest["checksum"]
+    path.write_text(json.dumps({**manifest, "checksum": caches._json_checksum(manifest)}))
+    with pytest.raises(NoiseError, match="damaged"):
+        import_noise(copy)
+
+
+def test_only_what_belongs_to_a_fit_is_exported_and_imported(poison, tmp_path, monkeypatch):
+    before = os.umask(0)
+    try:
+        copy = export_noise(poison.noise, tmp_path / "copy")
+        (copy / poison.noise / "run-me.desktop").write_text("evil")
+        monkeypatch.setenv("UNLEARNABLE_TRANSFORMS_CACHE", str(tmp_path / "elsewhere"))
+        taken = import_noise(copy).folder
+    finally:
+        os.umask(before)
+    names = {"00000.safetensors", "manifest.json", "surrogate.safetensors"}
+    assert {path.name for path in taken.iterdir()} == names
+    for folder in (copy, tmp_path / "elsewhere"):
+        for path in (folder, *folder.rglob("*")):
+            if path.name != "run-me.desktop":
+                assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path

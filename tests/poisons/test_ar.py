@@ -210,12 +210,12 @@ def test_noise_is_taken_away_again(shape, channels):
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
-        ({"eps": 8 / 255}, ValueError, "L2 norm of a 32 x 32 picture's noise, not levels"),
+        ({"eps": 8 / 255}, ValueError, "L2 norm of the noise of a 32 x 32 image, not levels"),
         ({"eps": 8}, None, None),
         ({"eps": 11}, ValueError, "got 11"),
         ({"eps": float("nan")}, ValueError, "got nan"),
         ({"key": None}, TypeError, "needs key="),
-        ({"known": [0]}, TypeError, "leave out data= and classes="),
+        ({"known": [0]}, TypeError, "leave out classes="),
         ({"classes": None, "known": [0, 0]}, ValueError, "twice"),
     ],
 )

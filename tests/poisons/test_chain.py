@@ -96,7 +96,6 @@ def test_a_poison_outside_the_chain_stays_as_it_is():
     pil = PILPoison(key=KEY)
     chain = chain_of(CUDAPoison(key=KEY), pil)
     assert not pil.fitted
-    assert pil.after == ()
     assert chain.links[1].fitted
 
 
@@ -105,7 +104,7 @@ def test_pickles_and_equal_chains():
     again = pickle.loads(pickle.dumps(chain))
     assert again == chain
     assert hash(again) == hash(chain)
-    assert [link.after for link in again.links] == [again.links[:place] for place in range(3)]
+    assert [link._kept.name for link in again.links[1:]] == [link._kept.name for link in chain.links[1:]]
     assert np.array_equal(again.apply(IMAGES, LABELS), chain.apply(IMAGES, LABELS))
     assert len(pickle.dumps(chain)) < 2500
     state = chain.__getstate__()
@@ -177,6 +176,43 @@ def test_the_note_for_unlocking_is_the_filters_maximum():
     again = before.unlock_note(IMAGES[0], before.apply(IMAGES[:1], LABELS[:1])[0], token)
     assert again == cuda.unlock_note(noisy, cuda.apply(noisy[None], LABELS[:1])[0], token)
     assert chain_of(PILPoison(key=KEY), tiny_sem()).unlock_note(IMAGES[0], noisy, token) is None
+
+
+def test_a_note_needs_no_second_protection(monkeypatch):
+    calls = []
+    protect = CUDAPoison._protect
+    monkeypatch.setattr(CUDAPoison, "_protect", lambda self, *a: calls.append(len(a[0])) or protect(self, *a))
+    chain = chain_of(PILPoison(key=KEY), CUDAPoison(key=KEY))
+    tokens = batch_tokens(LABELS, 40, None)
+    noisy = chain.links[0].apply(IMAGES, LABELS)
+    changed = chain.protect_arrays(list(IMAGES), tokens)
+    notes = [chain.unlock_note(*three) for three in zip(IMAGES, changed, tokens, strict=True)]
+    assert calls == [40]
+    alone = [CUDAPoison(key=KEY).unlock_note(*three) for three in zip(noisy, changed, tokens, strict=True)]
+    assert notes == alone
+    twice = np.concatenate([IMAGES[:1], IMAGES[:1]])  # one picture under two classes: two notes
+    both = CUDAPoison(key=KEY), CUDAPoison(key=KEY)
+    pair = Chain(both)
+    changed = pair.protect_arrays(list(twice), ["i:0", "i:1"])
+    first = [pair.unlock_note(*three) for three in zip(twice, changed, ["i:0", "i:1"], strict=True)]
+    assert first[0] != first[1]
+    pair.protect_arrays(list(IMAGES[5:]), tokens[5:])  # something else since
+    assert [pair.unlock_note(*three) for three in zip(twice, changed, ["i:0", "i:1"], strict=True)] == first
+
+
+def test_albumentations_restores_a_chain(tmp_path, monkeypatch):
+    albumentations = pytest.importorskip("albumentations")
+    KEY.save(tmp_path / "key")
+    monkeypatch.setenv("UNLEARNABLE_KEY_FILE", str(tmp_path / "key"))
+    chain = chain_of(CUDAPoison(key=KEY, kernel_size=5), PILPoison(key=KEY), ut.LSPPoison(key=KEY))
+    stored = albumentations.to_dict(albumentations.Compose([ut.albumentations.Protect(chain)]))
+    again = albumentations.from_dict(stored)
+    assert again.transforms[0].poison == chain
+    assert np.array_equal(again(image=IMAGES[1], label=LABELS[1])["image"], chain(IMAGES[1], LABELS[1])[0])
+    Key.public("other").save(tmp_path / "other")
+    monkeypatch.setenv("UNLEARNABLE_KEY_FILE", str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="but the pipeline was made with"):
+        albumentations.from_dict(stored)
 
 
 def test_protect_takes_a_chain():

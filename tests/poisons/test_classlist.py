@@ -13,11 +13,12 @@ from model_free import make_lsp
 from PIL import Image
 from torchvision.datasets import FakeData
 
-from unlearnable_transforms import NotFittedError, SampleError
-from unlearnable_transforms.data.listing import list_folder
-from unlearnable_transforms.jobs.folder import FolderPictures
+from unlearnable_transforms import CUDAPoison, NotFittedError, SampleError
+from unlearnable_transforms.data.open import open_data
 
 BOTH = pytest.mark.parametrize("make", [make, make_lsp], ids=["ar", "lsp"])
+
+FILTER = CUDAPoison(kernels={0: np.ones((1, 1))})
 
 
 def test_a_growing_set_keeps_the_processes_of_its_classes():
@@ -73,8 +74,12 @@ def test_a_fit_reads_labels_and_opens_no_picture(tmp_path, monkeypatch):
     source = make_folder(tmp_path / "pictures")
     with monkeypatch.context() as patch:
         patch.setattr(Image, "open", lambda *_: pytest.fail("a picture was opened"))
-        assert make(classes=None, data=FolderPictures(source, list_folder(source, False), None)).known == [0, 1, 2]
-        assert make(classes=None, data=FolderPictures(source, list_folder(source, True), "me")).known == ["me"]
+        assert make(classes=None, data=open_data(source).to_fit(FILTER)).known == [
+            0,
+            1,
+            2,
+        ]
+        assert make(classes=None, data=open_data(source, label="me").to_fit(FILTER)).known == ["me"]
 
     data = Labelled(3)
     monkeypatch.setattr(Labelled, "__getitem__", lambda *_: pytest.fail("a picture was opened"))
@@ -100,7 +105,7 @@ def test_labels_that_are_transformed_are_read_one_by_one():
     [
         (lambda: image_set([encode(pixels(8, 8, 3))], [0]).to_iterable_dataset(), TypeError, "streaming"),
         (lambda: datasets.DatasetDict(train=image_set([], [])), TypeError, r"data\['train'\]"),
-        (lambda: None, TypeError, "fit takes"),
+        (lambda: None, TypeError, "pass a datasets.Dataset"),
         (lambda: (pixels(2, 8, 8, 3), [0]), SampleError, "2 images came with 1 labels"),
         (lambda: (pixels(3, 8, 8, 3), [0, -1, 0]), SampleError, "row 1: the label is -1"),
         (lambda: (pixels(0, 8, 8, 3), []), SampleError, "empty"),

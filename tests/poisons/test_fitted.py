@@ -104,9 +104,8 @@ def test_transform_comes_first():
     [
         (lambda: image_set([encode(IMAGES[0])], [0]).to_iterable_dataset(), "streaming"),
         (lambda: datasets.DatasetDict(train=image_set([encode(IMAGES[0])], [0])), r"data\['train'\]"),
-        (lambda: None, "fit takes"),
-        (lambda: "photos", "fit takes"),
-        (lambda: [IMAGES[0]], "is not \\(image, label\\)"),
+        (lambda: None, "pass a datasets.Dataset"),
+        (lambda: [IMAGES[0]], "not an \\(image, label\\) pair"),
         (lambda: (IMAGES.astype(np.float32), LABELS), "not uint8"),
     ],
 )
@@ -122,7 +121,7 @@ def test_what_cannot_be_learnt_from_is_refused(data, message):
         (IMAGES[:1], [0], "1 different pictures"),
         (IMAGES[:0], [], "0 different pictures"),
         (IMAGES, [0, 1], "12 images came with 2 labels"),
-        (IMAGES, [0, 1, -1] * 4, "row 2: the label is -1"),
+        (IMAGES, [0, 1, -1] * 4, "rows 2, 5, 8, 11: the label is -1"),
         ([*map(Image.fromarray, IMAGES[:3]), Image.new("I;16", (8, 8))], [0, 1, 2, 0], "row 3"),
     ],
 )

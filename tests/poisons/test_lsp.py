@@ -241,10 +241,10 @@ def test_the_key_and_the_ids_of_the_clean_pictures_lead_back(channels):
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
-        ({"eps": 0}, ValueError, "eps is in units of 1 = white"),
-        ({"eps": 6}, ValueError, "eps is in units of 1 = white"),
-        ({"cells": 3}, ValueError, "cells is a whole number"),
-        ({"cells": 4.5}, ValueError, "cells is a whole number"),
+        ({"eps": 0}, ValueError, r"eps is a number in \[1/255, 127/255\], in units of 1 = white"),
+        ({"eps": 6}, ValueError, r"eps is a number in \[1/255, 127/255\], in units of 1 = white"),
+        ({"cells": 3}, ValueError, r"cells is a whole number in \[4, 8\]"),
+        ({"cells": 4.5}, ValueError, r"cells is a whole number in \[4, 8\]"),
         ({"key": None}, TypeError, "needs key="),
     ],
 )

@@ -1,10 +1,12 @@
 """EM, SEM, REM, TAP: each step does what its paper says; a fit that is killed ends with the same bytes."""
 
+import copy
 import os
 import random
 import signal
 import time
 import warnings
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,8 +17,11 @@ from sklearn.datasets import load_digits
 
 from unlearnable_transforms import EMPoison, FitWarning, Key, PILPoison, REMPoison, SampleError, SEMPoison, TAPPoison
 from unlearnable_transforms.noise.pictures import Pictures, Source
+from unlearnable_transforms.params import UNSET
+from unlearnable_transforms.pixels import equal_channels
 from unlearnable_transforms.poisons import optimised, pil, surrogate
-from unlearnable_transforms.poisons.optimised import Settings
+from unlearnable_transforms.poisons.optimised import OptimisedPoison, Settings
+from unlearnable_transforms.poisons.surrogate import Model
 
 SHORT = {"surrogate": "smallcnn", "steps": 3, "batch_size": 32, "noise_steps": 3, "attack_steps": 2, "augment": "crop"}
 SHORT["final_noise_steps"] = None  # as many
@@ -27,6 +32,9 @@ FAMILY = {
     "sem": lambda **more: SEMPoison(KEY, **{**SHORT, "radius": RADIUS, "ramp": 0.0, "samples": 2, **more}),
     "rem": lambda **more: REMPoison(KEY, **{**SHORT, "radius": RADIUS, "ramp": 0.0, "samples": 2, **more}),
     "tap": lambda **more: TAPPoison(KEY, **{**SHORT, **more}),
+    "em, two surrogates": lambda **more: EMPoison(
+        KEY, **{**SHORT, "surrogates": ("smallcnn", "smallcnn"), "surrogate": UNSET, **more}
+    ),
 }
 pytestmark = pytest.mark.filterwarnings("ignore::unlearnable_transforms.FitWarning")
 
@@ -45,20 +53,22 @@ class Step:
 
     def __init__(self, poison, digits) -> None:
         self.pictures = Pictures(Source(digits))
-        self.now = poison.settings_for(8)
-        self.surrogate = poison._surrogate(self.pictures, self.now)
-        self.x, self.y, self.grey = optimised._load(self.pictures, slice(0, 48), torch.device("cpu"))
+        settings = poison.settings_for(8)
+        self.surrogate = poison._surrogate(self.pictures, settings)
+        generator = torch.Generator().manual_seed(0)
+        self.batch = optimised.load_batch(self.surrogate, self.pictures, slice(0, 48), settings, generator)
+        self.x, self.y, self.grey, self.generator = self.batch.x, self.batch.y, self.batch.grey, generator
+        self.model = self.surrogate.models[0]
         for number in range(12):
             self.surrogate.learn(self.x, self.y, 0.1 + number / 100)
-        self.surrogate.net.eval()
-        self.generator = torch.Generator().manual_seed(0)
+        self.model.net.eval()
 
     def loss(self, pixels, label=None) -> float:
         with torch.no_grad():
-            return float(F.cross_entropy(self.surrogate.model(pixels), self.y if label is None else label))
+            return float(F.cross_entropy(self.model(pixels), self.y if label is None else label))
 
     def noise(self, poison) -> torch.Tensor:
-        delta = poison._noise(self.surrogate, self.x, self.y, self.grey, self.now, self.generator)
+        delta = poison._noise(self.surrogate, self.batch)
         assert delta.abs().max() <= poison.eps + 1e-6
         assert (self.x + delta).min() >= 0
         assert (self.x + delta).max() <= 1
@@ -89,8 +99,7 @@ def test_tap_keeps_the_best_start_of_each_picture(digits):
     step, same = Step(one, digits), Step(three, digits)
     target = (step.y + 1) % 10
     losses = [
-        F.cross_entropy(s.surrogate.model(s.x + s.noise(p)), target, reduction="none")
-        for s, p in ((step, one), (same, three))
+        F.cross_entropy(s.model(s.x + s.noise(p)), target, reduction="none") for s, p in ((step, one), (same, three))
     ]
     assert (losses[1] <= losses[0] + 1e-4).all()
     assert losses[1].mean() < losses[0].mean()
@@ -99,7 +108,9 @@ def test_tap_keeps_the_best_start_of_each_picture(digits):
 def test_tap_trains_its_surrogate_on_clean_pictures(digits, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        surrogate.Surrogate, "learn", lambda self, pixels, labels, progress: seen.append(pixels) or torch.zeros(())
+        surrogate.Surrogate,
+        "learn",
+        lambda self, pixels, labels, progress, number: seen.append(pixels) or torch.zeros(()),
     )
     for name in ("tap", "em"):
         FAMILY[name](augment="none").fit(digits)
@@ -114,17 +125,17 @@ def test_tap_trains_its_surrogate_on_clean_pictures(digits, monkeypatch):
 def test_sems_noise_meets_random_perturbations_and_its_surrogate_an_attack(digits):
     poison = FAMILY["sem"]()
     step = Step(poison, digits)
-    before = step.surrogate.model.forward_images
-    view = poison._noise_view(step.surrogate.model, step.x, step.y, step.now, step.generator)
-    assert step.surrogate.model.forward_images == before  # nothing is asked of the network
+    before = step.model.forward_images
+    view = poison._noise_view(step.model, step.x, step.batch)
+    assert step.model.forward_images == before  # nothing is asked of the network
     away = (view - step.x)[(step.x > RADIUS) & (step.x < 1 - RADIUS)]
     assert away.abs().max() <= RADIUS + 1e-6
     assert abs(float(away.mean())) < RADIUS / 10
     assert 0.4 < float((away.abs() < RADIUS / 2).float().mean()) < 0.6  # uniform
     assert view.min() >= 0
     assert view.max() <= 1
-    attacked = poison._surrogate_view(step.surrogate.model, step.x, step.y, step.now, step.generator)
-    assert step.surrogate.model.forward_images == before + 2 * 48  # A steps
+    attacked = poison._surrogate_view(step.model, step.x, step.batch)
+    assert step.model.forward_images == before + 2 * 48  # A steps
     assert (attacked - step.x).abs().max() <= RADIUS + 1e-6
     assert attacked.min() >= 0
     assert attacked.max() <= 1
@@ -134,7 +145,7 @@ def test_sems_noise_meets_random_perturbations_and_its_surrogate_an_attack(digit
 def test_rems_noise_meets_an_attack(digits):
     poison = FAMILY["rem"]()
     step = Step(poison, digits)
-    view = poison._noise_view(step.surrogate.model, step.x, step.y, step.now, step.generator)
+    view = poison._noise_view(step.model, step.x, step.batch)
     assert (view - step.x).abs().max() <= RADIUS + 1e-6
     assert step.loss(view) > step.loss(step.x)
 
@@ -142,8 +153,8 @@ def test_rems_noise_meets_an_attack(digits):
 def test_em_sees_the_pictures_as_they_are(digits):
     poison = EMPoison(KEY, surrogate="smallcnn", preset="paper", steps=1)
     step = Step(poison, digits)
-    assert poison._noise_view(step.surrogate.model, step.x, step.y, step.now, step.generator) is step.x
-    assert optimised.transformed(step.x, step.now.augment, step.generator) is step.x
+    assert poison._noise_view(step.model, step.x, step.batch) is step.x
+    assert optimised.transformed(step.x, step.batch.settings.augment, step.generator) is step.x
 
 
 @pytest.mark.parametrize(
@@ -163,7 +174,7 @@ def test_passes_are_those_that_the_papers_count(digits, name, step, last):
 
 def test_the_published_settings():
     sem, rem = SEMPoison(KEY, preset="paper"), REMPoison(KEY, preset="paper")
-    assert sem.settings_for(32) == rem.settings_for(32)
+    assert sem.settings_for(32).arguments() == rem.settings_for(32).arguments()
     large = sem.settings_for(224)
     assert (large.steps, large.noise_steps, large.samples, large.attack_steps) == (3000, 7, 4, 7)
 
@@ -234,6 +245,131 @@ def test_extended_noise_is_as_good_as_fitted(digits):
     assert abs(right[900:].mean() - right[:900].mean()) < 0.05
 
 
+# ---- the hooks ----
+
+
+class FeaturePoison(OptimisedPoison):
+    """Features away from the mean of their class, which is learnt when the surrogate is finished."""
+
+    name = "features"
+    trains_on_noise = False
+    presets: ClassVar = {"cpu": Settings(**SHORT)}
+
+    def _first_state(self, pictures):
+        return {"centroids": torch.zeros(len(pictures.classes), 64)}
+
+    def _finished(self, surrogate, pictures):
+        features = self.features(surrogate, pictures.batch(slice(None)).float() / 255)
+        for label in range(len(pictures.classes)):
+            surrogate.state["centroids"][label] = features[pictures.labels == label].mean(0)
+
+    def features(self, surrogate, pixels):
+        surrogate.models[0].net.eval()
+        with torch.no_grad():
+            return surrogate.models[0].features(pixels)
+
+    def _loss(self, model, pixels, batch):
+        return -(model.features(pixels) - batch.state["centroids"][batch.y]).norm(dim=1)
+
+
+def test_a_method_with_a_loss_of_features(digits):
+    poison = FeaturePoison(KEY, augment="none", steps=12, eps=16 / 255).fit((digits[0][1:], digits[1][1:]))
+    pictures = Pictures(Source((digits[0][1:], digits[1][1:])))
+    surrogate = poison._surrogate(pictures, poison.settings_for(8))
+    surrogate.load(poison._entry().surrogate())
+    assert poison.report["passes"] * 128 == 6 * 63 + 63 * 3  # passes that end at the features count too
+    clean, protected = (
+        poison.features(surrogate, torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+        for images in (digits[0][1:], poison.apply(digits[0][1:], digits[1][1:]))
+    )
+    numbers = torch.from_numpy(digits[1][1:])  # classes 0..9 in sorted order
+    centroids = torch.stack([clean[numbers == label].mean(0) for label in range(10)])
+    assert torch.allclose(surrogate.state["centroids"], centroids, atol=1e-5)
+    before, after = ((features - centroids[numbers]).norm(dim=1) for features in (clean, protected))
+    assert (after > before).float().mean() > 0.95
+    assert after.mean() > 1.2 * before.mean()
+
+
+def test_the_features_are_what_the_last_layer_makes_logits_of(digits):
+    step = Step(FAMILY["em"](), digits)
+    head = step.model.net.classifier
+    with torch.no_grad():
+        assert torch.allclose(head(step.model.features(step.x)), step.model(step.x), atol=1e-5)
+
+
+class AheadPoison(FeaturePoison):
+    """Noise against the network as one more step on the clean batch would leave it, in L2, by plain gradient steps."""
+
+    seen: ClassVar[list] = []
+
+    def _models(self, surrogate, batch):
+        later = copy.deepcopy(surrogate.models[0].net).train()
+        optimizer = torch.optim.SGD(later.parameters(), lr=0.1)
+        F.cross_entropy(Model(later, bf16=False)(batch.x), batch.y).backward()
+        optimizer.step()
+        self.seen.append((surrogate.models[0].net, later))
+        return [Model(later, bf16=False)]
+
+    _loss = OptimisedPoison._loss
+
+    def _start(self, batch):
+        return torch.zeros_like(batch.x)
+
+    def _step(self, delta, gradient, batch):
+        return delta - 10 * gradient
+
+    def _project(self, delta, batch):
+        delta = equal_channels(delta, batch.grey)
+        norm = delta.flatten(1).norm(dim=1).clamp_min(1e-9).view(-1, 1, 1, 1)
+        return super()._project(delta * (0.1 / norm).clamp_max(1), batch)
+
+
+def test_a_method_with_a_look_ahead_another_norm_and_another_step(digits):
+    AheadPoison.seen.clear()
+    poison = AheadPoison(KEY, augment="none").fit(digits)
+    assert len(AheadPoison.seen) == 2  # batches
+    for net, later in AheadPoison.seen:
+        assert any(not torch.equal(*pair) for pair in zip(net.parameters(), later.parameters(), strict=True))
+    delta = (poison.apply(*digits).astype(float) - digits[0]) / 255
+    norms = np.sqrt((delta**2).sum((1, 2, 3)))
+    assert norms.max() < 0.1 + np.sqrt(192) * 0.5 / 255  # rounding to whole levels
+    assert norms.min() > 0.02
+
+
+def test_several_surrogates(digits, monkeypatch):
+    two = {"surrogate": UNSET, "surrogates": ["smallcnn", "resnet9-screen"]}
+    poison = FAMILY["em"](augment="none", eps=16 / 255, **two)
+    assert poison.arguments()["surrogates"] == ["smallcnn", "resnet9-screen"]
+    assert "surrogate" not in poison.arguments()
+    step = Step(poison, digits)
+    first, second = step.surrogate.models
+    assert (type(first.net).__name__, type(second.net).__name__) == ("SmallCNN", "ResNet9")
+    gradients = []
+    for models in ([first], [second], [first, second]):
+        taken = []
+        monkeypatch.setattr(EMPoison, "_models", lambda self, surrogate, batch, models=models: models)
+        monkeypatch.setattr(
+            EMPoison, "_step", lambda self, delta, gradient, batch, t=taken: t.append(gradient) or delta
+        )
+        poison._descend(step.surrogate, torch.zeros_like(step.x), step.batch)
+        gradients.append(taken[0])
+    assert torch.allclose(gradients[2], (gradients[0] + gradients[1]) / 2, atol=1e-6)
+    monkeypatch.undo()
+    poison.fit(digits)
+    tensors = poison._entry().surrogate()
+    assert {name.split(".")[0] for name in tensors} == {"net", "net1"}
+    assert poison.report["passes"] * 128 == 2 * (3 * 32 * (3 + 1) + 64 * 3)
+    before = poison.apply(*digits)
+    more = 255 - digits[0][:8]
+    poison.extend((more, digits[1][:8]))
+    assert (poison.apply(*digits) == before).all()
+    assert (poison.apply(more, digits[1][:8]) != more).any((1, 2, 3)).all()
+    with pytest.raises(TypeError, match="give one of both"):
+        EMPoison(KEY, surrogate="smallcnn", surrogates=["smallcnn"])
+    with pytest.raises(ValueError, match=r"surrogates is one of .*, got 'resnet0'"):
+        EMPoison(KEY, surrogates=["smallcnn", "resnet0"])
+
+
 # ---- killed and started again ----
 
 
@@ -241,7 +377,7 @@ def bytes_of(poison, digits) -> bytes:
     return poison.apply(*digits).tobytes()
 
 
-@pytest.mark.parametrize("name", ["sem", "em, class-wise", "tap"])
+@pytest.mark.parametrize("name", ["sem", "em, class-wise", "tap", "em, two surrogates"])
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(digits, name, monkeypatch, tmp_path):
     """Children die of a signal that Python cannot handle, after random shares of the CPU time that a fit takes."""
     started = time.process_time()
@@ -271,11 +407,11 @@ def test_ctrl_c_keeps_the_checkpoint(digits, monkeypatch):
     monkeypatch.setattr(surrogate, "CHECKPOINT_SECONDS", 0.0)
     learn, steps = surrogate.Surrogate.learn, []
 
-    def interrupted(self, pixels, labels, progress):
+    def interrupted(self, pixels, labels, progress, number):
         steps.append(progress)
         if len(steps) == 3:
             raise KeyboardInterrupt
-        return learn(self, pixels, labels, progress)
+        return learn(self, pixels, labels, progress, number)
 
     monkeypatch.setattr(surrogate.Surrogate, "learn", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -336,14 +472,17 @@ def test_too_few_pictures_are_not_judged_by_a_network(digits):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"preset": "best"}, "preset is one of paper, fast, cpu"),
+        ({"preset": "best"}, "preset is one of paper, fast, cpu, got 'best'"),
         ({"preset": "paper-large"}, "preset is one of"),
-        ({"surrogate": "resnet0"}, "the surrogate 'resnet0' is unknown"),
-        ({"steps": 0}, "at least 1"),
-        ({"radius": -1}, "radius"),
+        ({"surrogate": "resnet0"}, "surrogate is one of .*resnet18.*, got 'resnet0': did you mean"),
+        ({"steps": 0}, "steps is a whole number from 1, got 0"),
+        ({"radius": -1}, "radius is a number from 0"),
         ({"augment": "flip"}, "augment"),
-        ({"eps": 8}, "eps is in units of 1"),
-        ({"work_size": 4}, "work_size"),
+        ({"eps": 8}, r"eps is a number in \[1/255, 127/255\], in units of 1 = white, got 8"),
+        ({"work_size": 4}, "work_size is a whole number from 8"),
+        ({"eps": None}, "eps is a number"),
+        ({"cuts": (0.4, "late")}, "cuts is a number, got 'late'"),
+        ({"cuts": 0.4}, "cuts is a list"),
     ],
 )
 def test_wrong_arguments_are_told(arguments, message):

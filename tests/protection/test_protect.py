@@ -1,6 +1,8 @@
 """Whole data sets: the same columns, protected pictures, a ledger that tells which."""
 
+import os
 import stat
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -78,11 +80,29 @@ def test_the_ledger_lies_in_the_cache_by_default(data, poison, tmp_path, monkeyp
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_the_second_call_computes_nothing(data, poison, ledger, tmp_path, monkeypatch):
+def test_what_map_keeps_lies_in_a_private_folder(data, poison, ledger, tmp_path):
     data.save_to_disk(tmp_path / "saved")
-    first = stored(ut.protect(datasets.load_from_disk(tmp_path / "saved"), poison, ledger=ledger))
-    monkeypatch.setattr(ut.CUDAPoison, "_protect", lambda *a, **k: pytest.fail("computed again"))
-    assert stored(ut.protect(datasets.load_from_disk(tmp_path / "saved"), poison, ledger=ledger)) == first
+    before = set((tmp_path / "saved").rglob("*"))
+    protected = ut.protect(datasets.load_from_disk(tmp_path / "saved"), poison, ledger=ledger)
+    ut.unlock(protected, poison, ledger)
+    assert set((tmp_path / "saved").rglob("*")) == before
+    for cached in protected.cache_files:
+        path = Path(cached["filename"])
+        assert path.is_relative_to(os.environ["UNLEARNABLE_TRANSFORMS_CACHE"])
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_the_same_call_gives_a_set_of_the_same_fingerprint(data, poison, ledger):
+    first, second = (ut.protect(data, poison, ledger=ledger) for _ in range(2))
+    assert first._fingerprint == second._fingerprint
+    assert stored(first) == stored(second)
+
+
+def test_what_is_protected_already_is_refused(data, poison):
+    once = ut.protect(data, poison)
+    with pytest.raises(ValueError, match="row 0 is protected already"):
+        ut.protect(once, poison)
+    assert len(ut.protect(data, poison)) == len(data)  # the clean set may be protected again
 
 
 def test_two_processes_give_the_same(data, poison, ledger):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import KEY, TINY, pixels
-from folders import photograph
+from textures import LABELS, TOKENS, quality, textured
 
 from unlearnable_transforms import (
     Chain,
@@ -22,20 +22,9 @@ from unlearnable_transforms.poisons.cuda import spread_filters
 from unlearnable_transforms.poisons.undo import subtract_keyed, unlock_arrays
 from unlearnable_transforms.sample import sample_id
 
-LABELS = [0, 1, 2, 3] * 5
-TOKENS = [f"i:{label}" for label in LABELS]
 RANDOM = pixels(20, 12, 10, 3)
 NONE = [None] * 20
 pytestmark = pytest.mark.filterwarnings("ignore::unlearnable_transforms.FitWarning")
-
-
-def textured(count: int = 20, height: int = 32, width: int = 32) -> np.ndarray:
-    """Pictures with plain areas, edges and a little noise; the brightest pixel is 255."""
-    generator = np.random.default_rng(5)
-    images = np.stack([photograph(seed, height, width) for seed in range(count)]).astype(int)
-    images += generator.integers(-6, 7, images.shape)
-    images[:, 5:9, 4:12] = 255
-    return images.clip(0, 255).astype(np.uint8)
 
 
 def unlock(poison: Poison, protected: np.ndarray, ids=NONE, notes=NONE) -> np.ndarray:
@@ -48,11 +37,6 @@ def notes_of(poison: Poison, clean: np.ndarray, protected: np.ndarray) -> list[f
 
 def ids_of(images: np.ndarray) -> list[bytes]:
     return [sample_id(*pair) for pair in zip(images, TOKENS, strict=True)]
-
-
-def quality(clean: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """PSNR of each picture; 99 where it is exact."""
-    return np.array([min(99.0, psnr(*pair)) for pair in zip(clean, other, strict=True)])
 
 
 # ---- CUDA ----
@@ -203,13 +187,13 @@ def test_noise_is_recalled_from_the_cache_by_clean_or_protected_ids():
     poison = fitted()
     protected = poison.apply(RANDOM, LABELS)
     for ids in (ids_of(RANDOM), ids_of(protected), ids_of(protected)[3:5]):
-        again = PILPoison(key=KEY, epochs=3, steps=5).recall(ids)
+        again = PILPoison(key=KEY, epochs=3, steps=5).recall(ids, [])
         assert again == poison
     for other in (PILPoison(key=KEY, epochs=4, steps=5), PILPoison(key=Key.public("x"), epochs=3, steps=5)):
         with pytest.raises(RuntimeError, match="the key or an argument is another one"):
-            other.recall(ids_of(RANDOM))
+            other.recall(ids_of(RANDOM), [])
     with pytest.raises(RuntimeError, match="for these pictures"):
-        PILPoison(key=KEY, epochs=3, steps=5).recall([*ids_of(RANDOM), bytes(16)])
+        PILPoison(key=KEY, epochs=3, steps=5).recall([*ids_of(RANDOM), bytes(16)], [])
 
 
 # ---- noise that follows from the key and the clean picture's id ----

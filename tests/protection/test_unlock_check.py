@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import KEY, SHARED, TINY, decode, encode, image_set, pixels
 from folders import save_key, tree
-from test_unlock import LABELS, TOKENS, textured
+from textures import LABELS, TOKENS, textured
 
 import unlearnable_transforms as ut
 from unlearnable_transforms import Chain, CUDAPoison, Key, OPSPoison, Poison, UnlockWarning, unlock
@@ -19,7 +19,7 @@ from unlearnable_transforms.jobs.ledger import differences, method_of, other_met
 from unlearnable_transforms.poisons.cuda import HALO_SIDE
 from unlearnable_transforms.protection.unlock import SAMPLE
 from unlearnable_transforms.protection.unlock_check import fits_pictures
-from unlearnable_transforms.protection.unlock_files import unlock_source
+from unlearnable_transforms.protection.unlock_source import unlock_source
 from unlearnable_transforms.sample import spread
 
 CLEAN = textured()

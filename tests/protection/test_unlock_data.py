@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import KEY, encode, error_of, image_set, pixels, stored
 from PIL import Image
-from test_unlock import LABELS, quality, textured
+from textures import LABELS, quality, textured
 
 import unlearnable_transforms as ut
 from unlearnable_transforms import (

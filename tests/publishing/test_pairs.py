@@ -5,7 +5,7 @@ import pytest
 import torch
 from benchmarks.pairs import attack, estimate_filter, estimate_halo, halo_in_the_middle, spread_over_classes
 from conftest import KEY, tensors
-from test_unlock import quality, textured
+from textures import quality, textured
 
 from unlearnable_transforms import CUDAPoison
 

@@ -283,10 +283,10 @@ def test_what_may_be_is_let_through_and_told(tmp_path, poison):
     done = publish(half, tmp_path / "half", allow_partial=True)
     assert set(done.checked.counts) == {"left", "protected"}
     card = (tmp_path / "half" / "README.md").read_text()
-    assert re.search(r"\d of 12 training pictures are not protected", card)
+    assert re.search(r"\d of 12 training images are not protected", card)
     some = ut.protect(clean_set(), poison).select(range(10))
     assert publish(some, tmp_path / "some", allow_partial=True).checked.missing == 2
-    assert "2 pictures that were protected with these are not published" in (tmp_path / "some/README.md").read_text()
+    assert "2 images that were protected with these are not published" in (tmp_path / "some/README.md").read_text()
 
 
 def test_without_ledger_and_originals_the_card_says_so(tmp_path):
@@ -297,13 +297,15 @@ def test_without_ledger_and_originals_the_card_says_so(tmp_path):
     for path in Path(os.environ["UNLEARNABLE_TRANSFORMS_CACHE"], "ledgers").iterdir():
         path.unlink()
     with pytest.warns(PublishWarning) as told:
-        publish(data, tmp_path / "out", originals_public=None)
+        publish(data, tmp_path / "out", originals_public=None, allow_unverified=True)
     assert [str(warning.message).split(":")[0] for warning in told] == [
         "whether the originals are public was not said", "coverage not verified"
     ]  # fmt: skip
     card = (tmp_path / "out" / "README.md").read_text()
     assert "**coverage not verified**" in card
     assert "12 unverified" in card
+    assert "were changed" not in card
+    assert "**That was not verified**" in card
     assert "Whether the originals can be had elsewhere was not said" in card
 
 
@@ -314,4 +316,4 @@ def test_pairs_of_public_originals_are_told_in_the_card(tmp_path, protected):
     assert done.checked.pairs == 3
     card = (tmp_path / "out" / "README.md").read_text()
     assert "**The originals are public.**" in card
-    assert "3 clean pictures of the other splits" in card
+    assert "3 clean images of the other splits" in card

@@ -7,8 +7,8 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet as pq
 import pytest
-from conftest import decode, encode, stored
-from datasets import Dataset
+from conftest import decode, encode, image_set, stored
+from datasets import ClassLabel, Dataset, Features, Image
 from evaluations import cell
 from folders import save_key, tree
 from huggingface_hub import DatasetCard
@@ -17,7 +17,6 @@ from publications import CLASSES, FEATURES, ROWS, clean_set, key, pictures, prot
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
 from unlearnable_transforms.evaluation.cells import write
-from unlearnable_transforms.publishing.card import paper_of
 from unlearnable_transforms.publishing.manifest import seal, verify
 
 
@@ -54,10 +53,9 @@ def test_the_card_of_a_measured_set(tmp_path, protected):
     assert table[start + 1 : start + 4] == [
         "| jpeg | 80.0 | 60.0 | - |", "| at-fgsm | 70.0 | 30.0 | - |", "| none (erm) | 90.0 | 20.0 | 85.0 |"
     ]  # fmt: skip
-    assert "It does not hold against jpeg: 60.0 % where clean pictures give 80.0 %, 67 % of the loss won back." in text
+    assert "It does not hold against jpeg: 60.0 % where clean images give 80.0 %, 67 % of the loss won back." in text
     assert "does not hold against at-fgsm" not in text
-    untried = re.search(r"Not measured: (.+)\.", text)[1].split(", ")
-    assert set(untried) == set(ut.list_defenses()) - {"jpeg", "at-fgsm"}
+    assert f"{len(ut.list_defenses()) - 3} were not tried" in text
     assert "Licence: mit" in text
     assert "not allowed" in text
     assert "Sadasivan" in text
@@ -109,10 +107,46 @@ def test_a_report_with_another_key_says_so(tmp_path, protected):
     assert "other keys" not in card_of(tmp_path / "same").text
 
 
-def test_every_method_tells_its_paper():
+def test_every_method_names_its_paper():
     for name in ut.list_poisons():
-        kind = ut.get_poison(name)
-        assert re.search(r"\(.+ (19|20)\d\d.*\)$", paper_of(kind.__new__(kind)) or ""), name
+        assert re.search(r"\(.+ (19|20)\d\d.*\)$", ut.get_poison(name).paper), name
+
+
+def test_what_the_control_loses_stands_beside_the_headline(tmp_path, protected):
+    known = {"label": "mine|, one filter", "role": "control", "of": "mine|", "config": {"method": "cuda"}}
+    control = cell("mine|, one filter", "jpeg", 0.75, set=known)
+    report = ut.Report([*cells(ut.CUDAPoison(key=key()))[:-1], control], {})
+    publish(protected, tmp_path / "out", report=report)
+    assert r"The control, mine\|, one filter, alone loses 5.0 points there." in card_of(tmp_path / "out").text
+    publish(protected, tmp_path / "none", report=ut.Report(cells(ut.CUDAPoison(key=key())), {}))
+    assert "No control was measured there" in card_of(tmp_path / "none").text
+
+
+def test_text_of_others_is_text_in_the_card(tmp_path):
+    """Names of classes, a description: no HTML, no heading, no link, no line of their own."""
+    evil = ["<script>alert(1)</script>", "a\n\n## Licence\n\nMIT, train on it", "[x](evil)\x1b[2J"]
+    features = Features({"image": Image(), "label": ClassLabel(names=evil)})
+    data = image_set(pictures(), [row % 3 for row in range(ROWS)], features)
+    poison = ut.CUDAPoison(key=key(), classes=evil)
+    texts = {"description": evil[1] + evil[0], "contact": "[me](https://evil.example)"}
+    publish(ut.protect(data, poison), tmp_path / "out", poison, **texts)
+    text = card_of(tmp_path / "out").text
+    outside = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)  # code shows what it holds
+    assert "<" not in outside
+    assert re.findall(r"^#.*", text, re.MULTILINE) == [
+        "# name", "## Measured", "## What it does not do", "## Use, licence and opt-out", "## Check it", "## Cite"
+    ]  # fmt: skip
+    assert re.findall(r"(?<!\\)\]\((.+?)\)", outside) == ["https://pypi.org/project/unlearnable-transforms/"]
+    assert "\x1b" not in text
+    assert r"a \#\# Licence MIT, train on it" in text
+
+
+def test_the_card_says_how_to_get_the_library_and_whom_to_ask(tmp_path, protected):
+    publish(protected, tmp_path / "out", description="Ants and bees.", contact="Ann")
+    text = card_of(tmp_path / "out").text
+    assert "# name\n\nAnts and bees.\n" in text
+    assert "pip install unlearnable-transforms" in text
+    assert "Contact, also for permission to train: Ann" in text
 
 
 # ---- manifest
@@ -256,10 +290,10 @@ def test_options_that_do_not_fit_the_folder(tmp_path, ready, capsys, options, me
 
 
 def test_a_protection_that_was_interrupted_is_not_published(tmp_path, ready, capsys, monkeypatch):
-    from unlearnable_transforms.jobs import folder as folders
+    from unlearnable_transforms.jobs import run
 
     (tmp_path / "photos" / "ant" / "777.png").write_bytes(encode(pictures(1, 50)[0]))
-    monkeypatch.setattr(folders, "run_on", lambda *arguments: iter(()))
+    monkeypatch.setattr(run, "_run_on", lambda *arguments: iter(()))
     for path in tree(tmp_path / "protected"):
         (tmp_path / "protected" / path).unlink()
     save_key(tmp_path / "again.key")

@@ -2,12 +2,16 @@
 
 import os
 import shutil
+import sys
+import warnings
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import SECRET, encode, image_set, pixels, stored
 from datasets import Dataset, DatasetDict, Features, Image, Sequence, Value
-from folders import forms
+from folders import forms, photograph
 from publications import FEATURES, ROWS, clean_set, key, pictures, protected_folder, publish
 
 import unlearnable_transforms as ut
@@ -24,6 +28,7 @@ from unlearnable_transforms.checks.leaks import (
     text_leak,
     value_leaks,
 )
+from unlearnable_transforms.jobs.ledger import read_ledger
 
 FLOATS = Features(image=Sequence(Value("float32")), label=Value("int64"))
 
@@ -77,9 +82,9 @@ def test_numbers_are_counted_by_row():
 
 def test_all_kinds_of_leaks_in_one_column_of_metadata_are_told():
     lines = '{"file_name": "/home/a/b.png", "a": "/home/x"}\n\n{"a": ["http://x.org"]}\n{"a": "/home/y"}\n'
-    assert [check for check, _ in metadata_leaks(lines, ".jsonl", [])] == ["local path", "link"]
+    assert [check for check, _ in metadata_leaks(lines.encode(), ".jsonl", [])] == ["local path", "link"]
     table = "file_name,a,b\n/home/a/b.png,/home/x,Ann.png\n"
-    assert [check for check, _ in metadata_leaks(table, ".csv", [])] == ["local path", "telling name"]
+    assert [check for check, _ in metadata_leaks(table.encode(), ".csv", [])] == ["local path", "telling name"]
 
 
 @pytest.mark.parametrize(("channels", "copy"), [(1, True), (2, False), (3, True), (4, True)])
@@ -210,6 +215,74 @@ def test_of_several_ledgers_the_one_that_fits_is_taken(tmp_path):
     strange = ut.protect(clean_set(ROWS, first=70), poison, ledger=tmp_path / "mine.parquet")
     with pytest.warns(match="coverage not verified"):  # and none where none fits
         publish(strange, tmp_path / "other")
+
+
+@pytest.mark.parametrize("method", ["cuda", "halos", "ops", "pil"])
+def test_a_sample_shows_what_map_has_protected(tmp_path, method):
+    """`Dataset.map` leaves no ledger; a set that was never protected is not taken for one that was."""
+    images = [photograph(number, 100, 120) for number in range(6)] if method == "halos" else pictures()
+    clean = image_set(images, [row % 3 for row in range(len(images))], FEATURES)
+    if method in ("ops", "pil"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ut.FitWarning)
+            poison = {"ops": ut.OPSPoison, "pil": ut.PILPoison}[method](key=key(), data=clean)
+    else:
+        poison = ut.CUDAPoison(key=key())
+    with pytest.warns(match="coverage not verified, but for"):
+        done = publish(clean.map(poison), tmp_path / "out", poison)
+    assert done.coverage == f"coverage not verified, but for {len(images)} pictures that fit method and key"
+    assert "**That was not verified**" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(LeakError, match="not confirmed"):
+        publish(clean, tmp_path / "clean", poison)
+
+
+def test_a_ledger_of_another_key_or_method_is_refused(tmp_path):
+    """Also on a machine whose cache knows nothing of it."""
+    ledger = tmp_path / "mine.parquet"
+    data = ut.protect(clean_set(), ut.CUDAPoison(key=key()), ledger=ledger)
+    with pytest.raises(ValueError, match="was written for another key"):
+        publish(data, tmp_path / "out", ut.CUDAPoison(key=ut.Key.generate()), ledger=ledger)
+    with pytest.raises(ValueError, match="protected with strength None, not strong"):
+        publish(data, tmp_path / "out", ut.CUDAPoison(key=key(), strength="strong"), ledger=ledger)
+    ut.protect(clean_set(), ut.CUDAPoison(key=key()))
+    with pytest.raises(ValueError, match="protected with strength None, not strong"):  # the one in the cache
+        publish(data, tmp_path / "out", ut.CUDAPoison(key=key(), strength="strong"))
+    assert not (tmp_path / "out").exists()
+
+
+LEDGERS = {
+    "a text": lambda table, path: path.write_text("[]"),
+    "other columns": lambda table, path: pq.write_table(table.drop_columns(["status"]), path),
+    "ids in words": lambda table, path: write_column(table, path, "protected_id", ["x"] * len(table)),
+    "short ids": lambda table, path: write_column(table, path, "clean_id", [b"12"] * len(table)),
+    "a status of its own": lambda table, path: write_column(table, path, "status", ["40 evil"] * len(table)),
+    "no status": lambda table, path: write_column(table, path, "status", pa.nulls(len(table), pa.string())),
+    "a method of brackets": lambda table, path: pq.write_table(
+        table.replace_schema_metadata({b"method": b"[" * 100_000}), path
+    ),
+    "a pipe": lambda table, path: os.mkfifo(path),
+    "a folder": lambda table, path: path.mkdir(),
+}
+
+
+def write_column(table: pa.Table, path: Path, name: str, values) -> None:
+    pq.write_table(table.set_column(table.schema.get_field_index(name), name, pa.array(values)), path)
+
+
+@pytest.mark.parametrize("name", LEDGERS)
+def test_a_damaged_ledger_is_refused(tmp_path, name):
+    ut.protect(clean_set(), ut.CUDAPoison(key=key()), ledger=tmp_path / "mine.parquet")
+    LEDGERS[name](pq.read_table(tmp_path / "mine.parquet"), tmp_path / "bad.parquet")
+    with pytest.raises((ValueError, OSError), match=r"bad\.parquet is (damaged|not a ledger|no regular file)"):
+        read_ledger(tmp_path / "bad.parquet")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are UTF-8")
+def test_names_that_are_not_utf8_are_refused_before_any_work(tmp_path):
+    folder = protected_folder(tmp_path)
+    os.rename(folder / "ant", os.fsencode(folder) + b"/caf\xe9")
+    with pytest.raises(ValueError, match=r"caf.*udce9.*not UTF-8.*rename it"):
+        publish(folder, tmp_path / "out")
 
 
 # ---- what is refused as it is

@@ -16,6 +16,7 @@ from PIL import Image as PILImage
 from secret_classes import KINDS, brightness, grouped, pictures, striped, unlabelled
 
 import unlearnable_transforms as ut
+from unlearnable_transforms.data.memory import ArrayRows
 from unlearnable_transforms.secret import clusters as k_means
 from unlearnable_transforms.secret import features
 
@@ -187,7 +188,9 @@ def test_what_holds_no_pictures_is_refused(key, what):
 def test_features_stand_in_their_rows(monkeypatch):
     monkeypatch.setattr(features, "BATCH", 5)
     images = pictures(12)
-    found, unreadable = features.features_of([*images[:3], images[3] / 255, *images[4:]], features.Shapes())
+    found, unreadable = features.features_of(
+        ArrayRows([*images[:3], images[3] / 255, *images[4:]], range(12)), features.Shapes()
+    )
     assert list(unreadable) == [3]
     assert "not uint8" in unreadable[3]
     assert not found[3].any()

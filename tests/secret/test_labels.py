@@ -8,10 +8,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, load_from_disk
 from secret_classes import KINDS, brightness, integers, pictures, tokens, unlabelled
 
 import unlearnable_transforms as ut
-from unlearnable_transforms.jobs import shards
+from unlearnable_transforms.data import table as shards
 from unlearnable_transforms.jobs.ledger import read_ledger
-from unlearnable_transforms.jobs.tables import protect_tables
-from unlearnable_transforms.protection.fitting import fit_source
+from unlearnable_transforms.protection.fit import fit_source
+from unlearnable_transforms.protection.protect import protect_source
 
 SECRET = [5, 0, 5, 2, 2, 0, 5, 2, 0, 2, 5, 0]
 
@@ -68,15 +68,16 @@ def test_rows_in_another_order_and_with_a_format(data, poison, ledger):
     assert plain.format == data.format
 
 
-def test_the_second_call_protects_nothing_anew(data, poison, ledger, tmp_path, monkeypatch):
+def test_the_same_call_gives_the_same_set(data, poison, ledger, tmp_path):
     data.save_to_disk(tmp_path / "saved")
-    first = stored(ut.protect(load_from_disk(tmp_path / "saved"), poison, labels="auto", ledger=ledger))
-    with monkeypatch.context() as patch:
-        patch.setattr(ut.CUDAPoison, "_protect", lambda *a, **k: pytest.fail("protected again"))
-        again = ut.protect(load_from_disk(tmp_path / "saved"), poison, labels="auto", ledger=ledger)
-    assert stored(again) == first
+    first, again = (
+        ut.protect(load_from_disk(tmp_path / "saved"), poison, labels="auto", ledger=ledger) for _ in range(2)
+    )
+    assert stored(again) == stored(first)
+    assert again._fingerprint == first._fingerprint
     other = ut.protect(load_from_disk(tmp_path / "saved"), poison, labels=SECRET, ledger=ledger)
-    assert stored(other) != first
+    assert stored(other) != stored(first)
+    assert other._fingerprint != first._fingerprint
 
 
 def test_clusters_go_over_all_training_splits(poison, key, ledger):
@@ -139,7 +140,7 @@ def test_parquet_and_saved_sets_without_labels(out, tmp_path, poison, key, ledge
     monkeypatch.setattr(shards, "SHARD_BYTES", 8000)
     data = unlabelled(pictures(20))
     data.to_parquet(tmp_path / "train.parquet")
-    summary = protect_tables(tmp_path / "train.parquet", out, poison, labels="auto", clusters=KINDS, ledger=ledger)
+    summary = protect_source(tmp_path / "train.parquet", out, poison, labels="auto", clusters=KINDS, ledger=ledger)
     expected = ut.protect(data, poison, labels="auto", clusters=KINDS, ledger=ledger.with_name("other.parquet"))
     assert "follows 3 secret classes" in "\n".join(summary.lines())
     written = [Dataset(pq.read_table(path)) for path in sorted(out.iterdir())]
@@ -148,7 +149,7 @@ def test_parquet_and_saved_sets_without_labels(out, tmp_path, poison, key, ledge
     assert all(part.column_names == ["image", "note"] for part in written)
     assert integers(ledger) == ut.auto_labels(data, key, clusters=KINDS)
     DatasetDict(train=data, test=data).save_to_disk(tmp_path / "saved")
-    protect_tables(tmp_path / "saved", tmp_path / "again", poison, labels="auto", clusters=KINDS, keep_splits=["test"])
+    protect_source(tmp_path / "saved", tmp_path / "again", poison, labels="auto", clusters=KINDS, keep_splits=["test"])
     again = load_from_disk(tmp_path / "again")
     assert stored(again["train"]) == stored(expected)
     assert again["train"].features == data.features
@@ -161,14 +162,14 @@ def test_methods_that_learn_from_a_table(out, tmp_path, key):
     with pytest.warns(ut.FitWarning):
         fit_source(tmp_path / "train.parquet", poison, labels="auto", clusters=KINDS)
     fresh = ut.EMPoison(key=key, kind="class", **TINY)
-    protect_tables(tmp_path / "train.parquet", out, fresh, labels="auto", clusters=KINDS)
+    protect_source(tmp_path / "train.parquet", out, fresh, labels="auto", clusters=KINDS)
     assert fresh.noise == poison.noise
 
 
 def test_rows_that_cannot_be_read_stop_a_table_before_it_begins(out, tmp_path, poison):
     image_set([encode(image) for image in pictures(5)] + [b"?"], [0] * 6).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ut.SampleError, match=r"train row 5: .*not a picture"):
-        protect_tables(tmp_path / "train.parquet", out, poison, labels="auto", clusters=2)
+        protect_source(tmp_path / "train.parquet", out, poison, labels="auto", clusters=2)
     assert not out.exists()
 
 

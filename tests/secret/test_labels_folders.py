@@ -13,11 +13,11 @@ from secret_classes import KINDS, brightness, grouped, integers, pictures, strip
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
-from unlearnable_transforms.data.listing import list_folder
+from unlearnable_transforms.data import table as shards
+from unlearnable_transforms.data.open import open_data
 from unlearnable_transforms.files import private_directory
-from unlearnable_transforms.jobs import shards
-from unlearnable_transforms.jobs.folder import FolderPictures, protect_folder
-from unlearnable_transforms.protection.fitting import fit_source
+from unlearnable_transforms.protection.fit import fit_source
+from unlearnable_transforms.protection.protect import protect_source
 from unlearnable_transforms.secret import labels
 
 # ---- folders ---------------------------------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ def as_classes(source: Path, out: Path, names: list[int], poison: ut.Poison) -> 
 
 
 def test_one_class_a_folder_at_any_depth(album, out, poison, ledger):
-    summary = protect_folder(album, out, poison, labels="folder", ledger=ledger)
+    summary = protect_source(album, out, poison, labels="folder", ledger=ledger)
     assert tree(out).keys() == tree(album).keys()
     assert integers(ledger) == [1, 1, 2, 3, 3, 0]  # in the order of the paths
     assert as_classes(album, out, [1, 1, 2, 3, 3, 0], poison)
@@ -55,15 +55,15 @@ def test_one_class_a_folder_at_any_depth(album, out, poison, ledger):
 
 def test_folders_of_classes_come_out_as_without(tmp_path, out, poison):
     source = make_folder(tmp_path / "source")
-    protect_folder(source, out, poison, labels="folder")
-    protect_folder(source, tmp_path / "other", poison)
+    protect_source(source, out, poison, labels="folder")
+    protect_source(source, tmp_path / "other", poison)
     assert tree(out) == tree(tmp_path / "other")
 
 
 def test_splits_are_told_apart_as_ever(tmp_path, out, poison, ledger):
     for split in ("train1", "train2", "test"):
         make_folder(tmp_path / "source" / split / "deep", 6, ("x", "y/z"))
-    protect_folder(tmp_path / "source", out, poison, labels="folder", keep_splits=["test"], ledger=ledger)
+    protect_source(tmp_path / "source", out, poison, labels="folder", keep_splits=["test"], ledger=ledger)
     assert integers(ledger) == [0, 0, 0, 1, 1, 1] * 2  # deep/x is one class in both
     clean, protected = (tree(place) for place in (tmp_path / "source", out))
     assert protected["test/deep/x/0002.png"] != protected["train1/deep/x/0002.png"]
@@ -71,8 +71,8 @@ def test_splits_are_told_apart_as_ever(tmp_path, out, poison, ledger):
     assert len(protected) == len(clean) == 18
     (tmp_path / "source" / "loose.png").write_bytes(encode(striped(1)))
     for how in ("auto", "folder"):
-        with pytest.raises(ValueError, match=r"loose.png: pictures beside the splits"):
-            protect_folder(tmp_path / "source", tmp_path / "other", poison, labels=how)
+        with pytest.raises(ValueError, match=r"loose.png: images beside the splits"):
+            protect_source(tmp_path / "source", tmp_path / "other", poison, labels=how)
 
 
 def write_table(path: Path, rows: list[str], encoding: str = "utf-8") -> Path:
@@ -85,7 +85,7 @@ PEOPLE = ["ann/one.png,Änne", "ann/two.png,Änne", "bob/1999/one.png,Bob", "./o
 
 def test_a_table_names_the_class_of_each_picture(album, out, poison, ledger, tmp_path):
     table = write_table(tmp_path / "people.csv", [*PEOPLE, '"bob/2000/two.png","Zoë"', "gone.png,Nobody"], "utf-8-sig")
-    protect_folder(album, out, poison, labels=table, ledger=ledger)
+    protect_source(album, out, poison, labels=table, ledger=ledger)
     assert integers(ledger) == [2, 2, 0, 0, 1, 1]
     assert as_classes(album, out, [2, 2, 0, 0, 1, 1], poison)
 
@@ -102,13 +102,13 @@ def test_a_table_names_the_class_of_each_picture(album, out, poison, ledger, tmp
 )
 def test_tables_that_leave_a_class_open_are_refused(album, out, poison, tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
-        protect_folder(album, out, poison, labels=write_table(tmp_path / "people.csv", rows))
+        protect_source(album, out, poison, labels=write_table(tmp_path / "people.csv", rows))
     assert not out.exists()
     (tmp_path / "other.csv").write_text("file,name\n")
     with pytest.raises(ValueError, match="the first line is path,label"):
-        protect_folder(album, out, poison, labels=tmp_path / "other.csv")
+        protect_source(album, out, poison, labels=tmp_path / "other.csv")
     with pytest.raises(ValueError, match='"auto", "folder" or a CSV file'):
-        protect_folder(album, out, poison, labels="nothing.csv")
+        protect_source(album, out, poison, labels="nothing.csv")
 
 
 @pytest.fixture
@@ -122,17 +122,17 @@ def stripes(tmp_path) -> Path:
 
 
 def test_clusters_of_a_folder_are_those_of_the_data_set(stripes, out, poison, key, ledger):
-    protect_folder(stripes, out, poison, labels="auto", clusters=KINDS, ledger=ledger)
+    protect_source(stripes, out, poison, labels="auto", clusters=KINDS, ledger=ledger)
     expected = ut.auto_labels(in_order(stripes), key, clusters=KINDS)
     assert integers(ledger) == expected
     assert as_classes(stripes, out, expected, poison)
 
 
 def test_a_fit_sees_the_secret_classes(stripes, key):
-    listing = list_folder(stripes, False, hidden=True)
-    labels.hide_files(listing, stripes, "auto", key, clusters=KINDS)
-    seen = FolderPictures(stripes, listing, None)
-    assert seen.targets == [label for _, label in seen] == ut.auto_labels(in_order(stripes), key, clusters=KINDS)
+    data = open_data(stripes, unlabelled=True)
+    labels.hide(data, "auto", ut.CUDAPoison(key=key), clusters=KINDS)
+    seen = data.to_fit(ut.CUDAPoison(key=key))
+    assert list(seen.labels) == ut.auto_labels(in_order(stripes), key, clusters=KINDS)
 
 
 def test_methods_that_learn_from_a_folder(stripes, out, key, ledger):
@@ -143,7 +143,7 @@ def test_methods_that_learn_from_a_folder(stripes, out, key, ledger):
     with pytest.warns(ut.FitWarning):
         fit_source(stripes, ut.EMPoison(key=key, kind="class", **TINY))  # by folders: other noise
     fresh = ut.EMPoison(key=key, kind="class", **TINY)
-    protect_folder(stripes, out, fresh, labels="auto", clusters=KINDS, ledger=ledger)
+    protect_source(stripes, out, fresh, labels="auto", clusters=KINDS, ledger=ledger)
     assert fresh.noise == poison.noise
     assert integers(ledger) == ut.auto_labels(in_order(stripes), key, clusters=KINDS)
 
@@ -156,7 +156,7 @@ def begun(stripes, out, poison, monkeypatch) -> Path:
     """A run that was interrupted after four files; one more cannot be read."""
     (stripes / "0" / "00.png").write_bytes(b"?")
     with interrupted(monkeypatch, after=5):
-        protect_folder(stripes, out, poison, labels="auto", clusters=KINDS)
+        protect_source(stripes, out, poison, labels="auto", clusters=KINDS)
     assert len(tree(out)) == 4
     return out
 
@@ -164,11 +164,11 @@ def begun(stripes, out, poison, monkeypatch) -> Path:
 def test_goes_on_with_the_same_classes_and_looks_at_nothing_again(begun, stripes, tmp_path, poison, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(labels, "find_clusters", lambda *arguments: pytest.fail("clusters were found again"))
-        summary = protect_folder(
+        summary = protect_source(
             stripes, begun, poison, labels="auto", clusters=KINDS, ledger=tmp_path / "resumed.parquet"
         )
     assert summary.counts == {"protected": 14}
-    protect_folder(
+    protect_source(
         stripes, tmp_path / "whole", poison, labels="auto", clusters=KINDS, ledger=tmp_path / "whole.parquet"
     )
     assert tree(begun) == tree(tmp_path / "whole")
@@ -178,7 +178,7 @@ def test_goes_on_with_the_same_classes_and_looks_at_nothing_again(begun, stripes
 def test_a_repaired_picture_joins_the_clusters_that_there_are(begun, stripes, poison, ledger):
     before = tree(begun)
     (stripes / "0" / "00.png").write_bytes(encode(striped(30)))
-    assert protect_folder(stripes, begun, poison, labels="auto", clusters=KINDS, ledger=ledger).counts == {
+    assert protect_source(stripes, begun, poison, labels="auto", clusters=KINDS, ledger=ledger).counts == {
         "protected": 15
     }
     assert before.items() <= tree(begun).items()
@@ -201,27 +201,28 @@ def test_other_classes_are_refused(begun, stripes, poison, options, message):
         del options["clusters"]
     before = tree(begun)
     with pytest.raises(ValueError, match=message) as caught:
-        protect_folder(stripes, begun, poison, **options)
+        protect_source(stripes, begun, poison, **options)
     assert "empty output folder" in str(caught.value)
     assert tree(begun) == before
 
 
-def test_a_changed_source_or_table_is_refused(begun, album, stripes, tmp_path, poison):
-    (stripes / "1" / "new.png").write_bytes(encode(striped(40)))
-    with pytest.raises(ValueError, match=r"new: 1/new.png.*empty output folder"):
-        protect_folder(stripes, begun, poison, labels="auto", clusters=KINDS)
+def test_a_source_may_grow_and_a_changed_table_is_refused(begun, album, stripes, tmp_path, poison):
+    before = tree(begun)
+    (stripes / "1" / "new.png").write_bytes(encode(striped(40)))  # a new image goes to the clusters that there are
+    assert protect_source(stripes, begun, poison, labels="auto", clusters=KINDS).counts == {"protected": 15}
+    assert before.items() <= tree(begun).items()
     table = write_table(tmp_path / "people.csv", [*PEOPLE, "bob/2000/two.png,Bob"])
-    protect_folder(album, tmp_path / "other", poison, labels=table)
+    protect_source(album, tmp_path / "other", poison, labels=table)
     write_table(table, [*PEOPLE, "bob/2000/two.png,Zoë"])
     with pytest.raises(ValueError, match=r"begun with labels .*empty output folder"):
-        protect_folder(album, tmp_path / "other", poison, labels=table)
+        protect_source(album, tmp_path / "other", poison, labels=table)
 
 
 def test_an_emptied_output_folder_finds_its_clusters_anew(begun, stripes, poison, ledger, key):
     for path in sorted(begun.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     (stripes / "0" / "00.png").write_bytes(encode(striped(30)))
-    protect_folder(stripes, begun, poison, labels="auto", clusters=KINDS, ledger=ledger)
+    protect_source(stripes, begun, poison, labels="auto", clusters=KINDS, ledger=ledger)
     assert integers(ledger) == ut.auto_labels(in_order(stripes), key, clusters=KINDS)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from unlearnable_transforms import Key
-from unlearnable_transforms.evaluation.cells import FORMAT
+from unlearnable_transforms.evaluation.cells import FORMAT, INIT
 from unlearnable_transforms.evaluation.recipes import Column, Plan
 from unlearnable_transforms.training.loop import DIGITS
 
@@ -43,7 +43,9 @@ def cell(label: str, defense: str, last: float, *, role: str = "poison", seed: i
         "set": {"label": label, "role": role, "of": None, "config": {"method": "cuda"}},
         "defense": {"label": defense, "name": defense, "version": 1, "arguments": {}},
         "victim": "smallcnn",
+        "init": INIT,
         "recipe": {"name": "screen", "epochs": 2},
+        "plain": {"epochs": 2},
         "seed": seed,
         "result": result,
         "machine": {"processor": "a processor", "threads": 1},

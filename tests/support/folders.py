@@ -20,7 +20,7 @@ from conftest import ROOT, SECRET, encode, pixels
 from PIL import ImageCms
 
 import unlearnable_transforms as ut
-from unlearnable_transforms.jobs.encode import FileWorker
+from unlearnable_transforms.protection.protect import Protect
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -55,18 +55,18 @@ def save_key(path: Path) -> Path:
 
 @contextmanager
 def interrupted(monkeypatch: pytest.MonkeyPatch, after: int) -> Iterator[None]:
-    """Ctrl-C in the middle of the file behind ``after`` others, of a folder that is protected in this process."""
-    write, seen = FileWorker._write, []
+    """Ctrl-C in the middle of the unit behind ``after`` others, of a source that is protected in this process."""
+    write, seen = Protect._write, []
 
-    def stop(self, task):
-        seen.append(task)
+    def stop(self, unit):
+        seen.append(unit)
         if len(seen) > after:
             raise KeyboardInterrupt
-        return write(self, task)
+        return write(self, unit)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FileWorker, "_write", stop)
-        patch.setattr("unlearnable_transforms.jobs.folder.TASK_FILES", 1)
+        patch.setattr(Protect, "_write", stop)
+        patch.setattr("unlearnable_transforms.jobs.run.UNITS", 1)
         with pytest.raises(KeyboardInterrupt):
             yield
 
@@ -107,8 +107,8 @@ def command(*arguments: object, shard_bytes: int | None = None, **options) -> su
     """`unlearnable protect` in a process of its own, in a process group of its own."""
     # A background job of a shell ignores Ctrl-C, and so would this process: not what is to be tested.
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code += "from unlearnable_transforms.jobs import shards; "
-    code += f"shards.SHARD_BYTES = {shard_bytes} or shards.SHARD_BYTES; "
+    code += "from unlearnable_transforms.data import table; "
+    code += f"table.SHARD_BYTES = {shard_bytes} or table.SHARD_BYTES; "
     code += "from unlearnable_transforms.cli.main import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
         [sys.executable, "-c", code, "protect", *map(str, arguments)],

@@ -105,6 +105,23 @@ def _(tmp_path):
     return Planted(clean_set(), "train rows 0, 1, 2, 3, 4 ... (12 in all)")
 
 
+@plant("a set that was never protected, without a ledger", "not confirmed")
+def _(tmp_path):
+    return Planted(clean_set())
+
+
+@plant("the same, under a method that pictures alone do not show", "not confirmed")
+def _(tmp_path):
+    return Planted(clean_set(), options={"poison": ut.LSPPoison(key=key(), known=[0, 1, 2])})
+
+
+@plant("a set of another key, without a ledger", "not confirmed")
+def _(tmp_path):
+    other = ut.protect(clean_set(), ut.CUDAPoison(key=ut.Key.generate()))
+    forget_ledgers()
+    return Planted(other)
+
+
 @plant("a row left out", "missing rows")
 def _(tmp_path):
     return Planted(protected().select(range(1, ROWS)), "ledger row 0")
@@ -326,6 +343,12 @@ def _(tmp_path):
 # ---- keys
 
 
+@plant("a public key that was saved and loaded", "public key")
+def _(tmp_path):
+    poison = ut.CUDAPoison(key=ut.Key.load(ut.Key.public("docs").save(tmp_path / "public.key")))
+    return Planted(ut.protect(clean_set(), poison), options={"poison": poison})
+
+
 @plant("a public key", "public key")
 def _(tmp_path):
     poison = ut.CUDAPoison(key=ut.Key.public("demo"))
@@ -368,6 +391,15 @@ _file_in_folder("a link as a name inside metadata.jsonl", "link", "metadata.json
 _file_in_folder("an original under the name of a licence", "stray file", "LICENSE.psd", b"8BPS")
 _file_in_folder("the same, as if it were text", "stray file", "licence.txt", encode(pictures()[0]))
 _file_in_folder("the key in metadata.csv", "key", "metadata.csv", b"file_name,x\nant/000.png," + SECRET.hex().encode())
+
+
+@plant("a pipe in the folder", "stray file")
+def _(tmp_path):
+    folder = protected_folder(tmp_path)
+    os.mkfifo(folder / "pipe")
+    return Planted(folder, "pipe")
+
+
 _file_in_folder("an original added to the folder", "clean picture", "ant/900.png", encode(pictures()[0]))
 _file_in_folder("a picture of another kind", "encoding", "ant/900.gif", encode(pictures()[0], "GIF"))
 

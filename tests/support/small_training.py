@@ -9,7 +9,8 @@ from torch import nn
 
 from unlearnable_transforms.defenses import get_defense
 from unlearnable_transforms.defenses.base import Setting
-from unlearnable_transforms.training.loop import DIGITS, PixelModel
+from unlearnable_transforms.training.loop import DIGITS
+from unlearnable_transforms.training.model import PixelModel
 from unlearnable_transforms.victims import build_victim
 
 RECIPE = replace(DIGITS, epochs=4, batch_size=16)
@@ -54,6 +55,6 @@ class Recorder(PixelModel):
 
 @pytest.fixture(name="model")
 def recording_model() -> Recorder:
-    net = build_victim("smallcnn", 10, 8, seeded(3))
+    net = build_victim("smallcnn", 10, 8, 3)
     net(random_pixels(seed=2))  # BatchNorm statistics that are not the initial ones
     return Recorder(net)

@@ -6,9 +6,9 @@ from conftest import seeded
 from torch import Tensor
 
 from unlearnable_transforms.defenses.base import Setting
-from unlearnable_transforms.training.loop import DIGITS, PixelModel
+from unlearnable_transforms.training.loop import DIGITS
+from unlearnable_transforms.training.model import PixelModel, store_statistics
 from unlearnable_transforms.victims import build_victim
-from unlearnable_transforms.victims.nets import store_statistics
 
 LABELS = torch.arange(20) % 4
 SETTING = Setting(4, 8, "smallcnn", DIGITS, 0)
@@ -21,6 +21,6 @@ def pictures() -> Tensor:
 
 @pytest.fixture(name="model")
 def small_model() -> PixelModel:
-    net = build_victim("smallcnn", 4, 8, seeded())
+    net = build_victim("smallcnn", 4, 8)
     store_statistics(net, (pictures() * 255).to(torch.uint8))
     return PixelModel(net, bf16=False)

@@ -7,7 +7,7 @@ from conftest import seeded
 from torch import nn
 
 from unlearnable_transforms.training.attacks import attacking, gaussian_noise, pgd, random_start, summed_cross_entropy
-from unlearnable_transforms.training.loop import PixelModel
+from unlearnable_transforms.training.model import PixelModel
 from unlearnable_transforms.victims import build_victim
 
 LABELS = torch.arange(12) % 10
@@ -20,7 +20,7 @@ def _pixels() -> torch.Tensor:
 
 @pytest.fixture
 def model() -> PixelModel:
-    net = build_victim("smallcnn", 10, 8, seeded(3))
+    net = build_victim("smallcnn", 10, 8, 3)
     net.train()
     PixelModel(net, bf16=False)(_pixels())  # BatchNorm statistics that are not the initial ones
     return PixelModel(net, bf16=False)

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from conftest import seeded
 from torch import nn
 
-from unlearnable_transforms.training.loop import DIGITS, History, PixelModel, Recipe, accuracy, predict, train
+from unlearnable_transforms.training.loop import DIGITS, History, Recipe, train
+from unlearnable_transforms.training.model import PixelModel, accuracy, predict
 from unlearnable_transforms.training.transforms import crop_flip, resized_crop_flip
 from unlearnable_transforms.victims.nets import ResNet9
-from unlearnable_transforms.victims.registry import build_victim, initialise
+from unlearnable_transforms.victims.registry import build_victim
 
 SHORT = replace(DIGITS, epochs=2)
 
@@ -26,7 +27,7 @@ def digits(digits):
 
 
 def _small(seed: int = 0) -> nn.Module:
-    return build_victim("smallcnn", 10, 8, seeded(seed))
+    return build_victim("smallcnn", 10, 8, seed)
 
 
 def _random_set(count: int, channels: int = 3, size: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -179,7 +180,7 @@ def test_global_random_states_are_untouched():
 def test_last_batch_of_one_image_is_trained_on(name):
     seen = []
     recipe = Recipe(epochs=1, batch_size=8, max_lr=0.01)
-    net = build_victim(name, 10, 8, seeded(0))
+    net = build_victim(name, 10, 8, 0)
     history = train(net, *_random_set(17), recipe=recipe, seed=0, on_batch=lambda epoch, rows, loss: seen.append(rows))
     assert [len(rows) for rows in seen] == [8, 9]
     assert torch.cat(seen).sort().values.equal(torch.arange(17))
@@ -279,7 +280,7 @@ def test_bad_test_set_and_untrained_network():
     with pytest.raises(ValueError, match="test labels"):
         train(_small(), IMAGES, LABELS, recipe=SHORT, seed=0, test=(IMAGES, LABELS + 10))
     with pytest.raises(ValueError, match="train"):
-        predict(initialise(ResNet9(10), seeded(0)), IMAGES)
+        predict(ResNet9(10), IMAGES)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ try:
 except ImportError as error:
     raise ImportError("Ray is not installed: pip install 'unlearnable-transforms[ray]'") from error
 
-from ..data.columns import find_columns, image_values, refuse_second_image
+from ..data.beside import row_images
+from ..data.columns import find_columns, refuse_second_image
 from ..jobs.workers import AHEAD, quiet_and_single
 from ..poisons.base import NotFittedError, Poison
 
@@ -59,7 +60,7 @@ class Protect:
             raise TypeError(f"the batch is a {type(batch).__name__}: call map_batches with batch_format='numpy'")
         image_key, label_key = find_columns(batch.keys(), self.poison.image_key, self.poison.label_key)
         if self.poison.image_key is None:
-            refuse_second_image(image_key, image_values(batch))
+            refuse_second_image(image_key, row_images(batch, len(batch[label_key]), [image_key]))
         images, labels = batch[image_key], list(batch[label_key])
         if not (isinstance(images, np.ndarray) and images.dtype == object):
             return {**batch, image_key: self.poison.apply(images, labels)}

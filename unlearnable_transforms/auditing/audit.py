@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..checks.leaks import Leak
-from ..evaluation.data import common_classes, fit, numbers, open_path, read_pictures
+from ..evaluation.data import common_classes, fit, numbers, read_pictures
 from ..key import Key
 from ..sample import spread
 from .measure import Measured, measure
@@ -151,11 +151,8 @@ def audit(
         ValueError: fewer than 200 pictures, one class, sets that do not fit together.
     """
     path = Path(data) if isinstance(data, str | Path) else None
-    source = data if path is None else open_path(path, split, "audited")
-    if isinstance(source, dict) and split in source:
-        source = source[split]
     keys = {"image_key": image_key, "label_key": label_key}
-    pictures = read_pictures(source, what="audited", split=split, **keys)
+    pictures = read_pictures(data, what="audited", split=split, **keys)
     tests = None if test is None else read_pictures(test, what="test", split="test", **keys)
     if len(pictures) < FEWEST or rows < FEWEST:
         raise ValueError(f"signs need {FEWEST} pictures to be seen: there are {min(len(pictures), rows)}")
@@ -165,7 +162,7 @@ def audit(
     chosen = chosen[_ORDER.stream("rows").permutation(len(chosen))]
     labels = numbers(pictures.select(chosen.tolist()), classes)
     order = torch.from_numpy(_ORDER.stream("shuffled").permutation(len(chosen)))
-    shrunk, cut, files = views(read(pictures, source, path, chosen.tolist(), image_key))
+    shrunk, cut, files = views(read(pictures, chosen.tolist()))
     side, light = shrunk.shape[-1], brightness(shrunk)
     signs, content = look(shrunk, light, labels, order)
     if cut is not None:
@@ -183,7 +180,7 @@ def audit(
         content=content,
         per_class=per_class(shrunk, light, labels),
         grid=grid(shrunk if cut is None else cut),
-        traces=read_traces(files, source, path, rows, image_key, label_key),
+        traces=read_traces(files, pictures, path, rows),
         measured=measured,
     )
 

@@ -5,7 +5,8 @@ Nothing here knows a ledger or the originals (see coverage.py), so that a set of
 """
 
 import base64
-import json
+import csv
+import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..data.columns import image_columns
-from ..data.listing import PICTURES, named
+from ..data.folder import IMAGES
+from ..data.walk import named
+from ..errors import UsageError, printable
+from ..files import parse_json
 from ..key import Key
 from ..sample import name_rows
 from .encodings import Encoding, grey_trace, is_picture
@@ -31,6 +35,19 @@ REENCODE = (
     "write the pictures anew: `unlearnable protect` does it, also for splits that it does not protect (--keep-split)"
 )
 RENAME = "pass rename=True (--rename): pictures are then numbered"
+NEW_KEY = "take it out; if others may have seen it, protect anew with another key"
+DROP = "remove the column (remove_columns), or pass keep= (--keep-column) if it may stay as it is"
+REMEDIES = {
+    "key": NEW_KEY,
+    "second image": DROP,
+    "cache": "remove it: it is as secret as the key",
+    "local path": "remove it; for the paths of pictures " + RENAME,
+    "telling name": RENAME,
+    "metadata": REENCODE,
+    "encoding": REENCODE,
+    "lossy": "publish PNG or WebP as the protection was made: what is lost cannot be put back",
+    "unreadable": "replace or remove it",
+}
 _NEUTRAL = re.compile(r"0*\d{1,7}")
 _TOPS = (
     "content data export gpfs home kaggle media mnt nfs opt private root scratch srv tmp usr Users var Volumes work "
@@ -38,7 +55,7 @@ _TOPS = (
 )
 _LOCAL = r"(?:^|[\s\"'=:(\[,])(?:/(?:" + "|".join(_TOPS.split()) + r")/|~/\w|[A-Za-z]:\\|[A-Za-z]:/\w|\\\\\w|file://)"
 _LOCAL_PATH = re.compile(_LOCAL)
-_PICTURE_NAME = r"\.(?i:" + "|".join(sorted(suffix[1:] for suffix in PICTURES)) + r")\s*$"
+_PICTURE_NAME = r"\.(?i:" + "|".join(sorted(suffix[1:] for suffix in IMAGES)) + r")\s*$"
 # PNG, JPEG and WebP in base64
 _PICTURE_TEXT = r"data:image/|(?:^|[^A-Za-z0-9+/])(?:iVBORw0KGgo|/9j/4|UklGR[A-Za-z0-9+/]{6}XRUJQ)"
 _LINK = r"(?i:\b(?:[a-z][a-z0-9+.-]*://|www\.)\S)"
@@ -72,10 +89,10 @@ class Leak:
 
     def __str__(self) -> str:
         where = name_places(self.places)
-        return f"{self.check}: {where + ': ' if where else ''}{self.what}; {self.remedy}"
+        return printable(f"{self.check}: {where + ': ' if where else ''}{self.what}; {self.remedy}")
 
 
-class LeakError(ValueError):
+class LeakError(UsageError):
     """A set that is not published, and why. ``leaks`` has all of them."""
 
     def __init__(self, leaks: Sequence[Leak]) -> None:
@@ -148,7 +165,7 @@ def holds_secret(data: Any, forms: Sequence[bytes]) -> bool:
 def is_neutral_name(name: str) -> bool:
     """Whether a picture's name tells nothing: it is a number of at most seven digits (eight could be a date)."""
     path = PurePosixPath(name)
-    return _NEUTRAL.fullmatch(path.stem) is not None and path.suffix.lower() in ("", *PICTURES)
+    return _NEUTRAL.fullmatch(path.stem) is not None and path.suffix.lower() in ("", *IMAGES)
 
 
 def stored_path_leak(path: str | None) -> tuple[str, str] | None:
@@ -324,15 +341,19 @@ def _present(array: pa.Array, places: Any = None) -> Iterator[tuple[int, Any]]:
             yield (at if places is None else places[at].as_py()), value
 
 
-def metadata_leaks(text: str, suffix: str, forms: Sequence[bytes]) -> Iterator[tuple[str, str]]:
+def metadata_leaks(data: bytes, suffix: str, forms: Sequence[bytes]) -> Iterator[tuple[str, str]]:
     """(check, what) for a metadata.csv or metadata.jsonl; the names in ``file_name`` are those of the files."""
-    import csv
-    import io
-
-    if suffix == ".csv":
-        rows: list[Mapping[str, Any]] = list(csv.DictReader(io.StringIO(text, newline="")))
-    else:
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    if holds_secret(data, forms):
+        yield "key", "the file holds the key"
+    try:
+        text = data.decode("utf-8-sig")
+        if suffix == ".csv":
+            rows: list[Mapping[str, Any]] = list(csv.DictReader(io.StringIO(text, newline="")))
+        else:
+            rows = [parse_json(line, dict) for line in text.split("\n") if line.strip()]
+    except (ValueError, csv.Error):
+        yield "unreadable", "the file is no table in UTF-8, so nobody knows what it tells"
+        return
     seen = set()
     for row in rows:
         for name, value in row.items():
@@ -341,8 +362,6 @@ def metadata_leaks(text: str, suffix: str, forms: Sequence[bytes]) -> Iterator[t
                 if told and (name, told) not in seen:
                     seen.add((name, told))
                     yield told[0], f"{told[1]} in the column {name!r}"
-    if holds_secret(text.encode(), forms):
-        yield "key", "the file holds the key"
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import Any
 
+from . import say
 from .method import add_column_options, count
 
 
@@ -48,5 +49,5 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         device=args.device,
     )
-    print(json.dumps(found.to_dict(), indent=1) if args.json else found)
+    say(*(json.dumps(found.to_dict(), indent=1) if args.json else str(found)).split("\n"))
     return found.exit_code

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from . import say
+
 DAMAGED = 1
 SHOWN = 12  # digits of a fit's name: enough to tell them apart
 
@@ -43,10 +45,10 @@ def list_fits(args: argparse.Namespace) -> None:
         try:
             entry, address = Entry(folder), read_address(folder.parent)
         except NoiseError as error:
-            print(f"{folder.name[:SHOWN]}  damaged: {error}")
+            say(f"{folder.name[:SHOWN]}  damaged: {error}")
             continue
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.manifest["created"]))
-        print(
+        say(
             f"{folder.name[:SHOWN]}  {address['method']:5}  key {address['key_fingerprint']}  {entry.rows:8} pictures  "
             f"{entry.bytes / 1e6:8.1f} MB  {day}"
         )
@@ -65,9 +67,9 @@ def verify(args: argparse.Namespace) -> int:
     for folder in list_folders():
         try:
             Entry(folder).verify()
-            print(f"{folder.name[:SHOWN]}  good")
+            say(f"{folder.name[:SHOWN]}  good")
         except NoiseError as error:
-            print(f"{folder.name[:SHOWN]}  damaged: {error}")
+            say(f"{folder.name[:SHOWN]}  damaged: {error}")
             code = DAMAGED
     return code
 
@@ -78,18 +80,18 @@ def remove_fit(args: argparse.Namespace) -> None:
 
     folder = find_folder(args.name)
     shutil.rmtree(folder)
-    print(f"Removed {folder.name}.")
+    say(f"Removed {folder.name}.")
 
 
 def export(args: argparse.Namespace) -> None:
     """Copy a fit."""
     from ..noise.cache import export_noise
 
-    print(f"Wrote {export_noise(args.name, args.folder)}. It is as secret as the key.")
+    say(f"Wrote {export_noise(args.name, args.folder)}. It is as secret as the key.")
 
 
 def import_fit(args: argparse.Namespace) -> None:
     """Take a fit."""
     from ..noise.cache import import_noise
 
-    print(f"Took {import_noise(args.folder).folder.name}.")
+    say(f"Took {import_noise(args.folder).folder.name}.")

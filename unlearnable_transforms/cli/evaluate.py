@@ -1,12 +1,11 @@
 """``unlearnable evaluate``: how far victims get on protected pictures, with and without defenses."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import INTERRUPTED
-from .method import METHOD_OPTIONS, add_column_options, add_method_options, count, make_poison
+from . import say
+from .method import COLUMN_OPTIONS, METHOD_OPTIONS, add_column_options, add_method_options, count, make_poison
 
 if TYPE_CHECKING:
     from ..evaluation.report import Report
@@ -30,7 +29,14 @@ def add_to(commands: Any) -> None:
     add("--test", metavar="SET", help="clean test pictures")
     add("--protected", metavar="SET", help="training pictures that somebody protected already")
     add("--attacker-clean", metavar="SET", help="other clean pictures, for defenses that start from such")
-    add("--key", type=Path, action="append", default=[], metavar="FILE", help="protect --clean with it; again for more")
+    add(
+        "--key",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="protect --clean with it; again for more",
+    )
     add(
         "--defense",
         action="append",
@@ -56,7 +62,7 @@ def add_to(commands: Any) -> None:
     add("--workers", type=count, metavar="N", help="processes (default: one a core)")
     add("--device", metavar="NAME", help="cpu or cuda (default: a GPU where there is one)")
     add_method_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, resume="; what is done is kept, run the same command again to continue")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,13 +73,9 @@ def run(args: argparse.Namespace) -> int:
     """
     from ..evaluation.report import Report
 
-    try:
-        report = Report.load(args.out) if args.report else _compute(args)
-    except KeyboardInterrupt:
-        print("\nstopped; what is done is kept, run the same command again to continue", file=sys.stderr)
-        return INTERRUPTED
-    print(report)
-    print(f"\nLook at {report.save(args.out)}")
+    report = Report.load(args.out) if args.report else _compute(args)
+    say(*str(report).split("\n"))
+    say("", f"Look at {report.save(args.out)}")
     return 0
 
 
@@ -84,7 +86,7 @@ def _compute(args: argparse.Namespace) -> "Report":
 
     if args.test is None:
         raise ValueError("say with --test which clean pictures to test on (or pass --report to draw OUT again)")
-    options = {**dict.fromkeys(METHOD_OPTIONS), **vars(args)}
+    options = {**dict.fromkeys(METHOD_OPTIONS + COLUMN_OPTIONS), **vars(args)}
     poisons = [make_poison(argparse.Namespace(**{**options, "key": key})) for key in args.key]
     return evaluate(
         clean=args.clean,

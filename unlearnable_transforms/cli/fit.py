@@ -1,11 +1,10 @@
 """``unlearnable fit``: make noise for a data set and keep it, for `unlearnable protect` to find."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from . import INTERRUPTED
+from . import say
 from .method import add_column_options, add_label_options, add_method_options, make_poison
 
 
@@ -25,7 +24,7 @@ def add_to(commands: Any) -> None:
     add_column_options(parser)
     add_label_options(parser)
     add_method_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, resume="; what is done is kept, run the same command again to continue")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,35 +34,29 @@ def run(args: argparse.Namespace) -> int:
         The exit code.
     """
     from ..poisons.fitted import FittedPoison
-    from ..protection.fitting import fit_source
+    from ..protection.fit import fit_source
 
     poison = make_poison(args)
     links = [link for link in getattr(poison, "links", [poison]) if isinstance(link, FittedPoison)]
     if not links:
         raise ValueError(f"the method {args.method} needs no fit: use `unlearnable protect`")
-    try:
-        fit_source(
-            args.source,
-            poison,
-            labels=args.labels,
-            clusters=args.clusters,
-            backbone=args.backbone,
-            config=args.config,
-        )
-    except KeyboardInterrupt:
-        print("\nstopped; what is done is kept, run the same command again to continue", file=sys.stderr)
-        return INTERRUPTED
+    fit_source(
+        args.source,
+        poison,
+        labels=args.labels,
+        clusters=args.clusters,
+        backbone=args.backbone,
+        config=args.config,
+    )
     for link in links:
         report = link.report
-        print(
-            f"{link.name}: noise {link.noise} for {report['rows']} pictures, at most {report['largest_delta']} levels"
-        )
-        print(
+        say(f"{link.name}: noise {link.noise} for {report['rows']} pictures, at most {report['largest_delta']} levels")
+        say(
             f"the surrogate is right on {report['surrogate_accuracy']:.1%} of the protected pictures; a linear "
             f"classifier tells the classes of {report['separability']:.1%} of held-out noise"
         )
         if report["quick_protected"] is not None:
-            print(
+            say(
                 f"a small network that trained on protected pictures is right on {report['quick_protected']:.1%} of "
                 f"others with noise and on {report['quick_clean']:.1%} without"
             )

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from . import say
+
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
@@ -20,5 +22,5 @@ def run(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"there is no folder {args.path.parent} to write the key to")
     key = Key.generate()
     key.save(args.path)
-    print(f"Wrote {args.path}, fingerprint {key.fingerprint}.")
-    print("Back it up and never publish it: it cannot be made again, and whoever has it can undo the protection.")
+    say(f"Wrote {args.path}, fingerprint {key.fingerprint}.")
+    say("Back it up and never publish it: it cannot be made again, and whoever has it can undo the protection.")

@@ -1,38 +1,36 @@
 """The options that name a protection method, the same for every command."""
 
 import argparse
-import inspect
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..poisons.base import Poison
 
-METHOD_OPTIONS = ("strength", "kernel_size", "blur", "invertible", "preset", "eps", "image_key", "label_key")
+METHOD_OPTIONS = ("strength", "kernel_size", "blur", "invertible", "preset", "eps")
+COLUMN_OPTIONS = ("image_key", "label_key")
 
 
 def add_method_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--method`` and what belongs to it."""
+    """Add ``--method`` and options for its commonest arguments. Values are texts, which the method reads."""
     add = parser.add_argument_group("method").add_argument
     add(
         "--method",
         default="cuda",
-        metavar="NAME",
-        help="see `unlearnable methods`; several with commas make a chain, cuda,pil (default: cuda)",
+        metavar="METHOD",
+        help="NAME or NAME:ARGUMENT=VALUE,..., e.g. sem:steps=2000,surrogate=resnet18; `unlearnable methods` lists the "
+        "names, `unlearnable methods NAME` the arguments; several make a chain, 'cuda > sem' or cuda,sem (default: "
+        "cuda)",
     )
-    add(
-        "--strength",
-        choices=("subtle", "normal", "strong"),
-        help="of CUDA; what each looks like and is worth: docs/photographs.md (default: normal)",
-    )
-    add("--kernel-size", type=count, metavar="K", help="side of CUDA's filters, odd, instead of --strength")
-    add("--blur", type=float, metavar="P", help="CUDA's blur parameter p_b, instead of --strength")
+    add("--strength", metavar="S", help="cuda's: subtle, normal or strong, see docs/photographs.md (default: normal)")
+    add("--kernel-size", metavar="K", help="cuda's side of the filters, odd, instead of --strength")
+    add("--blur", metavar="P", help="cuda's blur parameter p_b, instead of --strength")
     add(
         "--invertible",
-        action="store_true",
-        default=None,
-        help="filters of CUDA for small pictures that `unlock` undoes better",
+        action="store_const",
+        const="true",
+        help="filters of cuda for small pictures that `unlock` undoes better",
     )
-    add("--preset", choices=("paper", "fast", "cpu"), help="how much work a fit of em, rem, sem, tap is (default: cpu)")
+    add("--preset", metavar="P", help="how much work a fit of em, rem, sem, tap is: paper, fast or cpu (default: cpu)")
     add("--eps", type=_levels, metavar="LEVELS", help="strength of added noise in levels of 255 (default: 8, of lsp 6)")
 
 
@@ -60,8 +58,8 @@ def add_label_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _levels(text: str) -> float:
-    return count(text) / 255
+def _levels(text: str) -> str:
+    return f"{count(text)}/255"
 
 
 def count(text: str) -> int:
@@ -76,30 +74,31 @@ def make_poison(args: argparse.Namespace) -> "Poison":
 
     Raises:
         KeyError: no such method.
-        ValueError: no link has such an option.
+        ValueError: no link has such an option, or a value is wrong.
     """
     from ..key import Key
+    from ..params import read_arguments, split_spec
     from ..poisons import get_poison
     from ..poisons.chain import Chain
 
-    methods = [get_poison(name) for name in args.method.split(",")]
-    given = {name: value for name in METHOD_OPTIONS if (value := getattr(args, name)) is not None}
-    known = [_arguments_of(method) for method in methods]
-    unknown = sorted(set(given).difference(*known))
-    if unknown:
-        raise ValueError(f"the method {args.method} has no option --{unknown[0].replace('_', '-')}")
+    specs = [(name, get_poison(name), texts) for name, texts in split_spec(args.method)]
+    if any(issubclass(method, Chain) for _, method, _ in specs):
+        raise ValueError('a chain is written as its links: --method "cuda > sem"')
+    options = {name: value for name in METHOD_OPTIONS if (value := getattr(args, name)) is not None}
+    known: list[Any] = [method.declared() for _, method, _ in specs]
+    for name in options:
+        if not any(name in declared for declared in known):
+            raise ValueError(f"the method {args.method} has no option --{name.replace('_', '-')}")
+        if any(name in texts for _, _, texts in specs):
+            raise ValueError(f"{name} is both in --method and an option of its own: give it once")
+    columns = {name: getattr(args, name) for name in COLUMN_OPTIONS}
     key = Key.load(args.key)
     links = [
-        method(key=key, **{name: value for name, value in given.items() if name in names})
-        for method, names in zip(methods, known, strict=True)
+        method(
+            key=key,
+            **columns,
+            **read_arguments(method, {**texts, **{n: v for n, v in options.items() if n in declared}}, name),
+        )
+        for (name, method, texts), declared in zip(specs, known, strict=True)
     ]
     return links[0] if len(links) == 1 else Chain(links)
-
-
-def _arguments_of(method: type["Poison"]) -> set[str]:
-    """Names of the constructor's arguments, those that it hands on included."""
-    names = set()
-    for name, parameter in inspect.signature(method).parameters.items():
-        (handed_on,) = get_args(parameter.annotation) if parameter.kind is parameter.VAR_KEYWORD else (None,)
-        names |= {name} if handed_on is None else set(handed_on.__annotations__)
-    return names

@@ -1,15 +1,12 @@
 """``unlearnable protect``: folders of pictures, Parquet files, saved data sets and Hub data sets, protected."""
 
 import argparse
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from ..warn import warn
-from . import INTERRUPTED
+from . import say
 from .method import add_column_options, add_label_options, add_method_options, count, make_poison
 
 INCOMPLETE = 1  # some pictures could not be read, or the disk is full
@@ -32,14 +29,18 @@ def add_to(commands: Any) -> None:
     folders = parser.add_argument_group("folders of pictures")
     folders.add_argument("--label", metavar="NAME", help="one class for all: an album, an artist or a person")
     folders.add_argument(
-        "--format", choices=("png", "webp", "jpeg"), default="png", help="png and webp lose nothing (default: png)"
+        "--format",
+        type=_format,
+        choices=("png", "webp", "jpeg"),
+        default="png",
+        help="png and webp lose nothing (default: png)",
     )
     folders.add_argument("--quality", type=_quality, metavar="N", help="of JPEG, 1..100 (default: 95)")
     folders.add_argument(
         "--keep-metadata",
         choices=("none", "icc"),
         default="icc",
-        help="icc keeps the colour profile; all else goes, always (default: icc)",
+        help="icc keeps the colour space, none converts to sRGB; all other metadata goes, always (default: icc)",
     )
     tables = parser.add_argument_group("data sets")
     tables.add_argument("--config", metavar="NAME", help="configuration of a Hub data set")
@@ -70,7 +71,11 @@ def add_to(commands: Any) -> None:
     )
     both.add_argument("--ledger", type=Path, metavar="PATH", help="private record (default: in the cache folder)")
     add_method_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, resume="; run the same command again to continue")
+
+
+def _format(text: str) -> str:
+    return "jpeg" if text.lower() == "jpg" else text.lower()
 
 
 def _quality(text: str) -> int:
@@ -85,89 +90,61 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    from ..jobs.encode import Codec
-    from ..jobs.folder import protect_folder
-    from ..jobs.tables import is_picture_folder, protect_tables
+    from ..data.codec import Codec
     from ..jobs.workers import cores
+    from ..protection.protect import protect_source
 
     if args.quality is not None and args.format != "jpeg":
-        raise ValueError("--quality is for --format jpeg: png and webp are lossless here")
+        raise UsageError("--quality is for --format jpeg: png and webp are lossless here")
+    if args.labels is not None and args.label_key is not None:
+        raise UsageError("--label-key has no meaning for --labels: other classes stand in for the labels")
     table = Path(args.labels) if args.labels not in (None, "auto", "folder") else None
     for path in (args.key, args.ledger, table):
         if path is not None and args.out.resolve() in path.resolve().parents:
-            raise ValueError(f"{path} lies in {args.out}, which will be published: put it elsewhere")
-    common = {
-        "labels": args.labels,
-        "clusters": args.clusters,
-        "backbone": args.backbone,
-        "fraction": args.fraction,
-        "keep_splits": args.keep_split,
-        "workers": args.workers or cores(),
-        "engine": args.engine,
-        "ledger": args.ledger,
-        "progress": True,
-    }
+            raise UsageError(f"{path} lies in {args.out}, which will be published: put it elsewhere")
     try:
-        with _told_warnings():
-            poison = make_poison(args)
-            if is_picture_folder(args.source):
-                _refuse(args, "a folder of pictures", "image_key", "label_key", "keep_column", "config")
-                if args.format == "jpeg":
-                    warn(
-                        "JPEG loses detail: methods that add a small pattern lose much of their effect, filters such "
-                        "as CUDA's less. png and webp keep every pixel as it was made",
-                    )
-                codec = Codec(args.format, args.quality or 95, args.keep_metadata == "icc")
-                summary = protect_folder(args.source, args.out, poison, codec=codec, label=args.label, **common)
-            else:
-                _refuse(args, "a data set", "label")
-                if args.labels is not None:
-                    _refuse(args, "--labels", "label_key")
-                if args.format != "png" or args.keep_metadata != "icc":
-                    raise ValueError("--format and --keep-metadata are for folders of pictures: data sets hold PNG")
-                summary = protect_tables(
-                    args.source, args.out, poison, keep_columns=args.keep_column, config=args.config, **common
-                )
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to continue", file=sys.stderr)
-        return INTERRUPTED
+        poison = make_poison(args)
+        if args.format == "jpeg":
+            warn(
+                "JPEG loses detail: methods that add a small pattern lose much of their effect, filters such as "
+                "CUDA's less. png and webp keep every pixel as it was made",
+            )
+        summary = protect_source(
+            args.source,
+            args.out,
+            poison,
+            codec=Codec(args.format, args.quality or 95, args.keep_metadata == "icc"),
+            fraction=args.fraction,
+            label=args.label,
+            labels=args.labels,
+            clusters=args.clusters,
+            backbone=args.backbone,
+            keep_splits=args.keep_split,
+            keep_columns=args.keep_column,
+            config=args.config,
+            workers=args.workers or cores(),
+            engine=args.engine,
+            ledger=args.ledger,
+            progress=True,
+        )
     except OSError as error:
         if not _is_full(error):
             raise
-        print(
+        say(
             f"unlearnable: error: {error.strerror} ({error.filename or args.out}): make room and run the same command "
             "again to continue",
-            file=sys.stderr,
+            error=True,
         )
         return INCOMPLETE
-    print("\n".join(summary.lines()))
+    say(*summary.lines())
     if summary.failed:
-        print(
+        say(
             f"unlearnable: {len(summary.failed)} pictures could not be read and are not in {args.out}; repair or "
             "remove them and run the same command again",
-            file=sys.stderr,
+            error=True,
         )
         return INCOMPLETE
     return 0
-
-
-def _refuse(args: argparse.Namespace, kind: str, *names: str) -> None:
-    for name in names:
-        if getattr(args, name):
-            raise ValueError(f"--{name.replace('_', '-')} has no meaning for {kind}")
-
-
-@contextmanager
-def _told_warnings() -> Iterator[None]:
-    """Our warnings as one line on stderr each."""
-
-    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-        print(f"unlearnable: warning: {message}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = show
-        yield
 
 
 def _is_full(error: OSError) -> bool:

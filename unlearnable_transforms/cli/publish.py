@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import INTERRUPTED
-from .method import METHOD_OPTIONS, add_column_options, add_method_options, make_poison
+from ..errors import UsageError
+from . import say
+from .method import COLUMN_OPTIONS, METHOD_OPTIONS, add_column_options, add_method_options, make_poison
 
 REFUSED = 1
 ANSWERS = {"yes": True, "no": False}
@@ -38,16 +39,19 @@ def add_to(commands: Any) -> None:
     visible.add_argument("--create-pr", action="store_true", help="open a pull request instead")
     card = parser.add_argument_group("card")
     card.add_argument("--license", metavar="NAME", help="identifier of the Hub, such as cc-by-4.0")
+    card.add_argument("--description", metavar="TEXT", help="what the set shows")
+    card.add_argument("--contact", metavar="TEXT", help="whom to ask for permission")
     card.add_argument("--no-opt-out", action="store_true", help="do not reserve training and data mining")
     allowed = parser.add_argument_group("what may be")
     allowed.add_argument("--rename", action="store_true", help="number the pictures, and drop their names")
     allowed.add_argument("--label", metavar="NAME", help="pictures that lie in no class folders: as for protect")
     allowed.add_argument("--keep-column", action="append", default=[], metavar="COLUMN", help="may stay; repeatable")
     allowed.add_argument("--allow-partial", action="store_true", help="unprotected training pictures, or missing ones")
+    allowed.add_argument("--allow-unverified", action="store_true", help="pictures that nothing confirms as protected")
     allowed.add_argument("--allow-history", action="store_true", help="earlier commits with other data files")
     add_column_options(allowed)
     add_method_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, resume="; run the same command again, what is there already is not sent twice")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,42 +62,37 @@ def run(args: argparse.Namespace) -> int:
     """
     from ..checks.leaks import LeakError
     from ..publishing.hub import publish
-    from .protect import _told_warnings
 
     public = ANSWERS[args.originals_public] if args.originals_public else _ask()
-    options = {**dict.fromkeys(METHOD_OPTIONS), **vars(args)}
+    options = {**dict.fromkeys(METHOD_OPTIONS + COLUMN_OPTIONS), **vars(args)}
     try:
-        with _told_warnings():
-            done = publish(
-                args.source,
-                args.repo,
-                poison=make_poison(argparse.Namespace(**options)),
-                original=args.original,
-                ledger=args.ledger,
-                report=args.report,
-                folder=args.folder,
-                private=args.private,
-                gated=args.gated,
-                revision=args.revision,
-                create_pr=args.create_pr,
-                allow_partial=args.allow_partial,
-                allow_history=args.allow_history,
-                originals_public=public,
-                rename=args.rename,
-                keep=args.keep_column,
-                label=args.label,
-                license=args.license,
-                opt_out=not args.no_opt_out,
-            )
+        done = publish(
+            args.source,
+            args.repo,
+            poison=make_poison(argparse.Namespace(**options)),
+            original=args.original,
+            ledger=args.ledger,
+            report=args.report,
+            folder=args.folder,
+            private=args.private,
+            gated=args.gated,
+            revision=args.revision,
+            create_pr=args.create_pr,
+            allow_partial=args.allow_partial,
+            allow_history=args.allow_history,
+            originals_public=public,
+            rename=args.rename,
+            keep=args.keep_column,
+            label=args.label,
+            license=args.license,
+            opt_out=not args.no_opt_out,
+        )
     except LeakError as error:
-        print(f"unlearnable: {error}", file=sys.stderr)
+        say("unlearnable: nothing was published:", *(f"- {leak}" for leak in error.leaks), error=True)
         return REFUSED
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again, what is there already is not sent twice", file=sys.stderr)
-        return INTERRUPTED
     counts = ", ".join(f"{count:,} {status}" for status, count in done.checked.counts.items())
-    print(f"{counts}; {done.coverage}")
-    print("\n".join([*done.notes, f"ready to upload: {done.folder}" if done.folder else f"published: {done.url}"]))
+    say(f"{counts}; {done.coverage}", *done.notes)
+    say(f"ready to upload: {done.folder}" if done.folder else f"published: {done.url}")
     return 0
 
 
@@ -101,13 +100,15 @@ def _ask() -> bool:
     """Whether the originals are public, asked on a terminal.
 
     Raises:
-        ValueError: there is no terminal.
+        UsageError: there is no terminal, or no answer.
     """
-    if not sys.stdin.isatty():
-        raise ValueError("say with --originals-public yes or no whether the clean pictures can be had by everybody")
-    while True:
-        print("Can the clean pictures be had by everybody (a known data set, a gallery on the net)? [yes/no] ", end="")
-        answer = input().strip().lower()
+    while sys.stdin.isatty():
+        print("Can the clean images be had by everybody (a known dataset, a gallery on the net)? [yes/no] ", end="")
+        try:
+            answer = input().strip().lower()
+        except EOFError:  # Ctrl-D
+            break
         for name, value in ANSWERS.items():
             if answer and name.startswith(answer):
                 return value
+    raise UsageError("say with --originals-public yes or no whether the clean images can be had by everybody")

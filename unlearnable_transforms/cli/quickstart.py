@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from . import say
+
 if TYPE_CHECKING:
     import torch
 
@@ -61,8 +63,8 @@ def run(args: argparse.Namespace) -> None:
     from ..poisons.cuda import CUDAPoison
 
     test_rows = len(digits.test_images)
-    print(f"Handwritten digits, 8x8 pixels: {TRAIN_ROWS:,} to train on, {test_rows} to test on, {CLASSES} classes.")
-    print("Accuracy on clean test digits after training on\n")
+    say(f"Handwritten digits, 8x8 pixels: {TRAIN_ROWS:,} to train on, {test_rows} to test on, {CLASSES} classes.")
+    say("Accuracy on clean test digits after training on", "")
     _print_row("", "clean", "protected")
     results = []
     for number in range(args.keys):
@@ -78,8 +80,8 @@ def run(args: argparse.Namespace) -> None:
     mean_clean, mean_protected = (sum(column) / len(results) for column in zip(*results, strict=True))
     _print_row("mean", _percent(mean_clean), _percent(mean_protected))
     seconds = time.perf_counter() - started
-    print(f"\nGuessing gives {_percent(1 / CLASSES)}. Look at {args.out / PICTURE}; all took {seconds:.0f} s.\n")
-    print(NEXT_STEPS)
+    say("", f"Guessing gives {_percent(1 / CLASSES)}. Look at {args.out / PICTURE}; all took {seconds:.0f} s.", "")
+    say(*NEXT_STEPS.split("\n"))
 
 
 def load_digits() -> Digits:
@@ -104,7 +106,6 @@ def load_digits() -> Digits:
 
 def measure(digits: Digits, images: "torch.Tensor", seed: int, title: str) -> float:
     """Test accuracy in [0, 1] of a small network trained on ``images``; a terminal is shown how far it is."""
-    import torch
 
     from ..training.loop import DIGITS, History, train
     from ..victims.registry import build_victim
@@ -115,7 +116,7 @@ def measure(digits: Digits, images: "torch.Tensor", seed: int, title: str) -> fl
             line = "" if done else f"{title}  [{'#' * epoch:.<{DIGITS.epochs}}]"
             print(f"\r\033[K{line}", end="", flush=True)
 
-    net = build_victim("smallcnn", CLASSES, digits.images.shape[-1], torch.Generator().manual_seed(seed))
+    net = build_victim("smallcnn", CLASSES, digits.images.shape[-1], seed)
     with _one_thread():
         history = train(
             net,
@@ -183,4 +184,4 @@ def _percent(share: float) -> str:
 
 
 def _print_row(name: str, clean: str, protected: str) -> None:
-    print(f"{name:<{COLUMN + 2}}{clean:>{COLUMN}}{protected:>{COLUMN}}", flush=True)
+    say(f"{name:<{COLUMN + 2}}{clean:>{COLUMN}}{protected:>{COLUMN}}")

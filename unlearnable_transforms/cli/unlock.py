@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from . import say
 from .method import add_column_options, add_method_options, count, make_poison
 
 
@@ -41,7 +42,7 @@ def add_to(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Undo; print what was done."""
     from ..jobs.workers import cores
-    from ..protection.unlock_files import unlock_source
+    from ..protection.unlock_source import unlock_source
 
     lines = unlock_source(
         args.source,
@@ -55,4 +56,4 @@ def run(args: argparse.Namespace) -> None:
         workers=args.workers or cores(),
         progress=True,
     )
-    print("\n".join(lines))
+    say(*lines)

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from . import say
+
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
@@ -31,5 +33,5 @@ def run(args: argparse.Namespace) -> int:
     from ..publishing.manifest import verify
 
     verdict = verify(args.source, None if args.key is None else Key.load(args.key), args.revision)
-    print("\n".join(verdict.lines()))
+    say(*verdict.lines())
     return verdict.exit_code

@@ -1,12 +1,14 @@
 """Where the picture and its label are in a row or a data set, and how stored pictures are read."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
-from PIL import Image
+import pyarrow as pa
 
+from ..errors import UsageTypeError
 from ..sample import SampleError
-from .image import Opened, encode_png, open_encoded, open_image, readable
+from .image import Opened, open_encoded, readable
 
 IMAGE_KEYS = ("image", "img")
 LABEL_KEYS = ("label", "labels", "fine_label")
@@ -50,57 +52,54 @@ def _holds_images(feature: Any) -> bool:
     return inner is not None and _holds_images(inner)
 
 
-def image_values(row: Mapping[str, Any]) -> list[str]:
-    """Names of the entries of a plain row or batch that hold pictures: PIL, encoded, or uint8 arrays and tensors of
-    three or more axes."""
+def refuse_second_image(image_key: str, others: Collection[str]) -> None:
+    """Refuse rows with another image beside the one that gets protected: often it is the same one.
 
-    def is_picture(value: Any) -> bool:
-        if (isinstance(value, list | tuple) or str(getattr(value, "dtype", "")) == "object") and len(value):
-            value = value[0]
-        if isinstance(value, Mapping):
-            return set(value) == {"bytes", "path"}
-        pixels = getattr(value, "ndim", 0) >= 3 and str(value.dtype).endswith("uint8")
-        return pixels or isinstance(value, Image.Image)
-
-    return [name for name, value in row.items() if is_picture(value)]
-
-
-def refuse_second_image(image_key: str, holding_images: Iterable[str]) -> None:
-    """Refuse rows with another picture beside the one that gets protected: often it is the same one.
+    Args:
+        image_key: the image column.
+        others: columns with images, see :mod:`.beside`.
 
     Raises:
         ValueError: names the other columns and the remedy.
     """
-    others = [name for name in holding_images if name != image_key]
     if others:
         raise ValueError(
-            f"columns {others} hold pictures too and would stay unprotected beside {image_key!r}; remove them "
-            f"(remove_columns), or pass image_key={image_key!r} to the poison to say that they may stay as they "
-            "are (docs/conventions.md)"
+            f"columns {list(others)} hold pictures too, or what could be one (bytes, arrays, encoded text), and would "
+            f"stay unprotected beside {image_key!r}; remove them (remove_columns), or say that they may stay as they "
+            f"are: pass image_key={image_key!r} to the poison, or keep= to ut.protect (docs/conventions.md)"
         )
 
 
-def is_train_split(split: str) -> bool:
-    """Whether the rows of a split are training data, by its name.
+def refuse_formatted(row: Any, caller: FrameType | None) -> None:
+    """Refuse what ``Dataset.map`` makes of the stored rows where the dataset has a format or a transform.
+
+    The result would be stored: augmented images, images read by another reader, or lists of numbers. A plain row does
+    not say who made it, therefore the caller's frame is asked; a stream has no stored rows and passes plain ones.
+
+    Args:
+        row: what was passed.
+        caller: the frame that passed it.
 
     Raises:
-        ValueError: the name tells neither, so that protection would be a guess.
+        UsageTypeError: a formatted row of ``Dataset.map``, or a table; names the remedy.
     """
-    name = str(split).lower()
-    if name.startswith("train"):
-        return True
-    if name.startswith(("test", "val", "dev", "eval", "holdout")):
-        return False
-    raise ValueError(
-        f"is the split {split!r} training data? Name it train... or test..., or protect the one data set you mean "
-        "(docs/protect.md)"
-    )
+    while caller is not None and caller.f_globals.get("__name__") == "datasets.dataset_dict":
+        caller = caller.f_back  # binds the name of a split
+    mapped = caller is not None and caller.f_globals.get("__name__") == "datasets.arrow_dataset"
+    table = type(row).__module__.partition(".")[0] in ("pyarrow", "pandas", "polars")
+    if table or (mapped and type(row).__name__ not in ("LazyRow", "LazyBatch")):
+        raise UsageTypeError(
+            f"map passed a {type(row).__name__}, not the stored row, because the dataset has a format or a transform, "
+            "or because of input_columns=. Use ds.with_format(None).map(poison) without input_columns=, or "
+            "ut.protect(ds, poison), which protects the stored images and puts the format back"
+        )
 
 
 def stored_images(row: Any, image_key: str) -> tuple[Sequence, Callable[[Any], Opened]]:
-    """The still encoded pictures of a LazyRow or LazyBatch, and how to read one.
+    """The still encoded images of a LazyRow or LazyBatch, and how to read one.
 
-    Read from the table and not through the row, which would decode a whole batch of photographs at once.
+    Read from the table and not through the row, which would decode a whole batch of photographs at once, and cut 16
+    bits a channel to 8.
     """
     from datasets import Image as ImageFeature
 
@@ -110,17 +109,16 @@ def stored_images(row: Any, image_key: str) -> tuple[Sequence, Callable[[Any], O
             f"column {image_key!r} is {feature}, not Image: cast it first, "
             f"ds.cast_column({image_key!r}, datasets.Image())"
         )
-    decode = ImageFeature(mode=feature.mode).decode_example
-    tokens = row.formatter.token_per_repo_id
 
     def reader(stored: dict[str, Any] | None) -> Opened:
         if stored is None:
             raise ValueError("the picture is missing")
-        if stored["bytes"] is None or feature.mode is not None:  # a path, perhaps a remote one, or a mode asked for
+        data, path = stored["bytes"], stored["path"]
+        if data is None and "://" in (path or ""):  # remote, or inside an archive
+            storage = pa.array([stored], feature.pa_type)
             with readable():
-                picture = decode(stored, token_per_repo_id=tokens)
-            opened = open_image(picture)
-            return Opened(opened.colour, lambda colour: encode_png(opened.close(colour)))
-        return open_encoded(stored["bytes"], None)
+                storage = feature.embed_storage(storage, token_per_repo_id=row.formatter.token_per_repo_id)
+            data = storage[0]["bytes"].as_py()
+        return open_encoded(data, path, feature.mode)
 
     return row.pa_table.column(image_key).to_pylist(), reader

@@ -1,44 +1,75 @@
-"""Any container of pictures <-> uint8 pixels.
+"""Any container of images <-> uint8 pixels.
 
-Single pictures: PIL images, uint8 tensors and tv_tensors (C, H, W), uint8 arrays (H, W, C) or (H, W), and the
-``{"bytes", "path"}`` mappings in which ``datasets`` stores encoded pictures. Batches: one uint8 tensor (B, C, H, W),
-one array (B, H, W, C) or (B, H, W), or a list of single pictures. C = 1, 3, or 2, 4 with alpha last; alpha is kept as
+Single images: PIL images, uint8 tensors and tv_tensors (C, H, W), uint8 arrays (H, W, C) or (H, W), and the
+``{"bytes", "path"}`` mappings in which ``datasets`` stores encoded images. Batches: one uint8 tensor (B, C, H, W),
+one array (B, H, W, C) or (B, H, W), or a list of single images. C = 1, 3, or 2, 4 with alpha last; alpha is kept as
 it is.
 
-Anything else is refused, because a picture that is passed through unread is a picture left unprotected.
+Anything else is refused, because an image that is passed through unread is an image left unprotected.
 """
 
 import io
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image
 from torchvision import tv_tensors
 
-from ..pixels import CHUNK_VALUES
+from ..pixels import CHUNK_VALUES, content_in_alpha, equal_arrays
 from ..sample import SampleError
+from .colour import Space, space_of, to_srgb
+from .header import check_image, open_file, readable
 
 PNG_LEVEL = 1  # zlib level: level 9 is four times slower for a few percent
 _MODES = {"RGB": "RGB", "RGBA": "RGBA", "L": "L", "LA": "LA", "1": "L"}
 _REFUSED = {"I": "16-bit or 32-bit grey", "F": "floating point"}
+_TURNS: dict[Any, Image.Transpose] = {  # what the orientation of EXIF asks for
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
 class Opened:
-    """One picture as pixels, and the way back.
+    """One image as pixels, and the way back.
 
     Attributes:
         colour: uint8 (H, W, C), C = 1 or 3, orientation applied.
-        close: makes the caller's kind of picture from new colour of the same shape (alpha, if any, is put back).
+        close: makes the caller's kind of image from new colour of the same shape (alpha, if any, is put back).
+        alpha: uint8 (H, W, 1), or None.
+        space: the colour space of the pixels where it is not sRGB; ``close`` embeds its profile.
     """
 
     colour: np.ndarray
     close: Callable[[np.ndarray], Any]
+    alpha: np.ndarray | None = None
+    space: Space | None = None
+
+    def unprotected_by(self, changed: np.ndarray) -> bool:
+        """Whether new colour leaves what the image shows as it is: equal pixels, or content that lives in alpha."""
+        hidden = self.alpha is not None and content_in_alpha(self.colour, self.alpha)
+        return hidden or equal_arrays(self.colour, changed)
+
+    def in_srgb(self) -> "Opened":
+        """The same colours in numbers of sRGB, so that the image needs no profile."""
+        if self.space is None:
+            return self
+        return Opened(to_srgb(self.colour, self.space), lambda colour: _without_profile(self.close(colour)), self.alpha)
+
+
+def _without_profile(image: Any) -> Any:
+    if isinstance(image, Image.Image):
+        image.info.pop("icc_profile", None)
+    return image
 
 
 def is_batch(images: Any) -> bool:
@@ -91,38 +122,47 @@ def open_chunks(images: Sequence, reader: Callable[[Any], Opened]) -> Iterator[t
         yield start, opened
 
 
-def open_encoded(data: bytes | None, path: str | None) -> Opened:
-    """Read an encoded picture; it is given back as ``{"bytes": PNG, "path": None}``.
+def open_encoded(data: bytes | None, path: str | None, mode: str | None = None) -> Opened:
+    """Read an encoded image; it is given back as ``{"bytes": PNG, "path": None}``.
 
     The path is never kept: with a path beside it, ``datasets`` would store the original file.
+
+    Args:
+        data: the bytes of a file.
+        path: of a local file, read where there are no bytes.
+        mode: what ``datasets.Image(mode=...)`` asks for: the pixels are those that it would show.
     """
-    source = io.BytesIO(data) if data is not None else path
-    if source is None:
-        raise ValueError("the picture is missing: it has neither bytes nor path")
-    with readable(), Image.open(source) as image:
-        opened = _open_pil(image)
-    return Opened(opened.colour, lambda colour: encode_png(opened.close(colour)))
+    if data is None:
+        if path is None:
+            raise ValueError("the picture is missing: it has neither bytes nor path")
+        data = read_file(path)
+    opened = open_bytes(data, mode)
+    return Opened(opened.colour, lambda colour: encode_png(opened.close(colour)), opened.alpha, opened.space)
 
 
-@contextmanager
-def readable() -> Iterator[None]:
-    """Turns whatever a decoder raises on a missing or damaged file into a ValueError that says so."""
+def read_file(path: str) -> bytes:
+    """The bytes of a local image file.
+
+    Raises:
+        ValueError: it is not there, no regular file, or cannot be read.
+    """
     try:
-        yield
-    except UnidentifiedImageError:
-        raise ValueError("the bytes are not a picture that can be read; replace or remove the row") from None
-    except FileNotFoundError as error:
-        raise ValueError(f"the picture's file {error.filename} does not exist; restore or remove the row") from None
-    except (
-        OSError,
-        SyntaxError,
-        EOFError,
-        LookupError,
-        RuntimeError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
-        raise ValueError(f"the picture is damaged ({error}); replace or remove the row") from None
+        if Path(path).exists() and not Path(path).is_file():
+            raise ValueError(f"{path} is no regular file; replace or remove it")
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"the picture's file {path} does not exist; restore or remove it") from None
+    except OSError as error:
+        raise ValueError(f"the picture's file {path} cannot be read ({error.strerror}); restore or remove it") from None
+
+
+def open_bytes(data: bytes, mode: str | None = None) -> Opened:
+    """An image file's pixels, and the way back to a PIL image without a trace of the file but its colour space.
+
+    Raises:
+        TypeError, ValueError: an image that is refused or cannot be read.
+    """
+    return _decode_pil(open_file(data), mode)
 
 
 def encode_png(image: Image.Image) -> dict[str, Any]:
@@ -133,40 +173,56 @@ def encode_png(image: Image.Image) -> dict[str, Any]:
 
 
 def _open_pil(image: Image.Image) -> Opened:
+    check_image(image)
+    return _decode_pil(image)
+
+
+def _decode_pil(image: Image.Image, asked_mode: str | None = None) -> Opened:
     with readable():
-        return _decode_pil(image)
-
-
-def _decode_pil(image: Image.Image) -> Opened:
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a camera's JPEG with previews after the picture
-        raise ValueError(f"the picture is animated ({frames} frames); save one frame as a picture of its own")
-    if any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):  # Pillow would cut it to 8 bits, unasked
-        raise TypeError("the picture has 16 bits a channel; scale and convert it to 8-bit RGB or L first")
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
-    elif image.mode in ("RGB", "L", "1") and "transparency" in image.info:  # PNG's one transparent colour
-        image = image.convert("LA" if image.mode != "RGB" else "RGBA")
+        image.load()
+        turn = _turn(image)
+        if turn is not None:
+            image = image.transpose(turn)
+        if asked_mode is not None and image.mode != asked_mode:
+            image = image.convert(asked_mode)
+        if image.mode in ("P", "PA"):
+            image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
+        elif image.mode in ("RGB", "L", "1") and "transparency" in image.info:  # PNG's one transparent colour
+            image = image.convert("LA" if image.mode != "RGB" else "RGBA")
     mode = _MODES.get(image.mode)
     if mode is None:
         kind = _REFUSED.get(image.mode.split(";")[0], "not RGB or grey")
         raise TypeError(f"the picture is {kind} (mode {image.mode}); scale and convert it to 8-bit RGB or L first")
-    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-    profile = image.info.get("icc_profile")
+    with readable():
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    if 0 in pixels.shape:
+        raise ValueError(f"the image is empty: its size is {image.size}")
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    colours = 3 if mode.startswith("RGB") else 1
+    colour, alpha = pixels[:, :, :colours], pixels[:, :, colours:]
+    space = space_of(image, "RGB" if colours == 3 else "L")
+    if space is not None and space.table:  # such a profile is not embedded
+        colour, space = to_srgb(colour, space), None
+    profile = None if space is None else space.profile()
 
-    def give_back(changed: np.ndarray) -> Image.Image:
+    def close(changed: np.ndarray) -> Image.Image:
         # A fresh image: one opened from a file carries its path and format, and `datasets` would store that file,
         # or JPEG-encode the pixels.
-        fresh = Image.fromarray(np.ascontiguousarray(changed))
+        whole = np.concatenate([changed, alpha], axis=2) if alpha.size else changed
+        fresh = Image.fromarray(np.ascontiguousarray(whole[:, :, 0] if whole.shape[2] == 1 else whole))
         if profile:
             fresh.info["icc_profile"] = profile
         return fresh
 
-    if mode == "L":
-        return Opened(pixels[:, :, None], lambda colour: give_back(colour[:, :, 0]))
-    return _split_alpha(pixels, give_back)
+    return Opened(colour, close, alpha if alpha.size else None, space)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How EXIF or XMP asks to turn the image; nothing of them is written again."""
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # metadata that cannot be read says nothing, and cannot fail an image
+        return None
 
 
 def _open_tensor(image: torch.Tensor) -> Opened:
@@ -192,7 +248,7 @@ def _split_alpha(pixels: np.ndarray, give_back: Callable[[np.ndarray], Any]) -> 
     if pixels.shape[2] in (1, 3):
         return Opened(pixels, give_back)
     alpha = pixels[:, :, -1:]
-    return Opened(pixels[:, :, :-1], lambda colour: give_back(np.concatenate([colour, alpha], axis=2)))
+    return Opened(pixels[:, :, :-1], lambda colour: give_back(np.concatenate([colour, alpha], axis=2)), alpha)
 
 
 def check_batch(images: torch.Tensor | np.ndarray, dims: int) -> None:

@@ -2,6 +2,8 @@
 
 import importlib
 import pkgutil
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 
 from .base import REGISTRY, Defense
 
@@ -12,18 +14,22 @@ def _discover() -> dict[str, type[Defense]]:
     return REGISTRY
 
 
-def list_defenses() -> list[str]:
-    """Names of all defenses, sorted, as the command line and :func:`get_defense` take them."""
-    return sorted(_discover())
+def list_defenses(pattern: str = "*") -> list[str]:
+    """Sorted names of the defenses that match the shell-style ``pattern``, as :func:`get_defense` takes them.
+
+    "erm", plain training, is among them.
+    """
+    return sorted(name for name in _discover() if fnmatchcase(name, pattern))
 
 
 def get_defense(name: str) -> type[Defense]:
     """The class of a defense.
 
     Raises:
-        KeyError: no such defense; the message lists those there are.
+        KeyError: no such defense; the message names the nearest one and lists all.
     """
-    try:
-        return _discover()[name]
-    except KeyError:
-        raise KeyError(f"there is no defense {name!r}; the defenses are {list_defenses()} (docs/defenses.md)") from None
+    known = _discover()
+    if name not in known:
+        near = "".join(f" (did you mean {each!r}?)" for each in get_close_matches(name, known, 1))
+        raise KeyError(f"there is no defense {name!r}{near}; the defenses are {list_defenses()} (docs/defenses.md)")
+    return known[name]

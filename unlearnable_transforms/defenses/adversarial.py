@@ -13,8 +13,8 @@ from ..training.attacks import (
     random_start,
     summed_cross_entropy,
 )
-from ..training.loop import PixelModel
-from .base import Defense, Setting, register_defense
+from ..training.model import PixelModel
+from .base import Defense, register_defense
 
 
 @register_defense("at-pgd")
@@ -35,16 +35,25 @@ class ATPGD(Defense):
     def __init__(
         self, norm: Norm = "linf", eps: float | None = None, steps: int = 10, step_size: float | None = None
     ) -> None:
-        self.eps = (1.0 if norm == "l2" else 8 / 255) if eps is None else eps
-        check_attack(norm, self.eps, steps)
-        self.norm, self.steps, self.step_size = norm, steps, step_size
+        self.norm, self.eps, self.steps, self.step_size = norm, eps, steps, step_size
+        check_attack(norm, self.radius, steps)
+
+    @property
+    def radius(self) -> float:
+        """``eps``, or the norm's default."""
+        return (1.0 if self.norm == "l2" else 8 / 255) if self.eps is None else self.eps
+
+    @property
+    def attack_step(self) -> float | None:
+        """``step_size``; None is the attack's own default."""
+        return self.step_size
 
     def perturb(self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """float (B, 3, H, W) in [0, 1] -> the same, at most eps away."""
-        start = random_start(pixels, generator, norm=self.norm, eps=self.eps)
+        start = random_start(pixels, generator, norm=self.norm, eps=self.radius)
         return pgd(
-            model, pixels, summed_cross_entropy(labels), norm=self.norm, eps=self.eps, steps=self.steps,
-            step_size=self.step_size, start=start,
+            model, pixels, summed_cross_entropy(labels), norm=self.norm, eps=self.radius, steps=self.steps,
+            step_size=self.attack_step, start=start,
         )  # fmt: skip
 
 
@@ -61,7 +70,11 @@ class ATFGSM(ATPGD):
     """
 
     def __init__(self, eps: float = 8 / 255, step_size: float | None = None) -> None:
-        super().__init__("linf", eps, 1, 1.25 * eps if step_size is None else step_size)
+        super().__init__("linf", eps, 1, step_size)
+
+    @property
+    def attack_step(self) -> float:
+        return 1.25 * self.radius if self.step_size is None else self.step_size
 
 
 @register_defense("trades")
@@ -82,10 +95,6 @@ class TRADES(Defense):
         check_attack("linf", eps, steps)
         self.eps, self.steps, self.step_size, self.beta = eps, steps, step_size, beta
 
-    def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
-        self._smoothing = setting.recipe.label_smoothing
-        return images
-
     def loss(
         self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
@@ -93,7 +102,7 @@ class TRADES(Defense):
         adversarial = self.attack(model, pixels, generator)
         logits = model(pixels)
         divergence = kl_divergence(model(adversarial), logits.softmax(1)) / len(pixels)
-        return F.cross_entropy(logits, labels, label_smoothing=self._smoothing) + self.beta * divergence, logits
+        return self.cross_entropy(logits, labels) + self.beta * divergence, logits
 
     def attack(self, model: PixelModel, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """float (B, 3, H, W) in [0, 1] -> the same, at most eps away, where the prediction differs most."""

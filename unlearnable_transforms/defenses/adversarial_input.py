@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ..training.attacks import check_attack, pgd, random_start, summed_cross_entropy
-from ..training.loop import PixelModel, to_pixels, train
+from ..training.loop import train
+from ..training.model import PixelModel, native_bf16, to_pixels
 from ..victims import build_victim
-from ..victims.nets import native_bf16
 from .base import Defense, Setting, register_defense
 
 TEST_BATCH = 500
@@ -56,9 +56,8 @@ class AdversarialInput(Defense):
             if setting.clean is None:
                 raise ValueError(f'{self.name} with external="clean" trains on clean pictures: give some')
             learnt = setting.clean
-        net = build_victim(
-            setting.victim, setting.num_classes, setting.image_size, setting.generator("external network")
-        )
+        start = setting.generator("external network").initial_seed()
+        net = build_victim(setting.victim, setting.num_classes, setting.image_size, start)
         train(net, *learnt, recipe=setting.recipe, seed=setting.seed, device=setting.device)
         bf16 = native_bf16(setting.device) if setting.recipe.bf16 is None else setting.recipe.bf16
         self._model = PixelModel(net, bf16=bf16)

@@ -1,12 +1,11 @@
 """AugMix, plain and with boundary mining around it."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
 from ..training.attacks import attacking
-from ..training.loop import PixelModel
+from ..training.model import PixelModel
 from ..training.transforms import each_image
 from .base import Defense, Setting, register_defense
 from .bullet import Mining
@@ -41,9 +40,8 @@ class AugMix(Defense):
         self.robust_views, self.outlier_views = robust_views, outlier_views
 
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
-        self._smoothing = setting.recipe.label_smoothing
         self.mining = Mining()
-        return images
+        return super().prepare(images, labels, setting)
 
     def loss(
         self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator
@@ -58,7 +56,7 @@ class AugMix(Defense):
         wrong = torch.zeros_like(counts).index_add_(0, rows, (others.argmax(1) != labels[rows]).to(counts.dtype))
         self.mining.observe(right, wrong == 0)
         divergence = jensen_shannon(clean, others, rows).mean()
-        return F.cross_entropy(clean, labels, label_smoothing=self._smoothing) + self.beta * divergence, clean
+        return self.cross_entropy(clean, labels) + self.beta * divergence, clean
 
     def _counts(self, model: PixelModel, pixels: Tensor, labels: Tensor) -> Tensor:
         """How many views each image gets, int64 (B,)."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..training.loop import Augment, Loss, Perturb, Recipe, seeded_generator
@@ -63,23 +64,36 @@ class Setting:
 
 
 class Defense:
-    """Base of all defenses. Subclasses are cheap to make, keep every constructor argument in an attribute of its name
-    and override hooks. What a hook keeps for one training is set in :meth:`prepare`, which comes first: an instance
-    serves one training at a time.
+    """Base of all defenses. Subclasses are cheap to make, keep every constructor argument, as it was passed, in an
+    attribute of its name and override hooks. An instance serves one training at a time.
 
     Hooks that are None are those of plain training. The types are documented in ``training/loop.py``; ``augment`` gets
     what the recipe's crop and flip gave, unless ``replaces_augment``.
+
+    Attributes:
+        name: the registered one; of a class that is not registered, the class's own name.
+        version: raised when the same arguments come to mean something else.
+        needs_clean: whether it needs clean images that the attacker has.
+        replaces_augment: whether ``augment`` takes the place of the recipe's crop and flip.
+        starts_trained: whether :meth:`network` gives one that knows such images already.
+        setting: of the training that :meth:`prepare` was called for last.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     needs_clean: bool = False
     replaces_augment: bool = False
-    starts_trained: bool = False  # whether `network` gives one that knows such pictures already
+    starts_trained: bool = False
+    setting: Setting
 
     augment: Augment | None = None
     perturb: Perturb | None = None
     loss: Loss | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls):  # never its parent's: their results must not be taken for one another's
+            cls.name = cls.__name__
 
     def arguments(self) -> dict[str, Any]:
         """The constructor arguments as plain JSON values: with name and version they identify a cell of a table."""
@@ -90,7 +104,9 @@ class Defense:
         return recipe
 
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
-        """Whole-data-set preparation: uint8 (N, 3, H, W) -> uint8 of that shape, or float32 where 1 is white."""
+        """Whole-data-set preparation, the first hook: uint8 (N, 3, H, W) -> uint8 of that shape, or float32 where 1 is
+        white. Whoever overrides it calls ``super().prepare`` if another hook needs ``self.setting``."""
+        self.setting = setting
         return images
 
     def network(self, net: nn.Module, setting: Setting) -> nn.Module:
@@ -110,6 +126,10 @@ class Defense:
     def predict(self, net: nn.Module, images: Tensor, setting: Setting) -> Tensor | None:
         """Logits or votes (N, num_classes) for prepared test images; None: those of the network in evaluation mode."""
         return None
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The recipe's own loss, with its label smoothing: logits (B, num_classes), int64 (B,) -> scalar."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.setting.recipe.label_smoothing)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.arguments().items())})"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..training.attacks import attacking, check_attack, gaussian_noise, pgd, random_start, summed_cross_entropy
-from ..training.loop import PixelModel
+from ..training.model import PixelModel
 from .adversarial import kl_divergence
 from .base import Defense, Setting, register_defense
 
@@ -84,9 +84,8 @@ class BulletTrain(Defense):
         self.outlier_steps, self.robust_steps, self.beta = outlier_steps, robust_steps, beta
 
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
-        self._smoothing = setting.recipe.label_smoothing
         self.mining = Mining()
-        return images
+        return super().prepare(images, labels, setting)
 
     def loss(
         self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator
@@ -98,11 +97,11 @@ class BulletTrain(Defense):
         after = model(adversarial)
         self.mining.observe(before.argmax(1) == labels, after.detach().argmax(1) == labels)
         if self.around == "pgd":
-            return F.cross_entropy(after, labels, label_smoothing=self._smoothing), after
+            return self.cross_entropy(after, labels), after
         clean = model(pixels)
         if self.around == "trades":
             divergence = kl_divergence(after, clean.softmax(1)) / len(pixels)
-            plain = F.cross_entropy(clean, labels, label_smoothing=self._smoothing)
+            plain = self.cross_entropy(clean, labels)
             return plain + (6.0 if self.beta is None else self.beta) * divergence, clean
         return self._mart(clean, after, labels), clean
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..training.loop import to_pixels
+from ..training.model import to_pixels
 from .base import Defense, register_defense
 
 

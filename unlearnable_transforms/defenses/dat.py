@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..training.attacks import attacking
-from ..training.loop import PixelModel
+from ..training.model import PixelModel
 from .base import Defense, register_defense
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..victims.nets import accuracy
+from ..training.model import accuracy
 from .base import Defense, Setting, register_defense
 
 
@@ -25,10 +25,10 @@ class EarlyStop(Defense):
             raise ValueError("early-stop chooses the epoch by clean pictures: give some")
         self.accuracies: list[float] = []
         self.best_epoch = 0
-        return images
+        return super().prepare(images, labels, setting)
 
     def network(self, net: nn.Module, setting: Setting) -> nn.Module:
-        self._net, self._setting = net, setting
+        self._net = net
         self._best: dict[str, Tensor] = {}
         return net
 
@@ -39,12 +39,12 @@ class EarlyStop(Defense):
     def finish(self, net: nn.Module, setting: Setting) -> None:
         self._measure()
         net.load_state_dict(self._best)
-        del self._net, self._best, self._setting  # an instance that is kept, keeps no network
+        del self._net, self._best  # an instance that is kept, keeps no network
 
     @torch.no_grad()
     def _measure(self) -> None:
-        assert self._setting.clean is not None
-        measured = accuracy(self._net, *self._setting.clean, bf16=self._setting.recipe.bf16)
+        assert self.setting.clean is not None
+        measured = accuracy(self._net, *self.setting.clean, bf16=self.setting.recipe.bf16)
         if measured > max(self.accuracies, default=-math.inf):
             self.best_epoch = len(self.accuracies) + 1
             self._best = {name: value.clone() for name, value in self._net.state_dict().items()}

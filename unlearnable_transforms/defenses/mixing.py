@@ -5,11 +5,10 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..training.loop import PixelModel
-from .base import Defense, Setting, register_defense
+from ..training.model import PixelModel
+from .base import Defense, register_defense
 
 
 class Mixing(Defense, ABC):
@@ -24,10 +23,6 @@ class Mixing(Defense, ABC):
         if alpha <= 0 or not 0 <= probability <= 1:
             raise ValueError(f"need alpha > 0 and probability in [0, 1], got {alpha} and {probability}")
         self.alpha, self.probability = alpha, probability
-
-    def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
-        self._smoothing = setting.recipe.label_smoothing
-        return images
 
     @abstractmethod
     def mix(self, pixels: Tensor, others: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
@@ -46,8 +41,8 @@ class Mixing(Defense, ABC):
         order = order.to(pixels.device)
         mixed, share = self.mix(pixels, pixels[order], share, generator)
         logits = model(mixed)
-        own = F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
-        other = F.cross_entropy(logits, labels[order], label_smoothing=self._smoothing)
+        own = self.cross_entropy(logits, labels)
+        other = self.cross_entropy(logits, labels[order])
         return share * own + (1 - share) * other, logits
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..training.loop import Recipe, train
-from ..victims.registry import initialise
+from ..training.transforms import seeded_globally
 from .base import Defense, Setting, register_defense
 
 
@@ -63,7 +64,8 @@ class LastLayer(FineTune):
     def network(self, net: nn.Module, setting: Setting) -> nn.Module:
         net = super().network(net, setting).requires_grad_(False)
         last = last_linear(net)
-        initialise(last, setting.generator("last layer"))
+        with seeded_globally(setting.generator("last layer")):
+            last.reset_parameters()
         last.requires_grad_()
         return net
 
@@ -103,10 +105,6 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.suffix != ".safetensors":
-        return torch.load(path, map_location="cpu", weights_only=True)
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ImportError("weights in a .safetensors file need: pip install safetensors") from error
-    return load_file(path)
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -6,7 +6,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ..pixels import chunk_length
-from ..training.loop import Augment, PixelModel, recipe_augment, to_pixels
+from ..training.loop import recipe_augment
+from ..training.model import PixelModel, to_pixels
 from ..training.transforms import each_image
 from .base import Defense, Setting, register_defense
 from .mixing import CutMix
@@ -39,7 +40,7 @@ class OrthogonalProjection(Defense):
 
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
         """uint8 (N, 3, H, W) -> float32 of that shape, also beyond [0, 1]; without projection as they are."""
-        self._crop_flip: Augment = recipe_augment(setting.recipe)
+        super().prepare(images, labels, setting)
         self._cutmix = CutMix(alpha=1.0, probability=0.5)
         self._cutmix.prepare(images, labels, setting)
         if not self.project:
@@ -56,7 +57,7 @@ class OrthogonalProjection(Defense):
                 v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
             ]
         )
-        return self._crop_flip(each_image(distort, images, generator), generator)
+        return recipe_augment(self.setting.recipe)(each_image(distort, images, generator), generator)
 
     def _cutmix_loss(
         self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..training.loop import Augment, recipe_augment, to_pixels
-from .base import Defense, Setting, register_defense
+from ..training.loop import recipe_augment
+from ..training.model import to_pixels
+from .base import Defense, register_defense
 
 
 @register_defense("rsk-ff")
@@ -36,15 +37,11 @@ class RSKFF(Defense):
             raise ValueError(f"rsk-ff needs std >= 0 and 0 < keep <= 1, got std={std} and keep={keep}")
         self.center, self.std, self.keep = center, std, keep
 
-    def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
-        self._crop_flip: Augment = recipe_augment(setting.recipe)
-        return images
-
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """(B, 3, H, W), uint8 or float in [0, 1] -> float in [0, 1]."""
         pixels = sharpen(to_pixels(images), self.kernels(len(images), generator))
         pixels = keep_low_frequencies(pixels, self.keep).clamp_(0, 1)
-        return self._crop_flip(F.pad(pixels, (1, 1, 1, 1)), generator)
+        return recipe_augment(self.setting.recipe)(F.pad(pixels, (1, 1, 1, 1)), generator)
 
     def kernels(self, count: int, generator: torch.Generator) -> Tensor:
         """float (count, 3, 3) on the generator's device."""

@@ -1,12 +1,12 @@
 """RSR, robust sparse regularization: noise in the weights, a lasso on them, adversarial training, pruning."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..training.attacks import check_attack, pgd, random_start, summed_cross_entropy
-from ..training.loop import PixelModel, Recipe
+from ..training.loop import Recipe
+from ..training.model import PixelModel
 from .base import Defense, Setting, register_defense
 
 
@@ -62,8 +62,8 @@ class RSR(Defense):
         return recipe
 
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
-        self._smoothing, self._attacking = setting.recipe.label_smoothing, False
-        return images
+        self._attacking = False
+        return super().prepare(images, labels, setting)
 
     def network(self, net: nn.Module, setting: Setting) -> nn.Module:
         generator = setting.generator("weight noise")
@@ -80,14 +80,14 @@ class RSR(Defense):
         """(scalar loss, logits of the clean images)."""
         penalty = self.lasso * sum(weight.abs().sum() for weight in weights(model.net))
         clean = model(pixels)
-        value = F.cross_entropy(clean, labels, label_smoothing=self._smoothing)
+        value = self.cross_entropy(clean, labels)
         if self._attacking:
             start = random_start(pixels, generator, norm="linf", eps=self.eps)
             adversarial = pgd(
                 model, pixels, summed_cross_entropy(clean.argmax(1)), norm="linf", eps=self.eps, steps=self.steps,
                 step_size=self.step_size, start=start,
             )  # fmt: skip
-            attacked = F.cross_entropy(model(adversarial), labels, label_smoothing=self._smoothing)
+            attacked = self.cross_entropy(model(adversarial), labels)
             value = self.clean_weight * value + (1 - self.clean_weight) * attacked
         return value + penalty, clean
 

@@ -5,8 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..training.attacks import gaussian_noise
-from ..training.loop import PixelModel, to_pixels
-from ..victims.nets import predict
+from ..training.model import PixelModel, predict, to_pixels
 from .base import Defense, Setting, register_defense
 
 

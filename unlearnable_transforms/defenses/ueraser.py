@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..training.loop import PixelModel
-from .base import Defense, Setting, register_defense
+from ..training.model import PixelModel
+from .base import Defense, register_defense
 from .compression import compress
 from .plasma import draw, plasma_brightness, plasma_contrast, shuffle_channels, trivial_augment
 
@@ -55,14 +55,9 @@ class UEraser(Defense):
         self.variant, self.jpeg, self.repeats, self.warmup = variant, jpeg, repeats, warmup
         self.probability = probability
 
-    def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
-        self._smoothing, self._epochs = setting.recipe.label_smoothing, setting.recipe.epochs
-        return images
-
     def on_epoch(self, epoch: int) -> None:
-        several = self.variant == "max" or (
-            self.variant == "standard" and epoch <= math.ceil(self.warmup * self._epochs)
-        )
+        warm = epoch <= math.ceil(self.warmup * self.setting.recipe.epochs)
+        several = self.variant == "max" or (self.variant == "standard" and warm)
         self._draws = self.repeats if several else 1
 
     def loss(
@@ -76,7 +71,7 @@ class UEraser(Defense):
                 losses = torch.stack([F.cross_entropy(model(draw), labels, reduction="none") for draw in draws])
             hardest = torch.stack(draws)[losses.argmax(0), torch.arange(len(pixels), device=pixels.device)]
         logits = model(hardest)
-        return F.cross_entropy(logits, labels, label_smoothing=self._smoothing), logits
+        return self.cross_entropy(logits, labels), logits
 
     @torch.no_grad()
     def transform(self, pixels: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,10 +1,15 @@
 """One cell of a table: one victim trained on one set under one defense from one seed. Computed once, kept as JSON.
 
 What identifies a cell is what determines its victim: the pixels and labels it was trained and tested on, the poison's
-public configuration, the defense, the victim, the recipe and the seed. Where and when it was computed is noted in it,
-and by which attacks the victim was tested, too: more of them are added by computing the same cell again.
+public configuration, the defense, the victim, the settings of its recipe and the seed; names of them do not count.
+Where and when it was computed is noted in it, and by which attacks the victim was tested, too: more of them are added
+by computing the same cell again.
+
+Format 2 knows the initialisation of the victim (``init``) and the recipe of plain training in the same table
+(``plain``). Cells of format 1 are read as what they are: victims drawn by the rule of that time, "uniform".
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -24,15 +29,16 @@ import torch
 from torch import Tensor, nn
 
 from ..defenses.base import Defense, Setting
-from ..files import whole
+from ..files import read_json, whole
 from ..sample import spread
 from ..training.loop import Augment, History, Recipe, recipe_augment, train
-from ..victims.nets import native_bf16, predict
+from ..training.model import native_bf16, predict
 from ..victims.registry import build_victim
 from .metrics import macro_recall
 from .robust import Attack, robust_accuracy
 
-FORMAT = 1
+FORMAT = 2
+INIT = "library"  # build_victim's: as torchvision and timm start a network
 Cell = dict[str, Any]
 
 
@@ -59,17 +65,23 @@ class Task:
 
 def identity(cell: Cell) -> str:
     """16 hexadecimal digits that name a cell by what determines its numbers."""
-    known = {name: cell[name] for name in ("data", "set", "defense", "victim", "recipe", "seed")}
+    known = settings(cell) | {"data": cell["data"], "seed": cell["seed"]}
     known["set"] = {name: value for name, value in cell["set"].items() if name not in ("label", "of")}
     text = json.dumps({"format": FORMAT, **known}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def describe_recipe(recipe: Recipe, name: str) -> dict[str, Any]:
-    """The plan's name and what is not a default, so that a new kind of setting leaves old cells as they are."""
+def settings(cell: Cell) -> dict[str, Any]:
+    """How a cell was trained, without names that only people read."""
+    defense = {name: value for name, value in cell["defense"].items() if name != "label"}
+    recipe = {name: value for name, value in cell["recipe"].items() if name != "name"}
+    return {**{name: cell[name] for name in ("victim", "init", "plain")}, "defense": defense, "recipe": recipe}
+
+
+def describe_recipe(recipe: Recipe) -> dict[str, Any]:
+    """What is not a default, so that a new kind of setting leaves old cells as they are."""
     fields = dataclasses.fields(recipe)
-    changed = {f.name: getattr(recipe, f.name) for f in fields if getattr(recipe, f.name) != f.default}
-    return {"name": name, **changed}
+    return {f.name: getattr(recipe, f.name) for f in fields if getattr(recipe, f.name) != f.default}
 
 
 def compute(task: Task) -> Cell:
@@ -78,7 +90,8 @@ def compute(task: Task) -> Cell:
     history = History()
     cell = task.cell | {"status": "done"}
     try:
-        with _seeded(cell["seed"]):
+        with torch.random.fork_rng():  # for layers that draw from the global state (dropout)
+            torch.manual_seed(cell["seed"])
             cell["result"] = _train(task, history)
     except FloatingPointError as error:
         cell |= {"status": "diverged", "reason": str(error), "result": _curves(history)}
@@ -98,7 +111,7 @@ def _train(task: Task, history: History) -> dict[str, Any]:
     recipe = defense.recipe(recipe)
 
     prepared = defense.prepare(images, labels, setting)
-    net = build_victim(victim, classes, images.shape[-1], torch.Generator().manual_seed(seed))
+    net = build_victim(victim, classes, images.shape[-1], seed)
     net = defense.network(net.to(task.device), setting)
     test_images = defense.test(clean_images, setting)
     before = None
@@ -185,20 +198,6 @@ def _confusion(predicted: Tensor, true: Tensor, classes: int) -> list[list[int]]
     return torch.bincount(true * classes + predicted, minlength=classes**2).view(classes, classes).tolist()
 
 
-class _seeded:
-    """PyTorch's global state for layers that draw from it (dropout), and afterwards as it was."""
-
-    def __init__(self, seed: int) -> None:
-        self.fork, self.seed = torch.random.fork_rng(), seed
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self.fork.__exit__(*error)
-
-
 # ---- files
 
 
@@ -224,21 +223,30 @@ def write(value: Mapping[str, Any], path: Path) -> None:
 
 
 def read_cells(folder: Path) -> Iterator[Cell]:
-    """All cells of a folder, in the order of their file names.
+    """All cells of a folder in the form of today's format, in the order of their file names.
+
+    A cell that lies there twice, for instance in a copied file, is read once.
 
     Raises:
         ValueError: a file is damaged or of a later format; it is named.
     """
+    seen = set()
     for path in sorted(folder.glob("*.json")):
-        try:
-            cell = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise ValueError(f"{path} is damaged: remove it, and it is computed again") from None
+        cell = read_json(path, object, "remove it, and it is computed again")
         if not isinstance(cell, dict) or "id" not in cell or "defense" not in cell:
             continue  # report.json, or somebody else's file
-        if cell.get("format") != FORMAT:
-            raise ValueError(f"{path} has the format {cell.get('format')}; this library reads {FORMAT}")
-        yield cell
+        if cell.get("format") not in (1, FORMAT):
+            raise ValueError(f"{path} has the format {cell.get('format')}; this library reads 1 to {FORMAT}")
+        if cell["id"] not in seen:
+            seen.add(cell["id"])
+            yield _of_format_1(cell) if cell["format"] == 1 else cell
+
+
+def _of_format_1(cell: Cell) -> Cell:
+    """Recipes of one's own were all called "own" and had no columns with epochs of their own."""
+    name = cell["recipe"]["name"]
+    plain = {"recipe": name} if name != "own" else {k: v for k, v in cell["recipe"].items() if k != "name"}
+    return {**cell, "init": "uniform", "plain": plain}
 
 
 # ---- where and when
@@ -267,15 +275,12 @@ def _processor() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("unlearnable-transforms", "torch", "torchvision", "numpy", "pillow", "kornia", "timm"):
-        if name in ("kornia", "timm") and name not in sys.modules:
-            continue
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    result = {"python": platform.python_version()}
+    names = ["unlearnable-transforms", "torch", "torchvision", "numpy", "pillow"]
+    for name in names + ["timm"] * ("timm" in sys.modules):
+        with contextlib.suppress(metadata.PackageNotFoundError):  # code that runs without having been installed
+            result[name] = metadata.version(name)
+    return result
 
 
 def _now() -> str:

@@ -1,42 +1,60 @@
-"""Small pictures of numbers for the report: curves as SVG, confusion matrices as PNG."""
+"""The report's graphics: the geometry of curves, and confusion matrices as PNGs."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from itertools import product
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from .pictures import png
 
 WIDTH, HEIGHT = 300, 170
-LEFT, RIGHT, TOP, BOTTOM = 30, 8, 8, 22  # margins
-COLOURS = (  # to be seen on white and on black
-    "#2f6fde", "#d1495b", "#2a9d6f", "#c98a1b", "#8457c9", "#1b98a8",
-    "#b5577f", "#7a7f2a", "#5f7c9a", "#c2603a", "#4fae3f", "#a07be0",
-)  # fmt: skip
+LEFT, RIGHT, TOP, BOTTOM = 30, 292, 8, 148  # of the axes
+COLOURS = ("#2f6fde", "#d1495b", "#2a9d6f", "#c98a1b", "#8457c9", "#1b98a8", "#8a8f2a", "#c2603a")  # on white and black
+DASHES = ("", "7 3", "2 3", "9 3 2 3")
+CLEAN = Markup('class="clean" stroke="currentColor"')
+STYLES = [
+    Markup(f'stroke="{colour}"' + f' stroke-dasharray="{dash}"' * bool(dash))
+    for dash, colour in product(DASHES, COLOURS)
+]
+FURTHER = Markup('stroke="#888888" stroke-dasharray="1 4"')
+"""Where there are more lines than styles: all of them alike, and grey, so that none is taken for another."""
 
 
-def curves(lines: Mapping[str, Sequence[float]], colours: Mapping[str, str]) -> str:
-    """Accuracy in [0, 1] over epochs, one line a name, as an SVG of WIDTH x HEIGHT that scales."""
+def line_styles(names: Sequence[str], clean: str | None) -> dict[str, Markup]:
+    """How each line is drawn: attributes of an SVG element, no two alike among the first 33."""
+    others = [name for name in names if name != clean]
+    styles = {name: STYLES[place] if place < len(STYLES) else FURTHER for place, name in enumerate(others)}
+    return {name: CLEAN if name == clean else styles[name] for name in names}
+
+
+def curves(lines: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Where the parts of a chart of accuracies in [0, 1] over epochs lie, in units of its view box.
+
+    The axis goes from 0 to the next ten percent above the highest value.
+    """
     epochs = max((len(line) for line in lines.values()), default=1)
+    top = max(0.1, np.ceil(10 * max((value for line in lines.values() for value in line), default=1.0) - 1e-9) / 10)
 
     def x(epoch: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (epoch - 1) / max(1, epochs - 1)
+        return round(LEFT + (RIGHT - LEFT) * (epoch - 1) / max(1, epochs - 1), 1)
 
     def y(share: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
+        return round(float(BOTTOM - (BOTTOM - TOP) * share / top), 1)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="test accuracy over epochs">']
-    for tick in (0, 25, 50, 75, 100):
-        height = y(tick / 100)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 5}" y="{height + 3:.1f}" text-anchor="end">{tick}</text>')
-    for epoch in sorted({1, (epochs + 1) // 2, epochs}):
-        parts.append(f'<text x="{x(epoch):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{epoch}</text>')
-    for name, line in lines.items():
-        points = " ".join(f"{x(epoch):.1f},{y(share):.1f}" for epoch, share in enumerate(line, 1))
-        title = f"<title>{escape(name)}</title>"
-        parts.append(f'<polyline points="{points}" stroke="{colours[name]}" fill="none">{title}</polyline>')
-    return "".join([*parts, "</svg>"])
+    return {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "left": LEFT,
+        "right": RIGHT,
+        "grid": [(y(top * part), f"{100 * top * part:g}") for part in (0, 0.25, 0.5, 0.75, 1)],
+        "epochs": [(x(epoch), epoch) for epoch in sorted({1, (epochs + 1) // 2, epochs})],
+        "lines": {
+            name: " ".join(f"{x(epoch)},{y(share)}" for epoch, share in enumerate(line, 1))
+            for name, line in lines.items()
+        },
+    }
 
 
 def confusion(counts: Sequence[Sequence[int]]) -> str:

@@ -16,12 +16,6 @@ DEFENSES = ("erm", "grayscale", "jpeg", "coin", "rsk-ff", "at-fgsm")
 """A quick look: plain training and, of each family, what broke the most protections."""
 
 
-class Plain(Defense):
-    """Plain training: empirical risk minimisation."""
-
-    name = "erm"
-
-
 def make_defense(spec: str | Defense, plan: Plan) -> Defense:
     """A defense from its name, with ``:name=value,name=value`` behind it where it is not to be the plan's form of it.
 
@@ -32,7 +26,7 @@ def make_defense(spec: str | Defense, plan: Plan) -> Defense:
     if isinstance(spec, Defense):
         return spec
     name, _, text = spec.partition(":")
-    kind = Plain if name == "erm" else get_defense(name)
+    kind = get_defense(name)
     given = _arguments(name, text, list(inspect.signature(kind).parameters))
     if not given and name in plan.columns:
         given = dict(plan.columns[name].arguments)
@@ -72,20 +66,16 @@ def _value(text: str) -> Any:
 
 
 def defense_label(defense: Defense) -> str:
-    """The name, with those arguments that make it differ from the defaults and do not follow from the others."""
-    kind = type(defense)
-    wanted, given = defense.arguments(), defense.arguments()
-    for name in reversed(wanted):
-        fewer = {other: value for other, value in given.items() if other != name}
-        try:
-            same = kind(**fewer).arguments() == wanted
-        except (TypeError, ValueError):
-            continue
-        given = fewer if same else given
-    return " ".join([defense.name, *(f"{name}={_short(value)}" for name, value in given.items())])
+    """The name, with those arguments that differ from the constructor's defaults."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(type(defense)).parameters.items()}
+    changed = {name: value for name, value in defense.arguments().items() if value != defaults[name]}
+    return " ".join([defense.name, *(f"{name}={_short(value)}" for name, value in changed.items())])
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, float) and 0 < value < 1 and abs(value * 255 - round(value * 255)) < 1e-6:
+    """As short as it may be without looking like another value."""
+    if not isinstance(value, float):
+        return str(value)
+    if 0 < value < 1 and round(value * 255) / 255 == value:
         return f"{round(value * 255)}/255"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if float(f"{value:g}") == value else str(value)

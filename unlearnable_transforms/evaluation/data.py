@@ -1,177 +1,89 @@
-"""Any labelled pictures -> uint8 (N, 3, S, S), int64 labels and class names, as a victim gets to see them.
+"""Any labelled images -> uint8 (N, 3, S, S), int64 labels and class names, as a victim gets to see them.
 
-The order is that of the world: pictures are protected at their own resolution and stored as bytes; whoever trains on
-them resizes afterwards. Clean, protected and test pictures go through the same resize.
+The order is that of practice: images are protected at their own resolution and stored as bytes; whoever trains on them
+resizes afterwards. Clean, protected and test images go through the same resize.
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as v2
 
-from ..data.columns import find_columns
-from ..data.image import open_encoded, open_image
-from ..sample import SampleError, batch_tokens, class_value
+from ..data.base import LabelledSet, Rows, select
+from ..data.open import open_data
+from ..poisons.base import Poison
+from ..sample import batch_tokens, class_value
 
-CHUNK = 256  # pictures that are open at a time
-KEPT_BYTES = 2**29  # of decoded pictures of a set
+CHUNK = 256  # images that are open at a time
+KEPT_BYTES = 2**29  # of decoded images of a set
 Change = Callable[[list[np.ndarray], Sequence[int]], list[np.ndarray]]
-"""change(pictures, rows): uint8 (H, W, C) of any size -> the same, protected; rows count in the whole set."""
-
-
-class Lazy(Sequence):
-    """Pictures that are read when they are asked for: uint8 (H, W, C), C = 1 or 3."""
-
-    def __init__(self, rows: Sequence[int], read: Callable[[int], np.ndarray]) -> None:
-        self.rows, self.read = rows, read
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, row: Any) -> Any:
-        try:
-            return self.read(self.rows[row])
-        except (TypeError, ValueError) as error:
-            raise SampleError.at([row], error) from None
+"""change(images, rows): uint8 (H, W, C) of any size -> the same, protected; rows count in the whole set."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """A labelled set at its own resolution.
+    """One split of a labelled set at its own resolution.
 
     Attributes:
+        rows: where the images are read.
         images: uint8 (H, W, C), C = 1 or 3, sizes may differ.
-        labels: one an image, integers or text, as poisons get them.
+        labels: one an image, integers or text.
         names: of the classes, where the labels are integers that count in them; else None.
-        files: where each picture lies, of a folder; else None.
+        data: the set that the split belongs to.
     """
 
+    rows: Rows
     images: Sequence[np.ndarray]
     labels: list[int | str]
-    names: list[str] | None = None
-    files: list[str] | None = None
+    names: list[str] | None
+    data: LabelledSet
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def select(self, rows: Sequence[int]) -> "Pictures":
-        """Some of the pictures, still read only when they are asked for."""
-        return Pictures(Lazy(rows, self.images.__getitem__), [self.labels[row] for row in rows], self.names)
+        """Some of the images, still read only when they are asked for."""
+        some = select(self.rows, rows)
+        return replace(self, rows=some, images=some.images, labels=[self.labels[row] for row in rows])
+
+    def tokens(self, poison: Poison) -> list[str]:
+        """The class token of each image, as ``protect`` makes it of the same source."""
+        values = self.labels
+        if self.data.by_name:
+            by_place = self.data.class_values(poison)
+            values = [by_place[int(label)] for label in self.labels]
+        return batch_tokens(values, len(values), poison.classes)
 
 
 def read_pictures(
     source: Any, *, what: str, split: str = "train", image_key: str | None = None, label_key: str | None = None
 ) -> Pictures:
-    """Open a labelled set.
+    """Open one split of a labelled set.
 
     Args:
-        source: a ``datasets.Dataset`` (of a ``DatasetDict`` the split is taken), a torchvision-style data set without
-            transforms that make floats, a tuple ``(images, labels)``, or a path: a folder with one folder a class, a
-            Parquet file or a folder of them, a set saved by ``save_to_disk``; a name that is no path is one of the Hub.
+        source: what :func:`~unlearnable_transforms.data.open.open_data` takes.
         what: what the set is for, for messages.
         split: taken where the source has several.
         image_key, label_key: columns; default: the common names.
 
     Raises:
         TypeError: a kind of source that is refused; the message says what to do.
-        ValueError: no rows, rows without a label or without a readable picture.
+        ValueError: no rows, rows without a label or without a readable image.
     """
-    if isinstance(source, str | Path):
-        source = open_path(Path(source), split, what)
     if isinstance(source, Pictures):
         return source
-    kind = type(source).__name__
-    if kind in ("DatasetDict", "IterableDatasetDict"):
-        if split not in source:
-            raise ValueError(f"the {what} set has the splits {sorted(source)}, and no {split!r}: pass one of them")
-        source = source[split]
-        kind = type(source).__name__
-    if kind == "Dataset" and type(source).__module__.startswith("datasets."):
-        return _from_rows(source, what, image_key, label_key)
-    if isinstance(source, tuple) and len(source) == 2:
-        return _from_arrays(source[0], source[1], what)
-    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
-        raise TypeError(
-            f"the {what} set is a {kind}, which can be read only once: materialise it first, for instance with "
-            "datasets.Dataset.from_list(list(stream)), or save it as Parquet"
-        )
-    return _from_pairs(source, what)
-
-
-def open_path(path: Path, split: str, what: str) -> Any:
-    """The set at a path, or of that name on the Hub: something else that :func:`read_pictures` takes."""
-    import datasets
-
-    if path.is_file():
-        return datasets.Dataset.from_parquet(str(path))
-    if not path.exists():
-        if path.is_absolute() or str(path).count("/") > 1:
-            raise FileNotFoundError(f"the {what} set: there is no {path}")
-        return datasets.load_dataset(str(path), split=split)
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        return datasets.load_from_disk(str(path))
-    if tables := sorted(map(str, path.rglob("*.parquet"))):
-        of_split = [table for table in tables if Path(table).name.startswith(split)] or tables
-        return datasets.Dataset.from_parquet(of_split)
-    folders = {folder.name.lower(): folder for folder in path.iterdir() if folder.is_dir()}
-    return _folder(folders[split] if split in folders and set(folders) <= {"train", "test", "val"} else path)
-
-
-def _folder(path: Path) -> Pictures:
-    from torchvision.datasets import ImageFolder
-
-    found = ImageFolder(str(path))  # sorted class folders, as `datasets` counts them
-    files = [file for file, _ in found.samples]
-    images = Lazy(range(len(files)), lambda row: open_encoded(None, files[row]).colour)
-    return Pictures(images, [label for _, label in found.samples], found.classes, files)
-
-
-def _from_rows(data: Any, what: str, image_key: str | None, label_key: str | None) -> Pictures:
-    import datasets
-
-    image_key, label_key = find_columns(data.column_names, image_key, label_key)
-    feature = data.features[label_key]
-    names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    labels = _checked(data.with_format(None)[label_key], len(data), what)
-    plain = data.select_columns([image_key]).with_format(None)
-    return Pictures(Lazy(range(len(data)), lambda row: open_image(plain[row][image_key]).colour), labels, names)
-
-
-def _from_arrays(images: Any, labels: Any, what: str) -> Pictures:
-    count = len(images)
-    if isinstance(images, torch.Tensor):
-        images = images.detach().cpu()
-    if isinstance(images, np.ndarray) and images.ndim == 3:
-        images = images[..., None]
-    return Pictures(Lazy(range(count), lambda row: open_image(images[row]).colour), _checked(labels, count, what), None)
-
-
-def _from_pairs(data: Any, what: str) -> Pictures:
-    images, labels = [], []
-    for row in range(len(data)):
-        pair = data[row]
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise TypeError(f"the {what} set gives {type(pair).__name__}, not (image, label) pairs")
-        try:
-            images.append(open_image(pair[0]).colour)
-        except (TypeError, ValueError) as error:
-            raise SampleError.at([row], error) from None
-        labels.append(pair[1])
-    names = getattr(data, "classes", None)
-    names = list(names) if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names) else None
-    return Pictures(images, _checked(labels, len(images), what), names)
-
-
-def _checked(labels: Any, count: int, what: str) -> list[int | str]:
-    if count == 0:
+    data = open_data(source, what=what, image_key=image_key, label_key=label_key)
+    rows = data.pick(split, what)
+    if not len(rows):
         raise ValueError(f"the {what} set is empty")
-    labels = labels if isinstance(labels, np.ndarray | torch.Tensor) else list(labels)
-    return [class_value(token) for token in batch_tokens(labels, count)]
+    if rows.labels is None:
+        raise ValueError(f"the {what} set has no labels: say where they are with label_key= (--label-key)")
+    labels = [class_value(token) for token in batch_tokens(rows.labels, len(rows))]
+    return Pictures(rows, rows.images, labels, data.names, data)
 
 
 def common_classes(**sets: Pictures) -> list[int | str]:
@@ -227,7 +139,7 @@ def settled(pictures: Pictures) -> Pictures:
     """The same, read once and kept, where they are small enough; large ones are read again each time."""
     if len(pictures) * pictures.images[0].size > KEPT_BYTES:
         return pictures
-    return Pictures(list(pictures.images), pictures.labels, pictures.names)
+    return replace(pictures, images=list(pictures.images))
 
 
 def own_size(pictures: Pictures) -> int:

@@ -19,8 +19,8 @@ from ..jobs.workers import run_tasks
 from ..poisons.base import Poison
 from ..sample import spread
 from ..training.loop import Recipe
-from ..victims import list_victims
-from .cells import FORMAT, Cell, Task, compute, describe_recipe, identity, read_cells, save, write
+from ..victims.registry import get_builder
+from .cells import FORMAT, INIT, Cell, Task, compute, describe_recipe, identity, read_cells, save, write
 from .columns import DEFENSES, defense_label, make_attack, make_defense
 from .data import Pictures, common_classes, digest, numbers, own_size, read_pictures, settled, to_tensor
 from .pictures import looks
@@ -28,6 +28,7 @@ from .recipes import Plan, get_plan
 from .report import SETS, Report
 from .robust import Attack
 from .sets import TrainingSet, fitted, label_of, training_sets
+from .tables import PLAIN
 
 
 def evaluate(
@@ -94,7 +95,9 @@ def evaluate(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     columns = [make_defense(defense, plan) for defense in defenses]
     asked = [asdict(make_attack(attack)) for attack in attacks]
-    victims = _known_victims(victims or [plan.victim])
+    victims = list(victims or [plan.victim])
+    for victim in victims:
+        get_builder(victim)  # an unknown one is refused before anything is read
     if not columns or not seeds:
         raise ValueError("there is nothing to compute: name at least one defense and one seed")
     named = dict(poisons) if isinstance(poisons, Mapping) else {label_of(poison): poison for poison in poisons}
@@ -116,7 +119,7 @@ def evaluate(
         shared = save(Path(scratch, "test.npz"), *data.test)
         spare = None if data.spare is None else save(Path(scratch, "spare.npz"), *data.spare)
         known = {cell["id"]: cell.get("attacks", []) for cell in read_cells(folder)}
-        wanted, seen, tasks = set(), {}, []
+        wanted, seen, tasks, clean_digest = set(), {}, [], None
         for training in training_sets(
             sets.get("clean"), sets.get("protected"), named, controls=controls, fractions=fractions
         ):
@@ -125,11 +128,14 @@ def evaluate(
             if len(labels.unique()) < 2:
                 raise ValueError(f"the set {training.label!r} has {len(labels)} pictures of fewer than two classes")
             name = digest(images, labels)
+            if training.role == "clean":  # the first of all
+                clean_digest = name
             seen[name] = _looks(training, sets.get("clean"), samples, folder / SETS / f"{name}.json")
             stored = Path(scratch, f"{name}.npz")
-            for cell, defense, training_recipe in _cells(
-                training, name, len(labels), data, plan, columns, victims, seeds
-            ):
+            about = {"clean": clean_digest, "train": name, "rows": len(labels), **data.about}
+            for cell, defense, training_recipe in _cells(training, about, data, plan, columns, victims, seeds):
+                if cell["id"] in wanted:
+                    continue  # asked for twice, such as "jpeg" and "jpeg:quality=10"
                 wanted.add(cell["id"])
                 measured = known.get(cell["id"], [])
                 more = [attack for attack in asked if attack not in measured]
@@ -144,13 +150,6 @@ def evaluate(
                 tasks.append(Task(cell, file, stored, shared, own_spare, defense, training_recipe, device))
         _run(tasks, workers if device == "cpu" else 1, progress)
         return Report([cell for cell in read_cells(folder) if cell["id"] in wanted], seen)
-
-
-def _known_victims(names: Sequence[str]) -> list[str]:
-    unknown = sorted(set(names) - set(list_victims()))
-    if unknown:
-        raise KeyError(f"there is no victim {unknown[0]!r}; the victims are {list_victims()}")
-    return list(names)
 
 
 def _read(
@@ -179,44 +178,31 @@ class _Data:
     size: int
     test: tuple[Tensor, Tensor]
     spare: tuple[Tensor, Tensor] | None
-    clean_digest: str | None
-    test_digest: str
     spare_digest: str | None
+    about: dict[str, Any]
 
     @classmethod
     def of(cls, sets: dict[str, Pictures], image_size: int | None) -> "_Data":
         classes = common_classes(**sets)
         size = image_size or own_size(next(iter(sets.values())))
-        tensors = {
-            what: (to_tensor(sets[what], size), numbers(sets[what], classes))
-            for what in ("clean", "test", "attacker_clean")
-            if what in sets
-        }
-        digests = {what: digest(*pair) for what, pair in tensors.items()}
-        return cls(
-            classes, size, tensors["test"], tensors.get("attacker_clean"),
-            digests.get("clean"), digests["test"], digests.get("attacker_clean"),
-        )  # fmt: skip
+        test, spare = (
+            (to_tensor(sets[what], size), numbers(sets[what], classes)) if what in sets else None
+            for what in ("test", "attacker_clean")
+        )
+        assert test is not None
+        about = {"test": digest(*test), "test_rows": len(test[1]), "image_size": size, "classes": classes}
+        return cls(classes, size, test, spare, None if spare is None else digest(*spare), about)
 
 
 def _cells(
-    training: TrainingSet, name: str, rows: int, data: _Data, plan: Plan, columns: Sequence[Defense],
+    training: TrainingSet, about: dict[str, Any], data: _Data, plan: Plan, columns: Sequence[Defense],
     victims: Sequence[str], seeds: Sequence[int],
 ) -> Iterator[tuple[Cell, Defense, Recipe]]:  # fmt: skip
-    """The cells of one training set, whose digest is ``name``, still without results."""
+    """The cells of one training set, still without results. ``about`` is what its data is."""
     for seed, victim, defense in itertools.product(seeds, victims, columns):
         recipe = plan.training(victim, defense.name)
         cell: Cell = {
-            "data": {
-                "clean": data.clean_digest,
-                "train": name,
-                "test": data.test_digest,
-                "spare": data.spare_digest if defense.needs_clean else None,
-                "rows": rows,
-                "test_rows": len(data.test[1]),
-                "image_size": data.size,
-                "classes": data.classes,
-            },
+            "data": about | {"spare": data.spare_digest if defense.needs_clean else None},
             "set": {
                 "label": training.label,
                 "role": training.role,
@@ -230,7 +216,9 @@ def _cells(
                 "arguments": defense.arguments(),
             },
             "victim": victim,
-            "recipe": describe_recipe(recipe, plan.name),
+            "init": INIT,
+            "recipe": {"name": plan.name, **describe_recipe(recipe)},
+            "plain": describe_recipe(plan.training(victim, PLAIN)),
             "seed": int(seed),
         }
         cell = json.loads(json.dumps(cell))  # as it will be read: tuples become lists

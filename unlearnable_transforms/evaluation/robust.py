@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ..training.attacks import Norm, check_attack, pgd, random_start, summed_cross_entropy
-from ..training.loop import PixelModel, checked, seeded_generator, to_pixels
+from ..training.loop import seeded_generator
+from ..training.model import PixelModel, checked, to_pixels
 
 EPS: dict[str, float] = {"linf": 8 / 255, "l2": 0.5}
 
@@ -37,10 +38,13 @@ class Attack:
 
     @property
     def label(self) -> str:
-        """``PGD-20 linf 8/255``."""
+        """``PGD-20 linf 8/255``, with what is not a default behind it."""
         assert self.eps is not None
-        restarts = f", {self.restarts} starts" if self.restarts > 1 else ""
-        return f"PGD-{self.steps} {self.norm} {radius(self.norm, self.eps)}{restarts}"
+        parts = [f"PGD-{self.steps} {self.norm} {radius(self.norm, self.eps)}"]
+        parts += [f"{self.restarts} starts"] * (self.restarts > 1)
+        parts += [f"steps of {self.step_size}"] * (self.step_size is not None)
+        parts += [f"{self.rows:,} pictures"] * (self.rows != Attack.rows)
+        return ", ".join(parts)
 
 
 def radius(norm: str, eps: float) -> str:

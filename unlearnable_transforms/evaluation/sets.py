@@ -16,7 +16,7 @@ from ..pixels import psnr
 from ..poisons.base import Poison
 from ..poisons.chain import Chain
 from ..poisons.fraction import is_chosen
-from ..sample import batch_tokens, sample_id
+from ..sample import class_value, sample_id
 from ..training.loop import seeded_generator
 from .data import Change, Pictures
 
@@ -53,7 +53,7 @@ def training_sets(
     controls: bool,
     fractions: Sequence[float],
 ) -> Iterator[TrainingSet]:
-    """All rows, clean first, so that its cells are there when the others are looked at."""
+    """All rows, clean first: its digest is part of the others' cells."""
     if clean is not None:
         yield TrainingSet("clean", "clean", {"method": None}, clean)
         for label, poison in poisons.items():
@@ -69,7 +69,7 @@ def training_sets(
 
 def describe(poison: Poison) -> dict[str, Any]:
     """What may be known of a poison; a public key, which protects nothing, is named."""
-    config = poison.public_config()
+    config = poison.public_config(fitted=True)
     if poison.key is not None and poison.key.is_public:
         config["public_key"] = poison.key.name
     return config
@@ -83,19 +83,21 @@ def label_of(poison: Poison) -> str:
 
 def change_of(poison: Poison, pictures: Pictures) -> Change:
     """Protection of the rows of a set."""
-    tokens = batch_tokens(pictures.labels, len(pictures), poison.classes)
+    tokens = pictures.tokens(poison)
     return lambda images, rows: poison.protect_arrays(images, [tokens[row] for row in rows])
 
 
 def fitted(poison: Poison, pictures: Pictures) -> Poison:
     """The poison, ready: one that learns from data and has not yet learns from these pictures, also of mixed sizes."""
-    return poison if poison.fitted else poison.fit((pictures.images, pictures.labels))
+    if poison.fitted:
+        return poison
+    return poison.fit((pictures.images, [class_value(token) for token in pictures.tokens(poison)]))
 
 
 def _control(label: str, poison: Poison, config: dict[str, Any], clean: Pictures) -> TrainingSet:
     """As much change that says nothing of the class: one filter for all of them, or noise. Of a chain, link by link."""
     links = poison.links if isinstance(poison, Chain) else (poison,)
-    tokens = batch_tokens(clean.labels, len(clean), poison.classes)
+    tokens = clean.tokens(poison)
     one = min(tokens, key=lambda token: (len(token), token))  # class 0, or the first name among the shortest
 
     def change(images: list[np.ndarray], rows: Sequence[int]) -> list[np.ndarray]:
@@ -139,7 +141,7 @@ def _partial(
         raise ValueError(f"a fraction lies between 0 and 1, got {fraction}")
     if poison.key is None:
         raise ValueError(f"fractions choose pictures by the key, and {label} has none")
-    tokens = batch_tokens(clean.labels, len(clean), poison.classes)
+    tokens = clean.tokens(poison)
     ids = (sample_id(image, token) for image, token in zip(clean.images, tokens, strict=True))
     chosen = [is_chosen(poison.key, id_, fraction) for id_ in ids]
     protect = change_of(poison, clean)

@@ -1,49 +1,84 @@
 """Tables and numbers as plain text."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from .tables import Entry, Headline, Table
+from .cells import INIT
+from .recipes import PLANS
+from .tables import PLAIN, Entry, Headline, Table
 
 WIDTH, COLUMN = 118, 15  # characters of the console, and of a column there
 
 
 def text_table(table: Table) -> str:
-    """Defenses down, training sets across; accuracy in percent after the last epoch, with the sd over seeds."""
-    about = table.about
+    """Accuracy in percent after the last epoch, with the sd over seeds; the longer side of the table goes down."""
     lines = [
-        f"{about['victim']}, recipe {about['recipe']}, {about['rows']:,} training rows of {about['image_size']} px, "
-        f"{about['test_rows']:,} test rows, seeds {', '.join(map(str, about['seeds']))}",
-        "Accuracy on clean test pictures after the last epoch, in %" + (", ± sd" if len(about["seeds"]) > 1 else ""),
+        f"{title(table)}, {extent(table)}",
+        "Accuracy on clean test pictures after the last epoch, in %"
+        + (", ± sd" if len(table.about["seeds"]) > 1 else ""),
+        *_blocks(table, entry_text),
     ]
-    lines += _blocks(table, entry_text)
     for attack in dict.fromkeys(name for entry in table.entries.values() for name in entry.robust):
         lines += ["", f"Accuracy under {attack}, in %", *_blocks(table, partial(_robust_text, attack=attack))]
     lines += ["", *(headline_text(headline) for headline in table.headlines)]
+    if table.weak is not None:
+        lines.append(weak_text(table))
     return "\n".join(lines).rstrip()
 
 
+def title(table: Table) -> str:
+    """Victim and recipe; of a recipe that is not one of the library's, its settings."""
+    about = table.about
+    recipe = about["recipe"]
+    if recipe not in PLANS:
+        recipe += f" ({', '.join(f'{name} {value}' for name, value in about['plain'].items())})"
+    earlier = "" if about["init"] == INIT else ", initialised as by earlier versions"
+    return f"{about['victim']}, recipe {recipe}{earlier}"
+
+
+def extent(table: Table) -> str:
+    """How many rows, of which size, and which seeds."""
+    about = table.about
+    return (
+        f"{about['rows']:,} training rows of {about['image_size']} px, {about['test_rows']:,} test rows, "
+        f"seeds {', '.join(map(str, about['seeds']))}"
+    )
+
+
+def weak_text(table: Table) -> str:
+    """That the victim learns little even from clean images."""
+    return (
+        f"The victim itself is weak: {percent(table.weak)} % on clean pictures under plain training, where guessing "
+        f"gives {100 / len(table.about['classes']):.1f} %. Its figures say little: train longer, or on more pictures."
+    )
+
+
 def _blocks(table: Table, text: Callable[[Entry | None], str]) -> list[str]:
-    """As many training sets as fit side by side, then the next; their names are broken into lines."""
-    left = max(map(len, table.columns))
+    """As many columns as fit side by side, then the next; their names are broken into lines."""
+    grid = table.grid()
+    names = [defense_name(label) for label, _ in grid.lines]
+    left = max(map(len, names))
     across = max(1, (WIDTH - left) // (COLUMN + 2))
-    lines: list[list[str]] = []
-    for start in range(0, len(table.rows), across):
-        rows = table.rows[start : start + across]
-        names = [textwrap.wrap(row[0], COLUMN) for row in rows]
-        height = max(map(len, names))
-        header = [[""] * (height - len(name)) + name for name in names]
-        lines += [[], *(["".ljust(left), *(name[line].rjust(COLUMN) for name in header)] for line in range(height))]
-        for column in table.columns:
-            numbers = [text(table.entries.get((row, column))).rjust(COLUMN) for row in rows]
-            lines.append([column.ljust(left), *numbers])
+    lines: list[Sequence[str]] = []
+    for start in range(0, len(grid.heads), across):
+        heads = [textwrap.wrap(defense_name(head), COLUMN) for head in grid.heads[start : start + across]]
+        height = max(map(len, heads))
+        header = [[""] * (height - len(head)) + head for head in heads]
+        lines += [[], *(["".ljust(left), *(head[line].rjust(COLUMN) for head in header)] for line in range(height))]
+        for name, (_, entries) in zip(names, grid.lines, strict=True):
+            lines.append([name.ljust(left), *(text(e).rjust(COLUMN) for e in entries[start : start + across])])
     return ["  ".join(line).rstrip() for line in lines]
+
+
+def defense_name(label: str) -> str:
+    """A column's label as people say it."""
+    return "plain training" if label == PLAIN else label
 
 
 def percent(share: float | None, digits: int = 1) -> str:
     """``74.6``, or a dash."""
-    return "-" if share is None else f"{100 * share:.{digits}f}"
+    return "-" if share is None else f"{round(100 * share, digits) + 0.0:.{digits}f}"  # + 0.0: never "-0.0"
 
 
 def entry_text(entry: Entry | None) -> str:
@@ -56,6 +91,13 @@ def entry_text(entry: Entry | None) -> str:
     return f"{percent(entry.last)}{spread}" + ("*" if entry.diverged else "")
 
 
+def recovery_text(recovery: float) -> str:
+    """``recovery 64 %``; beyond 0 and 1 the figure itself would say nothing."""
+    if recovery < 0:
+        return "recovery none"
+    return f"recovery {percent(recovery, 0)} %" if recovery <= 1 else "recovery full"
+
+
 def _robust_text(entry: Entry | None, attack: str) -> str:
     return percent(None if entry is None else entry.robust.get(attack))
 
@@ -63,10 +105,14 @@ def _robust_text(entry: Entry | None, attack: str) -> str:
 def headline_text(headline: Headline) -> str:
     """One sentence: how far a victim gets, under which defense, and what that means."""
     entry = headline.entry
-    under = "plain training" if headline.defense == "erm" else headline.defense
-    text = f"{headline.row[0]}: at most {percent(entry.last)} %, under {under} (of {headline.defenses} tried)"
+    text = (
+        f"{headline.row[0]}: at most {percent(entry.last)} %, under {defense_name(headline.defense)} "
+        f"(of {headline.defenses} tried)"
+    )
     if entry.protection is not None:
         text += f"; clean data under it {percent(entry.clean)} %: protection {percent(entry.protection)} points"
+    if headline.beyond is not None:
+        text += f", {percent(headline.beyond)} beyond its control"
     if entry.recovery is not None:
-        text += f", recovery {percent(entry.recovery, 0)} %"
+        text += f", {recovery_text(entry.recovery)}"
     return text + "."

@@ -1,32 +1,34 @@
-"""The journal of one output folder: what was asked for, what the source was, and what is done.
+"""The journal of one output folder: what was asked for, and what is done.
 
 Private, like the ledger: it lies in the library's cache, in a folder named by a hash of the output's absolute path.
 
 - ``settings.json``: everything that changes a byte of the output.
-- ``source.jsonl``: path, size and time of every source file.
-- ``done.jsonl``: one line a finished file, appended. A line that a killed process left torn is cut off.
+- ``done.jsonl``: one line a unit, appended. A line that a killed process left torn is cut off; of several lines about
+  one unit the last counts.
 
-Nothing here waits for the disk. After a power failure a finished line may stand for a file that never reached the disk:
-that is why a resumed run compares the checksum of every file it finds.
+Nothing here waits for the disk. After a power failure a line may say that a file is there which never reached the disk,
+or be damaged itself: that is why a resumed run compares the checksum of every file, and passes over lines that it
+cannot read.
 """
 
 import json
 import os
 import shutil
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import xxhash
 
-from ..data.listing import named
-from ..files import private_directory, remove_parts, replacing
-from .encode import checksum
+from ..data.base import Unit
+from ..data.codec import checksum
+from ..files import locked, private_directory, remove_parts, replacing
 
-VERSION = 1
+VERSION = 2
 REMEDY = "use the same again, or start with an empty output folder"
+Record = dict[str, Any]
 
 
 class Journal:
@@ -34,62 +36,94 @@ class Journal:
 
     Args:
         out: the output folder.
-        directory: where the journal lies; the lock is held by the caller.
+        directory: where the journal lies; the caller holds the lock.
     """
 
     def __init__(self, out: Path, directory: Path) -> None:
         self.out = out
         self.directory = directory
         self._settings = directory / "settings.json"
-        self._source = directory / "source.jsonl"
         self._done = directory / "done.jsonl"
         self._file: IO[bytes] | None = None
 
     @property
-    def scratch(self) -> Path:
-        """A private folder for the caller, which removes it."""
-        return self.directory / "scratch"
+    def begun(self) -> bool:
+        """Whether an earlier run wrote to the output folder."""
+        return self.out.exists() and any(self.out.iterdir())
 
-    def begin(self, settings: dict[str, Any], source: Iterable[str]) -> bool:
+    @property
+    def missing(self) -> int | None:
+        """How many units have no record though the last run came to its end; None where it did not."""
+        try:
+            count = int((self.directory / "finished").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return max(0, count - sum(1 for _ in self.records()))
+
+    def finish(self) -> None:
+        """Note that the run came to its end."""
+        with replacing(self.directory / "finished") as temporary:
+            temporary.write_text(str(sum(1 for _ in self.records())))
+
+    def settings(self) -> dict[str, Any] | None:
+        """What the run that began the output was asked for; None where nothing is known of it.
+
+        Raises:
+            ValueError: the journal is damaged.
+        """
+        try:
+            settings = json.loads(self._settings.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (ValueError, RecursionError):
+            settings = None
+        if not isinstance(settings, dict):
+            raise ValueError(
+                f"the journal {self._settings} is damaged, so what {self.out} holds is not known: start with an empty "
+                "output folder"
+            )
+        return settings
+
+    def begin(self, settings: dict[str, Any]) -> bool:
         """Start, or go on after an interruption; returns whether something is there to go on with.
 
         Args:
-            settings: name -> JSON value.
-            source: a line of JSON ``[path, size, mtime]`` a source file, sorted.
+            settings: name -> JSON value. A list ``classes`` may have grown at its end.
 
         Raises:
-            ValueError: the output folder holds something else, or the settings or the source are not what they were.
+            ValueError: the output folder holds something else, or the settings are not what they were.
         """
         settings = json.loads(json.dumps({"journal version": VERSION, **settings}))
-        empty = not self.out.exists() or not any(self.out.iterdir())
-        resumed = not empty
+        resumed = self.begun
         if resumed:
-            if not self._settings.exists():
+            before = self.settings()
+            if before is None:
                 raise ValueError(f"{self.out} is not empty, and there is no journal to go on with: {REMEDY}")
-            self._check_settings(json.loads(self._settings.read_text()), settings)
+            self._check_settings(before, settings)
             self._cut_torn_line()
-        else:
-            for path in self.directory.iterdir():
-                if path.is_dir() and path != self.scratch:
-                    shutil.rmtree(path)
-                elif path.is_file() and path.name != "lock":
-                    path.unlink()
-            self.out.mkdir(exist_ok=True)
+        self.out.mkdir(exist_ok=True)
         self.remove_parts()
-        self._write_source(source, resumed)
-        if not resumed:  # last: a journal with settings is a whole one
-            with replacing(self._settings) as temporary:
-                temporary.write_text(json.dumps(settings, indent=1))
+        (self.directory / "finished").unlink(missing_ok=True)
+        with replacing(self._settings) as temporary:  # last: a journal with settings is a whole one
+            temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
         self._file = os.fdopen(os.open(self._done, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
         return resumed
+
+    def clear(self) -> None:
+        """Forget what is known of an output folder that is gone, or empty again."""
+        for path in self.directory.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
 
     def remove_parts(self) -> None:
         """Remove what killed processes left of files that they were writing."""
         remove_parts(self.out)
         remove_parts(self.directory)
 
-    def append(self, records: Iterable[dict[str, Any]]) -> None:
-        """Note finished files."""
+    def append(self, records: Iterable[Record]) -> None:
+        """Note what is done."""
         assert self._file is not None
         self._file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
         self._file.flush()
@@ -97,57 +131,43 @@ class Journal:
     def close(self) -> None:
         """Stop writing."""
         if self._file is not None:
-            with suppress(OSError):  # a full disk was told when it was met
+            with suppress(OSError):  # a full disk was reported when it was met
                 self._file.close()
             self._file = None
 
-    def finished(self, paths: list[str], target: Callable[[str], str]) -> bytearray:
-        """For each path 1 if its output is there, whole and unchanged, else 0.
+    def records(self, units: Sequence[Unit] | None = None) -> Iterator[Record]:
+        """The last record of each unit that has one, in the order of ``units``; default: of all, in that of the lines.
 
-        Args:
-            paths: source files.
-            target: a source file's place in the output.
+        Only places in the file are held in memory, not the records.
         """
-        done = bytearray(len(paths))
-        for place, record in self._latest(paths):
-            done[place] = record["status"] != "failed" and self._intact(target(record["path"]), record)
-        return done
-
-    def records(self, paths: list[str]) -> Iterator[dict[str, Any]]:
-        """The last record of each path that has one, in the order of ``paths``."""
-        for _, record in self._latest(paths):
-            yield record
-
-    def _latest(self, paths: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Only places in the file are held in memory, not the records."""
+        starts: dict[str, int] = {}
         if not self._done.exists():
             return
-        places = {path: place for place, path in enumerate(paths)}
-        starts = array("q", [-1]) * len(paths)
         with self._done.open("rb") as file:
             start = 0
             for line in file:
-                place = places.get(json.loads(line)["path"])
-                if place is not None:
-                    starts[place] = start
+                target = _target(line) if line.endswith(b"\n") else None  # a torn line
+                if target is not None:
+                    starts[target] = start
                 start += len(line)
-            del places
-            for place, start in enumerate(starts):
+            places = starts.values() if units is None else (starts.get(unit.target, -1) for unit in units)
+            for start in array("q", places):
                 if start >= 0:
                     file.seek(start)
-                    yield place, json.loads(file.readline())
+                    yield json.loads(file.readline())
 
-    def _intact(self, target: str, record: dict[str, Any]) -> bool:
-        path = self.out / target
+    def intact(self, record: Record) -> bool:
+        """Whether the file of a record is there, whole and unchanged."""
+        path = self.out / record["target"]
         try:
             return path.stat().st_size == record["bytes"] and checksum(path.read_bytes()) == record["checksum"]
         except OSError:
             return False
 
-    def _check_settings(self, before: dict[str, Any], now: dict[str, Any]) -> None:
-        for name in sorted({*before, *now}):
-            old, new = before.get(name), now.get(name)
-            if old == new:
+    def _check_settings(self, before: dict[str, Any], after: dict[str, Any]) -> None:
+        for name in sorted({*before, *after}):
+            old, new = before.get(name), after.get(name)
+            if old == new or (name == "classes" and _agree(old, new)):
                 continue
             if isinstance(old, list) and isinstance(new, list):
                 gone, added = [x for x in old if x not in new], [x for x in new if x not in old]
@@ -155,23 +175,6 @@ class Journal:
                     f"the {name} are not those {self.out} was begun with: added {added}, gone {gone}; {REMEDY}"
                 )
             raise ValueError(f"{self.out} was begun with {name} {_show(old)}, now it is {_show(new)}: {REMEDY}")
-
-    def _write_source(self, lines: Iterable[str], resumed: bool) -> None:
-        """Keep the list of source files; on resume, first compare it with the one that is kept.
-
-        A file that could not be read may have been repaired or taken away: it has no output yet.
-        """
-        failed: set[str] = set()
-        if resumed and self._done.exists():
-            with self._done.open("rb") as file:
-                for record in map(json.loads, file):
-                    (failed.add if record["status"] == "failed" else failed.discard)(record["path"])
-        with replacing(self._source) as temporary, temporary.open("w", encoding="ascii") as file:
-            file.writelines(line + "\n" for line in lines)
-            file.flush()
-            if resumed:
-                with self._source.open(encoding="ascii") as before, temporary.open(encoding="ascii") as now:
-                    _compare(map(json.loads, before), map(json.loads, now), failed)
 
     def _cut_torn_line(self) -> None:
         if not self._done.exists():
@@ -189,66 +192,54 @@ class Journal:
             file.truncate(size)
 
 
+def _target(line: bytes) -> str | None:
+    """The unit that a line is about; None for a line that a power failure damaged."""
+    try:
+        record = json.loads(line)
+        complete = record["status"] == "failed" or {"bytes", "checksum", "stamp", "digest"} <= set(record)
+        return record["target"] if complete and isinstance(record["target"], str) else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _agree(old: Any, new: Any) -> bool:
+    """Whether no class has another number than before; an empty name is a number that a set has no images of."""
+    if not isinstance(old, list) or not isinstance(new, list):
+        return False
+    return all(a == b or "" in (a, b) for a, b in zip(old, new, strict=False)) and not (old and not new)
+
+
 def _show(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
-
-
-def _compare(before: Iterator[list], now: Iterator[list], failed: set[str]) -> None:
-    """Refuse a source that is not what it was; both lists are sorted by path."""
-    added, gone, changed = [], [], []
-    old, new = next(before, None), next(now, None)
-    while old is not None or new is not None:
-        if new is None or (old is not None and old[0] < new[0]):
-            assert old is not None
-            gone.append(old[0])
-            old = next(before, None)
-        elif old is None or new[0] < old[0]:
-            added.append(new[0])
-            new = next(now, None)
-        else:
-            if old != new:
-                changed.append(old[0])
-            old, new = next(before, None), next(now, None)
-    told = [
-        f"{kind}: {named(paths)}"
-        for kind, paths in (
-            ("new", added),
-            ("gone", [path for path in gone if path not in failed]),
-            ("changed", [path for path in changed if path not in failed]),
-        )
-        if paths
-    ]
-    if told:
-        raise ValueError(f"the source is not what it was when the run began ({'; '.join(told)}): {REMEDY}")
 
 
 @contextmanager
 def open_journal(out: Path) -> Iterator[Journal]:
     """The journal of an output folder, for one run at a time.
 
+    The lock is on a file of the cache and on the folder itself, which runs with other caches see, too.
+
     Raises:
         RuntimeError: another run is writing to this folder.
     """
     name = xxhash.xxh3_128(os.fsencode(out.resolve())).hexdigest()
     directory = private_directory("journals", name)
-    with os.fdopen(os.open(directory / "lock", os.O_WRONLY | os.O_CREAT, 0o600), "wb") as lock:
-        _lock(lock, out)
-        journal = Journal(out, directory)
-        try:
-            yield journal
-        except BaseException:
-            journal.remove_parts()  # a worker that took too long to stop was ended while it wrote
-            raise
-        finally:
-            journal.close()
-
-
-def _lock(file: IO[bytes], out: Path) -> None:
+    made = not out.exists()
+    if made:
+        out.mkdir()
     try:
-        import fcntl
-    except ImportError:  # Windows: two runs at once are not noticed there
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with locked(directory / "lock", wait=False), locked(out, wait=False):
+            journal = Journal(out, directory)
+            if not journal.begun:
+                journal.clear()
+            try:
+                yield journal
+            except BaseException:
+                journal.remove_parts()  # a worker that took too long to stop was ended while it wrote
+                raise
+            finally:
+                journal.close()
+                if made and out.is_dir() and not any(out.iterdir()):
+                    out.rmdir()
     except BlockingIOError:
         raise RuntimeError(f"another run is writing to {out}: wait for it, or stop it") from None

@@ -6,19 +6,24 @@ an interrupted run can go on, and unlocking finds what it needs. It is as secret
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from ..files import private_directory, replacing
-from ..poisons.base import Poison
+from ..files import RESTORE, DamagedError, open_regular, parse_json, private_directory, replacing
+from ..poisons.base import Poison, decisive
 
-# status: "protected", "left" (not chosen under fraction < 1) or "unchanged" (the method is the identity on it).
+STATUSES = (
+    "protected",
+    "left",
+    "unchanged",
+)  # left: not chosen under fraction < 1; unchanged: the method changes nothing
 SCHEMA = pa.schema(
     [
         ("split", pa.string()),
@@ -34,8 +39,6 @@ SCHEMA = pa.schema(
 ROW_GROUP = 50_000
 ID = "S16"  # as NumPy compares bytes
 KEY_CHECK, METHOD = b"key check", b"method"  # in the file's metadata
-FOUND = ("noise", "known", "pixels", "grid")  # arguments that fit fills in
-COLUMNS = ("image_key", "label_key")  # arguments that change no bytes
 
 
 def ledger_path(key_fingerprint: str | None, protected_ids: np.ndarray) -> Path:
@@ -44,9 +47,16 @@ def ledger_path(key_fingerprint: str | None, protected_ids: np.ndarray) -> Path:
     return private_directory("ledgers") / f"{key_fingerprint or 'explicit'}-{digest}.parquet"
 
 
-def write_ledger(table: pa.Table, path: str | os.PathLike | None, poison: Poison) -> Path:
+def write_ledger(table: pa.Table, path: str | os.PathLike | None, poison: Poison, replaces: Path | None = None) -> Path:
     """Write a table with the columns of ``SCHEMA`` with mode 0600, whole or not at all, to ``path`` or the default
-    place; with the method that protected the pictures, and a check of its key."""
+    place; with the method that protected the images, and a check of its key.
+
+    Args:
+        table: the rows.
+        path: where to; None: the default place, which follows from the protected ids.
+        poison: the method.
+        replaces: file that keeps the default place of a growing set's ledger: the earlier one is removed.
+    """
     ids = _sorted_ids(table)
     key_fingerprint = None if poison.key is None else poison.key.fingerprint
     method = json.dumps(method_of(poison))
@@ -55,7 +65,23 @@ def write_ledger(table: pa.Table, path: str | os.PathLike | None, poison: Poison
     with replacing(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for start in range(0, max(1, len(table)), ROW_GROUP):  # no copy of the whole, which may lie on the disk
             writer.write_table(table.slice(start, ROW_GROUP).cast(schema))
+    if replaces is not None and path is None:
+        if replaces.exists() and (earlier := target.with_name(replaces.read_text())) != target:
+            earlier.unlink(missing_ok=True)
+        with replacing(replaces) as temporary:
+            temporary.write_text(target.name)
     return target
+
+
+def known_as_protected(poison: Poison, ids: Sequence[bytes]) -> Iterator[tuple[bytes, Path]]:
+    """Those of some sample ids that a ledger of the cache knows as protected by this key, with that ledger."""
+    if poison.key is None or not ids:
+        return
+    for path in sorted(private_directory("ledgers").glob(f"{poison.key.fingerprint}-*.parquet")):
+        table = read_ledger(path)
+        table = table.filter(pc.equal(table["status"], "protected"))
+        some = table.filter(pc.is_in(table["protected_id"], pa.array(ids, pa.binary(16))))
+        yield from ((id_, path) for id_ in some["protected_id"].to_pylist())
 
 
 def check_ledger_place(path: str | os.PathLike | None, out: Path) -> None:
@@ -87,14 +113,27 @@ def read_ledger(path: str | os.PathLike) -> pa.Table:
     """Read a ledger.
 
     Raises:
-        ValueError: the file is not a ledger.
+        FileNotFoundError, IrregularFileError: there is no such file.
+        ValueError: the file is not a ledger, or a damaged one.
     """
     try:
-        table = pq.read_table(path)
+        with open_regular(path) as file:
+            table = pq.read_table(file)
     except pa.ArrowException:
         raise ValueError(f"{path} is not a ledger, or a damaged one") from None
     if table.schema.names != SCHEMA.names:
         raise ValueError(f"{path} is not a ledger: its columns are {table.schema.names}")
+    metadata = table.schema.metadata or {}
+    try:
+        parse_json(metadata.get(METHOD, b"{}"), dict)
+        metadata.get(KEY_CHECK, b"").decode("ascii")
+        table = table.cast(SCHEMA.with_metadata(table.schema.metadata))
+        empty = any(table[name].null_count for name in ("clean_id", "protected_id", "class_token", "status"))
+        strange = set(pc.unique(table["status"]).to_pylist()) - set(STATUSES)
+    except (ValueError, pa.ArrowException):
+        raise DamagedError(path, RESTORE) from None
+    if empty or strange:
+        raise DamagedError(path, RESTORE)
     return table
 
 
@@ -104,15 +143,27 @@ def fits_key(table: pa.Table, key_fingerprint: str | None) -> bool:
     return check is None or check.decode() == _key_check(key_fingerprint, _sorted_ids(table))
 
 
+def check_fit(table: pa.Table, path: str | os.PathLike, poison: Poison) -> None:
+    """Refuse a ledger that was written for another key or another method.
+
+    Raises:
+        ValueError: it was.
+    """
+    if not fits_key(table, None if poison.key is None else poison.key.fingerprint):
+        raise ValueError(f"the ledger {path} was written for another key than {poison!r} has: use the key of that time")
+    if other := other_method(table, poison):
+        raise ValueError(f"the ledger {path} says that they were protected with {other}")
+
+
 def method_of(poison: Poison) -> dict[str, Any]:
     """What decides the bytes beside the key: method, version and public arguments, as JSON values."""
-    return without(json.loads(json.dumps(poison.public_config())), "key_fingerprint", *FOUND, *COLUMNS)
+    return json.loads(json.dumps(decisive(poison.public_config())))
 
 
 def other_method(table: pa.Table, poison: Poison) -> str:
     """How a method differs from the one that a ledger names; empty where it does not, or the ledger names none."""
     method = (table.schema.metadata or {}).get(METHOD)
-    return "" if method is None else next(differences(json.loads(method), method_of(poison)), "")
+    return "" if method is None else next(differences(parse_json(method), method_of(poison)), "")
 
 
 def names_method(table: pa.Table) -> bool:
@@ -130,13 +181,6 @@ def differences(was: Any, now: Any, name: str = "") -> Iterator[str]:
             yield from differences(*pair, name)
     elif was != now:
         yield f"{name.replace('_', ' ')} {was}, not {now}"
-
-
-def without(config: Any, *left_out: str) -> Any:
-    """JSON values without some names, at any depth: ``noise`` is named only once a method is fitted."""
-    if isinstance(config, dict):
-        return {name: without(value, *left_out) for name, value in config.items() if name not in left_out}
-    return [without(value, *left_out) for value in config] if isinstance(config, list) else config
 
 
 def _sorted_ids(table: pa.Table) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.listing import readable_name
+from ..data.walk import readable_name
 
 LISTED = 20
 MEASURED = 100  # about so many pictures, evenly spread, are measured
@@ -36,6 +36,16 @@ class Summary:
     notes: list[str] = field(default_factory=list)
     measured: list[list[float | None]] = field(default_factory=list)
     ledger: str = ""
+
+    def count(self, record: dict[str, Any], row: int, fact: dict[str, Any]) -> None:
+        """Count one row of a unit, with the journal's record of the unit and its fact about the row."""
+        status = fact["status"]
+        self.counts[status] = self.counts.get(status, 0) + 1
+        if status == "unchanged":
+            whole = record["rows"] == 1 and self.kind == "files"
+            self.unchanged.append(record["place"] if whole else f"{record['split']} row {record['start'] + row}")
+        if "measured" in fact:
+            self.measured.append(fact["measured"])
 
     def lines(self) -> list[str]:
         """The summary as text."""
@@ -91,17 +101,3 @@ def _bytes(count: float) -> str:
 def hidden_note(classes: int) -> str:
     """That the protection follows secret classes; not which."""
     return f"labels hidden: the protection follows {classes} secret classes, which stand in the ledger alone"
-
-
-def add_record(summary: Summary, record: dict[str, Any]) -> None:
-    """Count the journal's record of one file."""
-    if record["status"] == "failed":
-        summary.failed.append((record["path"], record["reason"]))
-        return
-    summary.counts[record["status"]] = summary.counts.get(record["status"], 0) + 1
-    summary.bytes_in += record["size"]
-    summary.bytes_out += record["bytes"]
-    if record["status"] == "unchanged":
-        summary.unchanged.append(record["path"])
-    if "measured" in record:
-        summary.measured.append(record["measured"])

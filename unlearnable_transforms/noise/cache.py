@@ -13,6 +13,7 @@ Noise is as secret as the key: folders have mode 0700, files 0600.
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,13 +24,27 @@ from typing import Any
 
 import numpy as np
 import xxhash
+from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
-from ..files import private_directory, replacing
+from ..files import DamagedError, is_inner_path, open_regular, private_directory, read_json, read_regular, replacing
 from .table import REMEDY, NoiseError, NoiseTable, Shard
 
 SHARD_BYTES = 1 << 28
 SURROGATE = "surrogate.safetensors"
+_MANIFEST = {
+    "digest": str,
+    "rows": int,
+    "created": float,
+    "shards": [{"file": str, "bytes": int, "index": str}],
+    "surrogate": str,
+    "report": dict,
+    "checksum": str,
+}
+_ADDRESS = {"method": str, "version": int, "arguments": dict, "key_fingerprint": (str, None)}
+_DIGEST, _FINGERPRINT = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
+_LATEST = 1 << 35  # seconds: the year 3058
+_MOST_SURROGATE = 1 << 32  # bytes
 
 
 class Entry:
@@ -44,17 +59,21 @@ class Entry:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            manifest = json.loads((folder / "manifest.json").read_bytes())
-            checksum = manifest.pop("checksum")
-        except FileNotFoundError:
+        path = folder / "manifest.json"
+        if not path.exists():
             raise NoiseError(
                 f"there is no noise {folder.name} in {folder.parent}: fit again, or `unlearnable cache import`"
-            ) from None
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise NoiseError(f"{folder / 'manifest.json'} is damaged: {REMEDY}") from None
-        if checksum != _json_checksum(manifest):
-            raise NoiseError(f"{folder / 'manifest.json'} is damaged: {REMEDY}")
+            )
+        manifest = _read_json(path, _MANIFEST)
+        checksum = manifest.pop("checksum")
+        names = [shard["file"] for shard in manifest["shards"]]
+        if (
+            checksum != _json_checksum(manifest)
+            or names != [f"{number:05}.safetensors" for number in range(len(names))]
+            or not _DIGEST.fullmatch(manifest["digest"])
+            or not 0 <= manifest["created"] < _LATEST
+        ):
+            raise NoiseError(f"{path} is damaged: {REMEDY}")
         self.manifest = manifest
 
     @property
@@ -87,10 +106,19 @@ class Entry:
             NoiseError: they are damaged.
         """
         path, known = self.folder / SURROGATE, self.manifest["surrogate"]
-        data = path.read_bytes() if path.exists() else b""
-        if known != xxhash.xxh3_128_hexdigest(data):
-            raise NoiseError(f"{path} is damaged: {REMEDY}")
-        return load(data)
+        try:
+            data = read_regular(path, _MOST_SURROGATE)
+            if known != xxhash.xxh3_128_hexdigest(data):
+                raise NoiseError(f"{path} is damaged: {REMEDY}")
+            return load(data)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            raise NoiseError(f"{path} is damaged: {REMEDY}") from None
+
+    def copy(self, target: Path) -> None:
+        """Copy the files that belong to it, and no others, to a new folder that only its owner can read."""
+        target.mkdir(mode=0o700)
+        for name in (*(shard["file"] for shard in self.manifest["shards"]), SURROGATE, "manifest.json"):
+            _copy(self.folder / name, target / name)
 
     def verify(self) -> None:
         """Read everything and compare it with its checksums.
@@ -232,10 +260,14 @@ def read_address(folder: Path) -> dict[str, Any]:
     Raises:
         NoiseError: it does not say, or its name is that of another.
     """
-    try:
-        return json.loads((folder / "address.json").read_bytes())
-    except (OSError, ValueError):
-        raise NoiseError(f"{folder / 'address.json'} is damaged: {REMEDY}") from None
+    path = folder / "address.json"
+    address = _read_json(path, _ADDRESS)
+    fingerprint = address["key_fingerprint"]
+    if not is_inner_path(address["method"], parts=1) or not (
+        fingerprint is None or _FINGERPRINT.fullmatch(fingerprint)
+    ):
+        raise NoiseError(f"{path} is damaged: {REMEDY}")
+    return address
 
 
 def find_folder(digest: str) -> Path:
@@ -258,10 +290,11 @@ def export_noise(digest: str, target: Path) -> Path:
         NoiseError: the fit is damaged.
     """
     folder = find_folder(digest)
-    Entry(folder).verify()
+    entry = Entry(folder)
+    entry.verify()
     target.mkdir(mode=0o700)
-    shutil.copytree(folder, target / folder.name)
-    shutil.copyfile(folder.parent / "address.json", target / "address.json")
+    entry.copy(target / folder.name)
+    _copy(folder.parent / "address.json", target / "address.json")
     return target
 
 
@@ -277,15 +310,11 @@ def import_noise(source: Path) -> Entry:
         raise FileNotFoundError(f"{source} is not a folder made by `unlearnable cache export`")
     entry = Entry(found[0])
     entry.verify()
-    address = read_address(source)
-    if not isinstance(address, dict) or "method" not in address:
-        raise NoiseError(f"{source / 'address.json'} is damaged: export it again")
-    cache = NoiseCache(address)
+    cache = NoiseCache(read_address(source))
     with cache.locked():
         part, target = cache.folder / f".part-{os.getpid()}", cache.folder / entry.manifest["digest"]
         shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(found[0], part)
-        part.chmod(0o700)
+        entry.copy(part)
         if not target.exists():
             part.rename(target)
         shutil.rmtree(part, ignore_errors=True)
@@ -304,7 +333,7 @@ def _read_table(folder: Path, listed: list[dict[str, Any]], digest: str | None) 
     shards = []
     for known in listed:
         path = folder / known["file"]
-        if path.exists() and path.stat().st_size != known["bytes"]:
+        if path.is_file() and path.stat().st_size != known["bytes"]:
             raise NoiseError(f"{path} has {path.stat().st_size} bytes instead of {known['bytes']}: {REMEDY}")
         shard = Shard.open(path)
         if shard.index_checksum() != known["index"]:
@@ -316,11 +345,24 @@ def _read_table(folder: Path, listed: list[dict[str, Any]], digest: str | None) 
     return table
 
 
+def _read_json(path: Path, kind: Any) -> Any:
+    try:
+        return read_json(path, kind, REMEDY)
+    except (OSError, DamagedError) as error:
+        raise NoiseError(str(error) if isinstance(error, DamagedError) else f"{path} is damaged: {REMEDY}") from None
+
+
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # a file system without links
-        shutil.copyfile(source, target)
+        _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file; the copy can be read by its owner only."""
+    with open_regular(source) as file, replacing(target) as temporary, temporary.open("wb") as copy:
+        shutil.copyfileobj(file, copy)
 
 
 def _json_checksum(value: Any) -> str:

@@ -4,10 +4,9 @@ The order and the copies in the data set therefore leave no trace in the noise. 
 in the cache folder, mapped into memory, which is gone when the process ends, however it ends.
 """
 
-import copy
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,16 +15,15 @@ import torch
 import torch.nn.functional as F
 import xxhash
 from torch import Tensor
-from torchvision.datasets import VisionDataset
 
-from ..data.columns import find_columns
-from ..data.image import open_image
+from ..data.base import TRAIN, Rows
+from ..data.image import Opened, open_image
+from ..data.open import open_data
+from ..data.table import TableRows
 from ..files import private_directory, replacing
 from ..sample import SampleError, batch_tokens, class_tokens, class_value, sample_id
 from .table import ID, NoiseTable, id_array
 
-CHUNK = 64  # pictures that go through other methods at a time,
-CHUNK_VALUES = 1 << 20  # fewer where they are large
 MIXED_SIDE = 64  # pixels, at which noise for pictures of several sizes is made: about what a victim shrinks them to
 
 
@@ -41,12 +39,15 @@ class Source:
     """A labelled data set that can be read more than once.
 
     Args:
-        data: a ``datasets.Dataset``, a torchvision-style data set of ``(image, label)``, or a tuple
-            ``(images, labels)`` as ``Poison.apply`` takes them.
-        transform: applied to each picture first, as whoever calls the poison does.
-        through: what other methods make of the pictures before: takes and gives opened pictures, with their tokens.
-            The ids are those of the clean pictures.
+        data: rows that are open already, or what :func:`~unlearnable_transforms.data.open.open_data` takes but for
+            several splits.
+        transform: applied to each image first, as whoever calls the poison does.
+        through: what other methods make of the images before: takes and gives opened images, with their tokens.
+            The ids are those of the clean images.
         image_key, label_key, classes: as the poison's.
+
+    Attributes:
+        rows: the rows.
 
     Raises:
         TypeError: a streaming data set, several splits, or something else.
@@ -63,79 +64,50 @@ class Source:
         classes: list | None = None,
     ) -> None:
         self.transform, self.through, self.classes = transform, through, classes
-        kind = type(data).__name__
-        ours = type(data).__module__.startswith("datasets.")
-        if kind in ("DatasetDict", "IterableDatasetDict"):
+        if type(data).__name__ in ("DatasetDict", "IterableDatasetDict"):
             raise TypeError(f"fit learns from one data set: pass a split of {sorted(data)}, usually data['train']")
-        if kind == "IterableDataset" or isinstance(data, torch.utils.data.IterableDataset):
-            raise TypeError(
-                "a streaming data set can be read only once: materialise it, for instance with "
-                "datasets.Dataset.from_list(list(stream)), and fit on that"
-            )
-        self._columns: tuple[str, str] | None = None
-        if kind == "Dataset" and ours:
-            self._columns = find_columns(data.column_names, image_key, label_key)
-            data = data.with_format(None).select_columns(list(self._columns))
-        elif isinstance(data, tuple) and len(data) == 2:
-            if len(data[0]) != len(data[1]):
-                raise SampleError(f"{len(data[0])} images came with {len(data[1])} labels; pass one label an image")
-        elif not (hasattr(data, "__len__") and hasattr(data, "__getitem__")) or isinstance(data, str | dict):
-            raise TypeError(
-                "fit takes a datasets.Dataset, a data set of (image, label) pairs, or a tuple (images, labels), not "
-                f"{kind}"
-            )
-        elif isinstance(data, VisionDataset) and data.transform is not None:
-            data = copy.copy(data)  # ProtectedDataset runs the data set's own transform after the poison
-            data.transform = data.transforms = None
-        self.data = data
+        if not isinstance(data, Rows):
+            data = open_data(data, what="training", image_key=image_key, label_key=label_key).pick(TRAIN)
+        self.rows = data
 
     def __iter__(self) -> Iterator[Sample]:
         """All samples in the data set's order.
 
         Raises:
-            SampleError: a picture or label that cannot be read; the row is named.
+            SampleError: an image or label that cannot be read; the row is named.
         """
-        waiting: list[Sample] = []
-        for row, (image, label) in enumerate(self._rows()):
+        labels = self.rows.labels
+        if labels is None:
+            raise SampleError("the training data have no labels (docs/labels.md)")
+        tokens = batch_tokens(labels, len(self.rows), self.classes)
+        for first, opened in self._opened():
+            some = range(first, first + len(opened))
+            samples = [
+                Sample(image.colour, tokens[row], sample_id(image.colour, tokens[row]))
+                for row, image in zip(some, opened, strict=True)
+            ]
+            yield from samples if self.through is None else self._changed(samples, some)
+
+    def _opened(self) -> Iterator[tuple[int, list[Opened]]]:
+        if self.transform is None:
+            yield from self.rows.chunks()
+            return
+        for row in range(len(self.rows)):
+            (stored,) = self.rows.stored(range(row, row + 1))
             try:
-                opened = open_image(image if self.transform is None else self.transform(image))
-                (token,) = batch_tokens([label], 1, self.classes)
+                yield row, [open_image(self.transform(as_given(self.rows.open(stored), stored)))]
             except (TypeError, ValueError) as error:
                 raise SampleError.at([row], error) from None
-            sample = Sample(opened.colour, token, sample_id(opened.colour, token))
-            if self.through is None:
-                yield sample
-                continue
-            waiting.append(sample)
-            if len(waiting) == CHUNK or sample.colour.size > CHUNK_VALUES:
-                yield from self._changed(waiting, row)
-                waiting = []
-        yield from self._changed(waiting, row) if waiting else ()
 
-    def _changed(self, samples: list[Sample], last: int) -> Iterator[Sample]:
-        """The same with the pixels that the methods before make of them; ``last`` is the row of the last."""
+    def _changed(self, samples: list[Sample], rows: range) -> Iterator[Sample]:
+        """The same with the pixels that the methods before make of them."""
         assert self.through is not None
         try:
             changed = self.through([sample.colour for sample in samples], [sample.token for sample in samples])
         except SampleError as error:
-            first = last + 1 - len(samples)
-            raise SampleError.at([first + row for row in error.rows], error) from None
+            raise SampleError.at([rows[row] for row in error.rows], error) from None
         for sample, colour in zip(samples, changed, strict=True):
             yield sample._replace(colour=colour)
-
-    def _rows(self) -> Iterator[tuple[Any, Any]]:
-        if self._columns is not None:
-            image, label = self._columns
-            for row in self.data:
-                yield row[image], row[label]
-        elif isinstance(self.data, tuple):
-            yield from zip(*self.data, strict=True)
-        else:
-            for row in range(len(self.data)):
-                item = self.data[row]
-                if not isinstance(item, tuple | list) or len(item) < 2:
-                    raise TypeError(f"item {row} is not (image, label) but {type(item).__name__}")
-                yield item[0], item[1]
 
     # ---- a memo of the ids, so that a data set that was read before need not be decoded again ------------------------
 
@@ -157,10 +129,13 @@ class Source:
                 temporary.write_bytes(ids.tobytes() + xxhash.xxh3_128_digest(ids.tobytes()))
 
     def _memo(self) -> Path | None:
-        if self._columns is None or self.transform is not None:
+        rows = self.rows
+        if not isinstance(rows, TableRows) or self.transform is not None:
             return None
-        digest = xxhash.xxh3_128(f"1|{self.data._fingerprint}|{self._columns}|{self.classes}".encode())
-        stored = self.data.data.column(self._columns[0])
+        columns = (rows.image_key, rows.label_key)
+        selected = rows.data.with_format(None).select_columns(list(filter(None, columns)))
+        digest = xxhash.xxh3_128(f"1|{selected._fingerprint}|{columns}|{self.classes}".encode())
+        stored = selected.data.column(rows.image_key)
         if any(chunk.type.num_fields != 2 for chunk in stored.chunks):
             return None  # not pictures: reading them will say so
         for chunk in stored.chunks:
@@ -290,6 +265,11 @@ def _check_classes(tokens: list[str]) -> None:
             f"there are {len(tokens)} different pictures of {len(set(tokens))} classes: a method that learns what "
             "tells classes apart needs two of each; CUDA protects single classes"
         )
+
+
+def as_given(opened: Opened, stored: Any) -> Any:
+    """What a transform expects: a stored image as it is, an encoded one as a PIL image."""
+    return opened.close(opened.colour) if isinstance(stored, Mapping) else stored
 
 
 def as_grey(colour: np.ndarray) -> np.ndarray:

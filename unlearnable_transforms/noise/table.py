@@ -5,7 +5,6 @@ blob, shapes, and a checksum a row. Blobs are memory maps, shared by all process
 looked up is verified: a damaged row is an error, never wrong noise. The index is verified when a shard is opened.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,16 @@ import numpy as np
 import xxhash
 from safetensors.numpy import save_file
 
+from ..errors import UnlearnableError
+from ..files import fits, open_regular, parse_json
+
 ID = np.dtype("S16")  # sorts and compares as bytes
 REMEDY = "remove it (`unlearnable cache rm`) and fit again, or import it from a copy"
+_ENTRY = {"dtype": str, "shape": [int], "data_offsets": [int]}
 _TYPES = {"I8": np.int8, "U8": np.uint8, "I32": np.int32, "I64": np.int64, "U64": np.uint64}
 
 
-class NoiseError(RuntimeError):
+class NoiseError(UnlearnableError, RuntimeError):
     """Noise that is damaged, missing, or somebody else's."""
 
 
@@ -103,12 +106,15 @@ class Shard:
             arrays = map_safetensors(path)
             ids, protected = (np.array(arrays[name]).view(ID).reshape(-1) for name in ("ids", "protected"))
             offsets, shapes, checks = (np.array(arrays[name]) for name in ("offsets", "shapes", "checks"))
+            blob = arrays["blob"]
             sizes = shapes.prod(axis=1, dtype=np.int64)
             whole = len(ids) == len(protected) == len(offsets) == len(shapes) == len(checks)
-            if not whole or int(sizes.sum()) != len(arrays["blob"]):
+            if not whole or shapes.shape[1:] != (3,) or blob.dtype != np.int8 or int(sizes.sum()) != len(blob):
                 raise ValueError("its arrays do not fit together")
-            return cls(ids, protected, offsets, shapes, checks, arrays["blob"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if ((shapes < 0).any(axis=1) | (offsets < 0) | (offsets + sizes > len(blob))).any():
+                raise ValueError("its index leads out of it")
+            return cls(ids, protected, offsets, shapes, checks, blob)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise NoiseError(f"{path} is damaged ({error}): {REMEDY}") from None
 
 
@@ -211,16 +217,18 @@ def map_safetensors(path: Path) -> dict[str, np.ndarray]:
     Raises:
         OSError, ValueError, KeyError, TypeError, AttributeError: the file is damaged.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         if length > 1 << 20:
             raise ValueError("its header is unreadable")
-        header = json.loads(file.read(length))
-    data = np.memmap(path, np.uint8, "r", offset=8 + length)
+        header = parse_json(file.read(length), {str: dict})
+        data = np.memmap(file, np.uint8, "r", offset=8 + length)
     arrays = {}
     for name, entry in header.items():
         if name == "__metadata__":
             continue
+        if not fits(entry, _ENTRY):
+            raise ValueError("its header is unreadable")
         start, end = entry["data_offsets"]
         if not 0 <= start <= end <= len(data):
             raise ValueError("it is cut off")

@@ -35,6 +35,7 @@ import torch
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 from ..key import Key, Stream
+from ..params import param
 from ..pixels import grey_rows
 from ..sample import class_token
 from .base import register
@@ -62,44 +63,19 @@ UNIT = 1 << 10  # levels of the whole numbers that answers are computed with
 class ARPoison(ClassListPoison):
     """Autoregressive patterns: a linear rule from pixel to pixel for each class, no model, bounded in L2.
 
-    Args:
-        key: the private key.
-        eps: L2 norm of the noise of a picture of 32 x 32 pixels, over all three channels, in units of 1 = white; for
-            other sizes it is multiplied by the root of pixels / 1024, so that the noise of a single pixel stays as
-            strong. The paper's: 1.0, and 3.0 at 96 x 96.
-        data, known, image_key, label_key, classes: see
-            :class:`~unlearnable_transforms.poisons.classlist.ClassListPoison`.
-
     Raises:
         TypeError: no key.
-        ValueError: ``eps`` is not in [0.25, 10].
+        ValueError: ``eps`` out of range.
     """
 
+    paper = "AR: autoregressive perturbations (Sandoval-Segura et al., NeurIPS 2022, arXiv 2206.03693)"
     needs_ids = True
 
-    def __init__(
-        self,
-        key: Key | None = None,
-        *,
-        eps: float = 1.0,
-        data: Any = None,
-        known: Sequence[str] | Sequence[int] | None = None,
-        image_key: str | None = None,
-        label_key: str | None = None,
-        classes: Sequence[str] | Sequence[int] | None = None,
-    ) -> None:
-        if not 0.25 <= eps <= 10:
-            raise ValueError(
-                f"eps of AR is the L2 norm of a 32 x 32 picture's noise, not levels a pixel: 1.0 in the paper, within "
-                f"[0.25, 10] here, got {eps:g}"
-            )
-        self.eps = float(eps)
-        super().__init__(
-            key, data=data, known=known, image_key=image_key, label_key=label_key, classes=classes
-        )  # fmt: skip
-
-    def arguments(self) -> dict[str, Any]:
-        return {"eps": self.eps, **super().arguments()}
+    eps: float = param(
+        "L2 norm of the noise; for other sizes it is multiplied by the root of pixels / 1024, so that the noise of a "
+        "single pixel stays as strong. The paper's: 1.0, and 3.0 at 96 x 96",
+        default=1.0, low=0.25, high=10, unit="the L2 norm of the noise of a 32 x 32 image, not levels a pixel",
+    )  # fmt: skip
 
     def coefficients(self, labels: Sequence) -> np.ndarray:
         """The processes of some classes, float64 (n, 3, 3, 3): channel, row and column of the window, last tap 0.
@@ -112,19 +88,17 @@ class ARPoison(ClassListPoison):
     def _processes(self, tokens: Sequence[str]) -> np.ndarray:
         """Float64 (n, 3, TAPS)."""
         self._check_known(tokens)
-        assert self.key is not None
         order = self.class_order()
         places = {token: place for place, token in enumerate(order)}
-        return coefficients(self.key, tuple(order))[[places[token] for token in tokens]]
+        return coefficients(self._private_key(), tuple(order))[[places[token] for token in tokens]]
 
     def _protect(self, images: torch.Tensor, tokens: Sequence[str], ids: Sequence[bytes] | None) -> torch.Tensor:
-        assert self.key is not None
         assert ids is not None
         count, channels, height, width = images.shape
         (rows, high), (columns, wide) = _tiles(height), _tiles(width)
         border, tiles = len(_border(high + DROP, wide + DROP)), rows * columns
         processes = self._processes(tokens)
-        words = np.stack([self.key.stream("ar", "start", id_).words(tiles * 3 * border) for id_ in ids])
+        words = np.stack([self._stream("start", id_).words(tiles * 3 * border) for id_ in ids])
         words = words.reshape(count, tiles, 3, border)
         clean = images.numpy()
         grey = grey_rows(images).numpy()  # get one process and one start for the three channels

@@ -12,9 +12,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from .base import NotFittedError, Poison
+from ..sample import sample_id
+from .base import Behind, NotFittedError, Poison, register
 
 
+@register("chain", listed=False)
 class Chain(Poison):
     """Several methods, one after the other, as one method.
 
@@ -31,39 +33,46 @@ class Chain(Poison):
         ValueError: no link; links that disagree; a link that was fitted elsewhere.
     """
 
-    name = "chain"
     needs_ids = True
 
     def __init__(self, links: Iterable[Poison], *, data: Any = None) -> None:
-        self.links: tuple[Poison, ...] = ()
+        links = list(links)
         for link in links:
             if not isinstance(link, Poison) or isinstance(link, Chain):
                 raise TypeError(f"a link is a poison that is not a chain, got {type(link).__name__}")
-            stands_here = [*map(id, link.after)] == [*map(id, self.links)]
-            self.links += (link if stands_here else self._placed(link),)
-        if not self.links:
+        if not links:
             raise ValueError("a chain has at least one link")
-        first = self.links[0]
         for name in ("image_key", "label_key", "classes"):
-            if any(getattr(link, name) != getattr(first, name) for link in self.links):
-                raise ValueError(f"the links disagree in {name}=: {[getattr(link, name) for link in self.links]}")
-        # What takes one key, such as the choice of a share of the pictures, takes that of the first link that has one.
-        key = next((link.key for link in self.links if link.key is not None), None)
-        classes: Any = first.classes
-        super().__init__(key, image_key=first.image_key, label_key=first.label_key, classes=classes)
+            if any(getattr(link, name) != getattr(links[0], name) for link in links):
+                raise ValueError(f"the links disagree in {name}=: {[getattr(link, name) for link in links]}")
+        self._hold([*links[:1], *map(copy.copy, links[1:])])
+        self._place_links()
         if data is not None:
             self.fit(data)
 
-    def _placed(self, link: Poison) -> Poison:
-        """A copy that knows it stands behind the links so far."""
-        if getattr(link, "noise", None) is not None:
-            raise ValueError(
-                f"{link!r} was fitted at another place than behind {Chain(self.links)!r}: pass it unfitted, the chain "
-                "fits it on what the links before make of the pictures"
-            )
-        link = copy.copy(link)
-        link.after = self.links
-        return link
+    def _hold(self, links: Sequence[Poison]) -> None:
+        self.links = tuple(links)
+        # What takes one key, such as the choice of a share of the pictures, takes that of the first link that has one.
+        self.key = next((link.key for link in links if link.key is not None), None)
+        self.image_key, self.label_key, self.classes = links[0].image_key, links[0].label_key, links[0].classes
+        self._between: dict[bytes, tuple[np.ndarray, np.ndarray]] | None = None  # see unlock_note
+
+    def _place_links(self) -> None:
+        for place, link in enumerate(self.links):
+            link._place(self._before(place))
+
+    def _before(self, place: int) -> "Chain | None":
+        """The links before a place, as a chain; None before the first."""
+        if place == 0:
+            return None
+        chain = object.__new__(Chain)
+        chain._hold(self.links[:place])
+        return chain
+
+    def _handed(self, place: int, data: Any) -> Any:
+        """What the link at a place gets to learn from."""
+        before = self._before(place)
+        return data if before is None else Behind(data, before)
 
     @property
     def title(self) -> str:
@@ -75,9 +84,9 @@ class Chain(Poison):
 
     def fit(self, data: Any, transform: Callable | None = None) -> Self:
         """Fit each link that needs it on what the links before make of the data; see ``FittedPoison.fit``."""
-        for link in self.links:
+        for place, link in enumerate(self.links):
             if not link.fitted:
-                link.fit(data, transform)
+                link.fit(self._handed(place, data), transform)
         return self
 
     def extend(self, more: Any, transform: Callable | None = None) -> Self:
@@ -88,11 +97,16 @@ class Chain(Poison):
             TypeError: no link keeps noise: the chain protects new pictures as it is.
         """
         self._ready()
-        learnt = [link for link in self.links if hasattr(link, "extend")]
-        if not learnt:
+        if not any(hasattr(link, "extend") for link in self.links):
             raise TypeError("no link of this chain keeps noise: it protects new pictures as it is")
-        for link in learnt:
-            link.extend(more, transform)
+        for place, link in enumerate(self.links):
+            if hasattr(link, "extend"):
+                link.extend(self._handed(place, more), transform)
+        return self
+
+    def recall(self, ids: Any, values: Sequence) -> Self:
+        for place, link in enumerate(self.links):
+            link.recall(self._handed(place, ids), values)
         return self
 
     def arguments(self) -> dict[str, Any]:
@@ -101,22 +115,45 @@ class Chain(Poison):
     def public_arguments(self) -> dict[str, Any]:
         return {"links": [link.public_config() for link in self.links]}
 
+    def public_state(self) -> dict[str, Any]:
+        return {"links": [link.public_config(fitted=True) for link in self.links]}
+
+    @property
+    def _noted(self) -> int | None:
+        """The place of the first link that leaves notes for unlocking."""
+        places = (place for place, link in enumerate(self.links) if type(link).unlock_note is not Poison.unlock_note)
+        return next(places, None)
+
     def unlock_note(self, clean: np.ndarray, protected: np.ndarray, token: str) -> float | None:
-        """That of the first link which has one."""
-        image = clean
-        for place, link in enumerate(self.links):
-            if all(type(later).unlock_note is Poison.unlock_note for later in self.links[place:]):
-                return None
-            (changed,) = Chain(self.links[: place + 1]).protect_arrays([clean], [token])
-            note = link.unlock_note(image, changed, token)
-            if note is not None:
-                return note
-            image = changed
-        return None
+        """That of the first link which leaves one, about what it got and made of this picture.
+
+        :meth:`protect_arrays` keeps both of the pictures that it protected last, so that nothing is protected again.
+        """
+        if self._noted is None:
+            return None
+        id_ = sample_id(clean, token)
+        if id_ not in (self._between or {}):
+            self.protect_arrays([clean], [token])
+        assert self._between is not None
+        return self.links[self._noted].unlock_note(*self._between.pop(id_), token)
+
+    def protect_arrays(
+        self, images: Sequence[np.ndarray], tokens: Sequence[str], ids: Sequence[bytes] | None = None
+    ) -> list[np.ndarray]:
+        self._between = {}
+        return super().protect_arrays(images, tokens, ids)
+
+    def _protect_batch(self, images: torch.Tensor, tokens: list[str], result: torch.Tensor) -> None:
+        self._between = None
+        super()._protect_batch(images, tokens, result)
 
     def _protect(self, images: torch.Tensor, tokens: Sequence[str], ids: Sequence[bytes] | None) -> torch.Tensor:
-        for link in self.links:
-            images = link._protect(images, tokens, ids).to(torch.uint8)
+        noted = self._noted
+        for place, link in enumerate(self.links):
+            before, images = images, link._protect_checked(images, tokens, ids)
+            if place == noted and self._between is not None and ids is not None:
+                rows = (batch.permute(0, 2, 3, 1).numpy() for batch in (before, images))
+                self._between |= dict(zip(ids, zip(*rows, strict=True), strict=True))
         return images
 
     def _unlock(
@@ -127,10 +164,9 @@ class Chain(Poison):
         notes: Sequence[float | None],
     ) -> torch.Tensor:
         """Link by link, backwards."""
-        noted = next((link for link in self.links if type(link).unlock_note is not Poison.unlock_note), None)
-        for link in reversed(self.links):
-            own = notes if link is noted else [None] * len(notes)
-            images = link._unlock(images, tokens, ids, own).to(torch.uint8)
+        for place, link in reversed(list(enumerate(self.links))):
+            left = notes if place == self._noted else [None] * len(notes)
+            images = link._unlock(images, tokens, ids, left).to(torch.uint8)
         return images
 
     def remembered_ids(self, images: torch.Tensor, tokens: Sequence[str]) -> list[bytes | None]:
@@ -150,11 +186,14 @@ class Chain(Poison):
         return {"links": self.links, "version": self.version}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if state["version"] != self.version:
-            raise ValueError(f"a Chain of version {state['version']} was pickled, this library has {self.version}")
-        for place, link in enumerate(state["links"]):
-            link.after = state["links"][:place]
-        self.__init__(state["links"])  # type: ignore[misc]
+        self._check_version(state)
+        self._hold(state["links"])
+        self._place_links()
+
+    def __copy__(self) -> Self:
+        other = object.__new__(type(self))
+        other._hold([copy.copy(link) for link in self.links])
+        return other
 
     def __repr__(self) -> str:
         return f"Chain([{', '.join(map(repr, self.links))}])"

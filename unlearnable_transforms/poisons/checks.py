@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..noise.pictures import Pictures
-from ..training.loop import Recipe, accuracy, train
+from ..training.loop import Recipe, train
+from ..training.model import accuracy
 from ..victims.registry import build_victim
 
 if TYPE_CHECKING:
@@ -69,9 +70,7 @@ def quick_victim(pictures: Pictures, noise: np.ndarray, stream: "Stream") -> tup
     clean = _small(clean.float()).round().byte()
     labels = pictures.labels[rows]
     seed = int(stream.words(1)[0] >> np.uint64(1))
-    net = build_victim(
-        "resnet9-screen", len(pictures.classes), min(clean.shape[2:]), torch.Generator().manual_seed(seed)
-    )
+    net = build_victim("resnet9-screen", len(pictures.classes), min(clean.shape[2:]), seed)
     train(net, protected[:learnt], labels[:learnt], recipe=QUICK, seed=seed)
     held = slice(learnt, None)
     return accuracy(net, protected[held], labels[held]), accuracy(net, clean[held], labels[held])

@@ -7,13 +7,10 @@ lies beside them.
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from torchvision.datasets import VisionDataset
-
-from ..data.columns import find_columns
-from ..key import Key
 from ..noise.pictures import Source
+from ..params import learnt, param
 from ..sample import SampleError, batch_tokens, class_token, class_tokens, class_value
-from .base import Poison
+from .base import Behind, Poison
 
 BY_VALUE = 1024  # integers below it count by their value
 
@@ -21,40 +18,24 @@ BY_VALUE = 1024  # integers below it count by their value
 class ClassListPoison(Poison):
     """Base of the methods that need the class list.
 
-    Args:
-        key: the private key. Required.
-        data: take the class list from this at once.
-        known: the class list that an earlier fit has found. Unlike ``classes`` it leaves the meaning of labels alone.
-        image_key, label_key, classes: see :class:`~unlearnable_transforms.poisons.base.Poison`.
-
-    Attributes:
-        known: the classes, in the order in which they were found; None before the fit, or where ``classes`` is given.
-
     Raises:
         TypeError: no key, or two class lists.
     """
 
-    def __init__(
-        self,
-        key: Key | None = None,
-        *,
-        data: Any = None,
-        known: Sequence[str] | Sequence[int] | None = None,
-        image_key: str | None = None,
-        label_key: str | None = None,
-        classes: Sequence[str] | Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(key, image_key=image_key, label_key=label_key, classes=classes)
-        if key is None:
-            raise TypeError(f"{type(self).__name__} needs key=Key.generate() or Key.load(path)")
-        if known is not None and (data is not None or classes is not None):
-            raise TypeError("known= is what fit found in other data: leave out data= and classes=")
-        self.known = None if known is None else [class_value(token) for token in class_tokens(known)]
-        if data is not None:
-            self.fit(data)
+    data: Any = param("take the class list from this at once", default=None, decides="work", then="fit")
+    needs_key = True
 
-    def arguments(self) -> dict[str, Any]:
-        return {"known": self.known, **super().arguments()}
+    known: Any = learnt(
+        "the classes that a fit has found, in that order; unlike the class list it leaves the meaning of labels alone",
+        default=None,
+    )
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        if self.known is not None:
+            if self.classes is not None:
+                raise TypeError("known= is what fit found in other data: leave out classes=")
+            self.known = [class_value(token) for token in class_tokens(self.known)]
 
     @property
     def fitted(self) -> bool:
@@ -73,8 +54,13 @@ class ClassListPoison(Poison):
             SampleError: a label that cannot be used; its row is named.
         """
         if self.classes is None:
-            self.known = self._found(data)
+            self.known = self._classes_of(Behind.split(data)[0])
         return self
+
+    def recall(self, ids: Any, values: Sequence) -> Self:
+        if not self.fitted and len(values):
+            self.known = sorted(set(values))
+        return super().recall(ids, values)
 
     def extend(self, more: Any, transform: Callable | None = None) -> Self:
         """Add the classes of further data behind those that are known, which stay as they are.
@@ -85,7 +71,7 @@ class ClassListPoison(Poison):
         """
         self._ready()
         if self.known is not None:
-            longer = self.known + [value for value in self._found(more) if value not in self.known]
+            longer = self.known + [v for v in self._classes_of(Behind.split(more)[0]) if v not in self.known]
             class_tokens(longer)  # integers and text are not mixed
             self.known = longer
         return self
@@ -121,23 +107,12 @@ class ClassListPoison(Poison):
                 strange,
             )
 
-    def _found(self, data: Any) -> list:
+    def _classes_of(self, data: Any) -> list:
         """The classes of a data set, sorted."""
         source = Source(data, image_key=self.image_key, label_key=self.label_key)
-        labels = _labels(source.data, self.image_key, self.label_key)
+        labels = [] if source.rows.labels is None else source.rows.labels
         values = [class_value(token) for token in set(batch_tokens(labels, len(labels)))]
         if not values:
             raise SampleError("the data set is empty: there are no classes in it")
         class_tokens(values)  # integers and text are not mixed
         return sorted(values)
-
-
-def _labels(data: Any, image_key: str | None, label_key: str | None) -> Any:
-    if isinstance(data, tuple):
-        return data[1]
-    if hasattr(data, "column_names"):
-        label = find_columns(data.column_names, image_key, label_key)[1]
-        return data.with_format("arrow")[:][label].to_pylist()
-    if hasattr(data, "targets") and not (isinstance(data, VisionDataset) and data.target_transform is not None):
-        return data.targets
-    return [data[row][1] for row in range(len(data))]

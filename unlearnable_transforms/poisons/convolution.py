@@ -4,8 +4,6 @@ Filters are multiples of 2**-12 and pixels are 0..255, so every product and part
 2**12 and float32 holds it exactly.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -39,24 +37,15 @@ def convolve(images: torch.Tensor, weights: torch.Tensor, backend: Backend = "au
     """
     if backend == "auto":
         backend = "folded" if weights.shape[-1] <= FOLD_LIMIT else "fft"
-    with _exact_float32():
+    with torch.autocast("cpu", enabled=False):  # it would make the sums bfloat16 ones
         return {"folded": _folded, "single": _single, "fft": _fft}[backend](images, weights)
 
 
-@contextmanager
-def _exact_float32() -> Iterator[None]:
-    """Float32 that is float32: autocast and torch's ``fp32_precision`` would make the sums bfloat16 ones."""
-    with torch.autocast("cpu", enabled=False):
-        conv = getattr(torch.backends.mkldnn, "conv", None)  # since torch 2.9
-        if getattr(conv, "fp32_precision", "none") in ("ieee", "none"):
-            yield
-            return
-        before = torch.backends.mkldnn.enabled  # the precision itself cannot be put back: reading it resolves defaults
-        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            torch.backends.mkldnn.enabled = before
+def _exact() -> torch.dtype:
+    """Float32, or float64 where torch's ``fp32_precision`` makes convolutions of float32 bfloat16 ones: other threads
+    may rely on that setting, so it stays as it is."""
+    conv = getattr(torch.backends.mkldnn, "conv", None)  # since torch 2.9
+    return torch.float32 if getattr(conv, "fp32_precision", "none") in ("ieee", "none") else torch.float64
 
 
 def _folded(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -65,27 +54,27 @@ def _folded(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     pad = weights.shape[-1] // 2
     # The kernel works on blocks of 16 channels: a lone photograph is cut into strips of rows to fill one.
     strips = -(-16 // (count * channels)) if height * width > 64 * 64 else 1
-    groups = count * channels * strips
+    groups, exact = count * channels * strips, _exact()
     if strips == 1:
-        stacked, row_padding = images.float(), pad
+        stacked, row_padding = images.to(exact), pad
     else:
         rows = -(-height // strips)
         padded = F.pad(images, (0, 0, pad, pad + strips * rows - height))
-        stacked, row_padding = padded.unfold(2, rows + 2 * pad, rows).transpose(3, 4).float(), 0
+        stacked, row_padding = padded.unfold(2, rows + 2 * pad, rows).transpose(3, 4).to(exact), 0
     blurred = F.conv2d(
         stacked.reshape(1, groups, -1, width),
-        weights.repeat_interleave(channels * strips, 0)[:, None],
+        weights.to(exact).repeat_interleave(channels * strips, 0)[:, None],
         padding=(row_padding, pad),
         groups=groups,
     )
-    return blurred.view(count, channels, -1, width)[:, :, :height].contiguous()
+    return blurred.view(count, channels, -1, width)[:, :, :height].contiguous().float()
 
 
 def _single(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    padding = weights.shape[-1] // 2
+    padding, exact = weights.shape[-1] // 2, _exact()
     return torch.stack(
         [
-            F.conv2d(image.float()[:, None], weight[None, None], padding=padding)[:, 0]
+            F.conv2d(image.to(exact)[:, None], weight.to(exact)[None, None], padding=padding)[:, 0].float()
             for image, weight in zip(images, weights, strict=True)
         ]
     )

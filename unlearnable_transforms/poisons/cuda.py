@@ -27,13 +27,13 @@ a victim that crops and flips does not see shifts and mirrors.
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from numbers import Integral
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from ..key import Key, Stream
+from ..params import param
 from ..sample import SampleError, class_token, class_tokens, class_value
 from .base import Poison, register
 from .convolution import GRID, HALO_GRID, MAX_STEP, MAX_SUM, Backend, convolve, convolve_at, halo
@@ -65,87 +65,70 @@ class Shape(NamedTuple):
 class CUDAPoison(Poison):
     """Class-wise convolutions from a private key.
 
-    Args:
-        key: the private key.
-        kernels: explicit filters instead of keyed ones, a mapping label -> (k, k) array, k odd, or its pairs: to
-            reproduce a published data set. They are rounded to multiples of 2**-12. They are as secret as a key.
-        strength: ``subtle``, ``normal`` (the default) or ``strong``, with filters that grow with the picture: up to
-            71 px on the shorter side k = 3 and p_b = 0.15, 0.3 (the paper's for CIFAR) or 0.5; above a halo of sum
-            0.5, 1.0 or 1.0 whose entries lie side / 48, side / 48 or side / 32 pixels apart.
-        kernel_size: k, odd, instead of ``strength``: the paper's filter, pixel by pixel, at every size of picture.
-            Default with ``blur``: 3. The paper's setting for ImageNet at 224 px is 9.
-        blur: the blur parameter p_b in (0, 1], instead of ``strength``. Default with ``kernel_size``: 0.3 for k = 3
-            and 0.06 for k = 9, the paper's, in between and beyond such that the sum of the entries beside the 1,
-            (k*k - 1) * p_b / 2, grows with the logarithm of k.
-        invertible: filters for small pictures that can be undone better, see ``unlock``: 5 x 5, the 1 in the middle,
-            two more entries of sum 0.5, 0.9 or 0.95, so that no detail is filtered away. Halos are so anyway.
-        image_key, label_key, classes: see :class:`~unlearnable_transforms.poisons.base.Poison`. Text labels without
-            ``classes`` get independent draws, which may come out close to each other: pass ``classes``.
+    Filters that grow with the image, with ``strength``: up to 71 px on the shorter side k = 3 and p_b = 0.15, 0.3 (the
+    paper's for CIFAR) or 0.5; above a halo of sum 0.5, 1.0 or 1.0 whose entries lie side / 48, side / 48 or side / 32
+    pixels apart. Text labels without ``classes`` get independent draws, which may come out close to each other: pass
+    ``classes``.
 
     Raises:
         TypeError: neither key nor kernels, or both.
         ValueError: a filter that is not square and odd, not finite, zero, or heavier than a sum of 16.
     """
 
-    version = 2
+    paper = "CUDA: Convolution-based Unlearnable DAtasets (Sadasivan, Soltanolkotabi and Feizi, CVPR 2023, section 3.3)"
 
-    def __init__(
-        self,
-        key: Key | None = None,
-        *,
-        kernels: Mapping[Any, Any] | Sequence[tuple[Any, Any]] | None = None,
-        strength: Strength | None = None,
-        kernel_size: int | None = None,
-        blur: float | None = None,
-        invertible: bool = False,
-        image_key: str | None = None,
-        label_key: str | None = None,
-        classes: Sequence[str] | Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(key, image_key=image_key, label_key=label_key, classes=classes)
-        if (key is None) == (kernels is None):
+    version = 2
+    explicit: Any = param(
+        "explicit filters instead of keyed ones, a mapping label -> (k, k) array, k odd, or its pairs: to reproduce "
+        "a published data set. They are rounded to multiples of 2**-12, and as secret as a key",
+        default=None, secret="filters", alias="kernels",
+    )  # fmt: skip
+    strength: Strength | None = param(
+        "of filters that grow with the image; none: normal, unless kernel_size or blur is given", default=None
+    )
+    kernel_size: int | None = param(
+        "k, instead of strength: the paper's filter, pixel by pixel, at every size of image. Default with blur: 3. "
+        "The paper's setting for ImageNet at 224 px is 9",
+        default=None, low=3, odd=True,
+    )  # fmt: skip
+    blur: float | None = param(
+        "the blur parameter p_b, instead of strength. Default with kernel_size: 0.3 for k = 3 and 0.06 for k = 9, "
+        "the paper's, in between and beyond such that the sum of the entries beside the 1, (k*k - 1) * p_b / 2, "
+        "grows with the logarithm of k",
+        default=None, above=0, high=1,
+    )  # fmt: skip
+    invertible: bool = param(
+        "filters for small images that can be undone better, see unlock: 5 x 5, the 1 in the middle, two more "
+        "entries of sum 0.5, 0.9 or 0.95, so that no detail is filtered away. Halos are so anyway",
+        default=False, omit=True,
+    )  # fmt: skip
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        if (self.key is None) == (self.explicit is None):
             raise TypeError(
                 "CUDAPoison takes a key (key=Key.generate() or Key.load(path)) or explicit kernels, not both"
             )
-        sized = kernel_size is not None or blur is not None
-        if kernels is not None and (sized or strength is not None):
+        sized = self.kernel_size is not None or self.blur is not None
+        if self.explicit is not None and (sized or self.strength is not None):
             raise TypeError(
                 "explicit kernels have their size and blur in them: leave out strength, kernel_size and blur"
             )
-        if sized and strength is not None:
+        if sized and self.strength is not None:
             raise TypeError("strength stands for kernel_size and blur: give it, or them")
-        if invertible and (sized or kernels is not None):
+        if self.invertible and (sized or self.explicit is not None):
             raise TypeError("invertible filters have a size and a shape of their own: leave out all but strength")
-        if strength is not None and strength not in get_args(Strength):
-            raise ValueError(f"strength is one of {', '.join(get_args(Strength))}, got {strength!r}")
-        if kernel_size is not None and (not _is_whole(kernel_size) or kernel_size % 2 == 0 or kernel_size < 3):
-            raise ValueError(f"kernel_size is an odd integer and at least 3, got {kernel_size!r}")
-        if blur is not None and not 0 < blur <= 1:
-            raise ValueError(f"blur (p_b) lies in (0, 1], got {blur}")
         if sized:
-            size = 3 if kernel_size is None else int(kernel_size)
-            _check_weight(size, default_blur(size) if blur is None else float(blur))
-        self.strength = strength
-        self.kernel_size = None if kernel_size is None else int(kernel_size)
-        self.blur = None if blur is None else float(blur)
-        self.invertible = bool(invertible)
-        self._explicit = None if kernels is None else _explicit_filters(kernels, classes)
+            size = self.kernel_size or 3
+            _check_weight(size, default_blur(size) if self.blur is None else self.blur)
+        self._explicit = None if self.explicit is None else _explicit_filters(self.explicit, self.classes)
+        if self._explicit is not None:
+            self.explicit = [
+                [class_value(token), weights.tolist()] for token, weights in sorted(self._explicit.items())
+            ]
         in_order = [] if self.classes is None else sorted(class_tokens(self.classes))
         self._places = {token: place for place, token in enumerate(in_order)}
         self._made: dict[tuple[str, Shape], np.ndarray] = {}  # filled as filters are needed, not part of the state
-
-    def arguments(self) -> dict[str, Any]:
-        explicit = None
-        if self._explicit is not None:
-            explicit = [[class_value(token), weights.tolist()] for token, weights in sorted(self._explicit.items())]
-        own = {"strength": self.strength, "kernel_size": self.kernel_size, "blur": self.blur, "kernels": explicit}
-        if self.invertible:  # left out else: what older versions wrote down stays equal
-            own["invertible"] = True
-        return {**own, **super().arguments()}
-
-    def public_arguments(self) -> dict[str, Any]:
-        hidden = None if self._explicit is None else f"{len(self._explicit)} secret filters"
-        return {**self.arguments(), "kernels": hidden}
 
     def kernels(self, labels: Sequence, image_size: int | tuple[int, int] | None = None) -> np.ndarray:
         """The filters of some classes, float32 (n, k, k). They are secret: whoever has them can undo much.
@@ -252,8 +235,7 @@ class CUDAPoison(Poison):
             if token not in self._explicit:
                 raise SampleError(self._no_filter(token))
             return self._explicit[token]
-        shape = self._shape(side)
-        shape = shape._replace(step=min(2, shape.step))  # one filter for all halos
+        shape = self._shape(side)._replace(step=1)  # a filter is the same however far apart its entries lie
         if (token, shape) not in self._made:
             self._made[token, shape] = self._make_filter(token, shape)
         return self._made[token, shape]
@@ -280,17 +262,16 @@ class CUDAPoison(Poison):
 
     def _draw(self, token: str, size: int, kind: str) -> tuple[np.ndarray, int]:
         """The class's uniform draws (k, k) in [0, 1) and the flat place of its 1."""
-        assert self.key is not None
         if self._places:
             place = self._places[token]
         elif token.startswith("i:"):
             place = int(token[2:])
         else:
-            draws, peaks = _draw_filters(self.key.stream("cuda", *_purpose(kind), token, size), 1, size, bool(kind))
+            draws, peaks = _draw_filters(self._stream(*_purpose(kind), token, size), 1, size, bool(kind))
             return draws[0], int(peaks[0])
         # Walk in steps of powers of two: the filters of an open class list are found again in the cache.
         count = 1 << max(4, (place % BLOCK).bit_length())
-        draws, peaks = spread_filters(self.key, size, place // BLOCK, count, kind)
+        draws, peaks = spread_filters(self._private_key(), size, place // BLOCK, count, kind)
         return draws[place % BLOCK], int(peaks[place % BLOCK])
 
 
@@ -361,10 +342,6 @@ def _centre(weights: np.ndarray, peaks: np.ndarray) -> np.ndarray:
         row, column = divmod(int(peak), size)
         window[size - 1 - row : 2 * size - 1 - row, size - 1 - column : 2 * size - 1 - column] = filter_
     return centred
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _check_weight(size: int, blur: float) -> None:

@@ -7,34 +7,27 @@ by batch here, as the papers that followed do it; the noise of single pictures s
 goes on from where it was, and is the mean of what a class's pictures in the batch ask for.
 """
 
-from typing import Any, ClassVar, Literal, Unpack, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..key import Key
 from ..noise.pictures import Pictures
+from ..params import param
 from .base import register
-from .optimised import OptimisedArguments, OptimisedPoison, Settings
+from .optimised import Batch, OptimisedPoison, Settings
 from .surrogate import Surrogate
-
-Kind = Literal["sample", "class"]
 
 
 @register("em")
 class EMPoison(OptimisedPoison):
     """Noise that leaves nothing to learn: surrogate and noise both lower the training loss.
 
-    Args:
-        key: the private key.
-        kind: ``sample``, noise of its own for each picture, or ``class``, one for each class: quicker, visible as a
-            pattern, and undone by whoever averages a class's pictures.
-        preset, device, **arguments: see :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
-
     Raises:
-        ValueError: an unknown kind, or as ``OptimisedPoison``.
+        TypeError, ValueError: as :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
     """
 
+    paper = "EM: error-minimizing noise (Huang, Ma, Erfani, Bailey and Wang, ICLR 2021, arXiv 2101.04898)"
     presets: ClassVar = {
         "paper": Settings(steps=5000, noise_steps=10, augment="none"),
         "fast": Settings(steps=1000, noise_steps=5, warmup=0.05, cuts=(0.8,), augment="none"),
@@ -43,22 +36,11 @@ class EMPoison(OptimisedPoison):
         ),
     }  # fmt: skip
 
-    def __init__(
-        self,
-        key: Key | None = None,
-        *,
-        kind: Kind = "sample",
-        preset: str = "cpu",
-        device: str | None = None,
-        **arguments: Unpack[OptimisedArguments],
-    ) -> None:
-        if kind not in get_args(Kind):
-            raise ValueError(f"kind is one of {', '.join(get_args(Kind))}, got {kind!r}")
-        self.kind = kind
-        super().__init__(key, preset=preset, device=device, **arguments)
-
-    def settings(self) -> dict[str, Any]:
-        return {"kind": self.kind, **super().settings()}
+    kind: Literal["sample", "class"] = param(
+        "noise of its own for each image, or one for each class: quicker, visible as a pattern, and undone by "
+        "whoever averages a class's images",
+        default="sample",
+    )
 
     def _first_state(self, pictures: Pictures) -> dict[str, Tensor]:
         if self.kind == "sample":
@@ -66,21 +48,16 @@ class EMPoison(OptimisedPoison):
         shape = (len(pictures.classes), 3, *pictures.size)
         return {"delta": (2 * torch.rand(shape, generator=self._generator("start")) - 1) * self.eps}
 
-    def _noise(
-        self, surrogate: Surrogate, x: Tensor, y: Tensor, grey: Tensor, now: Settings,
-        generator: torch.Generator,
-    ) -> Tensor:  # fmt: skip
+    def _noise(self, surrogate: Surrogate, batch: Batch) -> Tensor:
         if self.kind == "sample":
-            return super()._noise(surrogate, x, y, grey, now, generator)
-        of_class = surrogate.state["delta"]
-        wanted = self._descend(surrogate, x, y, grey, of_class[y], now, generator)
+            return super()._noise(surrogate, batch)
+        of_class, y = batch.state["delta"], batch.y
+        asked = self._descend(surrogate, of_class[y], batch)
         for label in y.unique().tolist():
-            of_class[label] = wanted[y == label].mean(0).clamp(-self.eps, self.eps)
-        return self._noise_kept(surrogate, x, y, grey, now, generator)
+            of_class[label] = asked[y == label].mean(0).clamp(-self.eps, self.eps)
+        return self._noise_kept(surrogate, batch)
 
-    def _noise_kept(
-        self, surrogate: Surrogate, x: Tensor, y: Tensor, grey: Tensor, now: Settings, generator: torch.Generator
-    ) -> Tensor:
+    def _noise_kept(self, surrogate: Surrogate, batch: Batch) -> Tensor:
         if self.kind == "sample":
-            return super()._noise_kept(surrogate, x, y, grey, now, generator)
-        return self._fitting(surrogate.state["delta"][y], x, grey)
+            return super()._noise_kept(surrogate, batch)
+        return self._project(batch.state["delta"][batch.y], batch)

@@ -12,14 +12,14 @@ from typing import Any, Self, TypedDict
 import numpy as np
 import torch
 
-from ..key import Key
+from ..errors import UnlearnableWarning
 from ..noise.cache import Entry, NoiseCache
 from ..noise.pictures import Pictures, Source
 from ..noise.table import NoiseError
+from ..params import learnt, param
 from ..sample import SampleError, class_tokens
 from ..warn import warn
-from .base import Poison
-from .chain import Chain
+from .base import Behind, Poison
 from .checks import quick_victim, separability
 from .deltas import cut_shards, open_buffer
 from .undo import subtract_stored, table_rows
@@ -35,20 +35,8 @@ TAKEN = 0.15  # of what can be: the least that noise must move a small network b
 PASS = 128  # pictures: the unit in which the literature counts passes
 
 
-class FitWarning(UserWarning):
+class FitWarning(UnlearnableWarning):
     """Signs that a fit has made noise that will not protect."""
-
-
-class FitArguments(TypedDict, total=False):
-    """Arguments that all fitted methods take; see :class:`FittedPoison`."""
-
-    eps: float
-    work_size: int | None
-    data: Any
-    noise: str | None
-    image_key: str | None
-    label_key: str | None
-    classes: Sequence[str] | Sequence[int] | None
 
 
 class Learnt(TypedDict):
@@ -67,52 +55,30 @@ class Learnt(TypedDict):
 class FittedPoison(Poison):
     """Base of the methods that add noise which ``fit`` has made.
 
-    Args:
-        key: the private key. Required.
-        eps: bound of the noise in L-inf, in units of 1 = white: at most ``255 * eps`` levels a pixel, exactly.
-        work_size: side in pixels of the square at which the noise is made; it is enlarged to each picture's size then.
-            None: the size of the pictures, or 64 where they differ in size.
-        data: fit on this at once.
-        noise: name of noise in the cache, as the attribute ``noise`` says, instead of a fit.
-        image_key, label_key, classes: see :class:`~unlearnable_transforms.poisons.base.Poison`.
-
-    Attributes:
-        noise: name of the noise, None before the fit.
-
     Raises:
-        TypeError: no key.
-        ValueError: ``eps`` is not in [1/255, 127/255], or ``work_size`` below 8.
+        TypeError: no key; or both ``data`` and ``noise``.
+        ValueError: a value out of range.
     """
 
     needs_ids = True
+    needs_key = True
 
-    def __init__(
-        self,
-        key: Key | None = None,
-        *,
-        eps: float = 8 / 255,
-        work_size: int | None = None,
-        data: Any = None,
-        noise: str | None = None,
-        image_key: str | None = None,
-        label_key: str | None = None,
-        classes: Sequence[str] | Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(key, image_key=image_key, label_key=label_key, classes=classes)
-        if key is None:
-            raise TypeError(f"{type(self).__name__} needs key=Key.generate() or Key.load(path)")
-        if not 1 / 255 <= eps <= 127 / 255:
-            raise ValueError(f"eps is in units of 1 = white and lies in [1/255, 127/255], got {eps}")
-        if work_size is not None and work_size < 8:
-            raise ValueError(f"work_size is at least 8 pixels, got {work_size}")
-        if data is not None and noise is not None:
-            raise TypeError("data= makes noise, noise= names some that is made already: give one")
-        self.eps = float(eps)
-        self.work_size = None if work_size is None else int(work_size)
-        self.noise = noise
+    eps: float = param(
+        "bound of the noise in L-inf: at most 255 * eps levels a pixel, exactly",
+        default=8 / 255, low=1 / 255, high=127 / 255, unit="in units of 1 = white",
+    )  # fmt: skip
+    work_size: int | None = param(
+        "side of the square at which the noise is made; it is enlarged to each image's size then. None: the size of "
+        "the images, or 64 where they differ in size",
+        default=None, low=8, unit="in pixels",
+    )  # fmt: skip
+    data: Any = param("fit on this at once", default=None, decides="work", then="fit")
+    noise: str | None = learnt("name of the noise in the cache; none before the fit", default=None)
+
+    def _prepare(self) -> None:
+        super()._prepare()
         self._opened: Entry | None = None
-        if data is not None:
-            self.fit(data)
+        self._kept: NoiseCache | None = None  # where the noise lies; None: under the method's own address
 
     # ---- what a method writes -------------------------------------------------------------------------------------
 
@@ -130,10 +96,6 @@ class FittedPoison(Poison):
     def _continue(self, pictures: Pictures, noise: np.memmap, tensors: Mapping[str, np.ndarray]) -> None:
         """Fill in noise for further pictures of the same classes and size, with what the fit left."""
         raise TypeError(f"{type(self).__name__} makes no noise for further pictures: it has no _continue")
-
-    def settings(self) -> dict[str, Any]:
-        """The method's own constructor arguments, as plain JSON values."""
-        return {}
 
     def _worries(self, report: Mapping[str, Any]) -> str | None:
         """What in the report says that the noise will not protect."""
@@ -168,10 +130,6 @@ class FittedPoison(Poison):
         ``checks.quick_victim``), ``psnr``, ``passes`` and so on."""
         return self._entry().report
 
-    def arguments(self) -> dict[str, Any]:
-        own = {"eps": self.eps, "work_size": self.work_size, "noise": self.noise}
-        return {**self.settings(), **own, **super().arguments()}
-
     def fit(self, data: Any, transform: Callable | None = None) -> Self:
         """Make noise for every picture of a data set, or find it in the cache, whatever the order of the rows is now.
 
@@ -190,8 +148,8 @@ class FittedPoison(Poison):
             SampleError: a picture or label that cannot be protected; its row is named.
             NoiseError: noise in the cache is damaged.
         """
-        source = self._source(data, transform)
-        cache = self._cache()
+        data, chain = Behind.split(data)
+        source, cache = self._source(data, transform, chain), self._cache(chain)
         known = source.remembered()
         entry = None if known is None else cache.find(known)
         if entry is None:
@@ -199,8 +157,8 @@ class FittedPoison(Poison):
             pictures = Pictures(source, size)
             source.remember(pictures.ids)
             with cache.locked():
-                entry = cache.find(pictures.ids) or self._make(pictures, cache)
-        self._attach(entry)
+                entry = cache.find(pictures.ids) or self._make(pictures, cache, chain)
+        self._attach(entry, cache)
         return self
 
     def extend(self, more: Any, transform: Callable | None = None) -> Self:
@@ -215,10 +173,11 @@ class FittedPoison(Poison):
             SampleError: as :meth:`fit`; or a class that the fit has not seen.
         """
         self._ready()
-        before, cache = self._entry(), self._cache()
+        more, chain = Behind.split(more)
+        before, cache = self._entry(), self._cache(chain)
         report = before.report
         classes, size = report["class_tokens"], (report["size"][0], report["size"][1])
-        pictures = Pictures(self._source(more, transform), size, classes, known=before.table())
+        pictures = Pictures(self._source(more, transform, chain), size, classes, known=before.table())
         if len(pictures):
             with cache.locked():
                 work = cache.work(pictures.ids)
@@ -227,12 +186,12 @@ class FittedPoison(Poison):
                 shards, measured = cut_shards(pictures, noise, self.levels, work)
                 extended = report.get("extended", 0) + len(pictures)
                 report = {**report, "extended": extended, "extended_psnr": measured["psnr"]}
-                self._attach(cache.save(shards, before.surrogate(), report, extends=before))
+                self._attach(cache.save(shards, before.surrogate(), report, extends=before), cache)
                 shutil.rmtree(work)
             _warn_unchanged(measured)
         return self
 
-    def _make(self, pictures: Pictures, cache: NoiseCache) -> Entry:
+    def _make(self, pictures: Pictures, cache: NoiseCache, chain: Poison | None) -> Entry:
         work = cache.work(pictures.ids)
         noise = open_buffer(work / "noise", (len(pictures), 3, *pictures.size))
         learnt = self._learn(pictures, noise, work)
@@ -256,7 +215,7 @@ class FittedPoison(Poison):
         worries = self._worries(report)
         if worries:
             # Behind other links a network may go by what those did, and that protects as well.
-            who = f"behind {Chain(self.after).title} this noise may add nothing" if self.after else None
+            who = None if chain is None else f"behind {chain.title} this noise may add nothing"
             warn(
                 f"{who or 'this noise will hardly protect'}: {worries}. More pictures, more steps or another surrogate "
                 "may help; measure it (ut.evaluate, docs/claims.md) before you rely on it",
@@ -264,37 +223,42 @@ class FittedPoison(Poison):
             )
         return entry
 
-    def _source(self, data: Any, transform: Callable | None) -> Source:
-        through = Chain(self.after).protect_arrays if self.after else None
+    def _source(self, data: Any, transform: Callable | None, chain: Poison | None) -> Source:
+        through = None if chain is None else chain.protect_arrays
         return Source(
             data, transform, through, image_key=self.image_key, label_key=self.label_key, classes=self.classes
         )  # fmt: skip
 
-    def _cache(self) -> NoiseCache:
-        assert self.key is not None
-        ours = {
-            name: value for name, value in self.arguments().items() if name not in ("noise", "image_key", "label_key")
-        }
+    def _cache(self, chain: Poison | None = None) -> NoiseCache:
+        """Where the noise of this method lies, behind the links of a chain."""
+        declared = self.declared()
+        ours = {name: value for name, value in self.arguments().items() if declared[name].decides == "bytes"}
         if self.classes is not None:
             ours["classes"] = sorted(class_tokens(self.classes))
-        about = {"method": self.name, "version": self.version, "key_fingerprint": self.key.fingerprint}
-        if self.after:
-            about["after"] = [link.private_config() for link in self.after]
+        about = {"method": self.name, "version": self.version, "key_fingerprint": self._private_key().fingerprint}
+        if chain is not None:
+            about["after"] = chain.private_config()["arguments"]["links"]
         return NoiseCache({**about, "arguments": ours})
 
-    def _attach(self, entry: Entry) -> None:
-        self.noise, self._opened = entry.folder.name, entry
+    def _place(self, chain: Poison | None) -> None:
+        if self.noise is not None:
+            cache = self._cache(chain)
+            if self._kept is not None and self._kept.name != cache.name:
+                raise ValueError(
+                    f"{self!r} was fitted at another place of a chain: pass it unfitted, the chain fits it on what the "
+                    "links before make of the images"
+                )
+            self._kept = cache
+
+    def _attach(self, entry: Entry, cache: NoiseCache) -> None:
+        self.noise, self._opened, self._kept = entry.folder.name, entry, cache
 
     def _entry(self) -> Entry:
         self._ready()
         if self._opened is None:
             assert self.noise is not None
-            self._opened = self._cache().open(self.noise)
+            self._opened = (self._kept or self._cache()).open(self.noise)
         return self._opened
-
-    def _stream(self, *purpose: str | bytes | int) -> Any:
-        assert self.key is not None
-        return self.key.stream(self.name, *purpose)
 
     def _generator(self, *purpose: str | bytes | int) -> torch.Generator:
         """A generator of its own for each purpose: nothing about it needs to be in a checkpoint."""
@@ -326,21 +290,20 @@ class FittedPoison(Poison):
         rows = table_rows(table, images, tokens, [None] * len(images))
         return [None if row < 0 else table.ids[row : row + 1].tobytes() for row in rows.tolist()]
 
-    def recall(self, ids: Sequence[bytes]) -> Self:
-        """Take noise from the cache that knows all of these pictures, by the ids of the clean or of the protected ones.
-
-        Raises:
-            NoiseError: there is none.
-        """
-        for entry in self._cache().entries():
+    def recall(self, ids: Any, values: Sequence) -> Self:
+        ids, chain = Behind.split(ids)
+        cache = self._cache(chain)
+        for entry in () if self.fitted else cache.entries():
             table = entry.table()
             if (table.find(ids) >= 0).all() or (table.find_protected(ids) >= 0).all():
-                self._attach(entry)
-                return self
-        raise NoiseError(
-            f"the cache has no noise of {self!r} for these pictures: the key or an argument is another one, or the "
-            "cache is another machine's (`unlearnable cache export` and `import`)"
-        )
+                self._attach(entry, cache)
+                break
+        if not self.fitted:
+            raise NoiseError(
+                f"the cache has no noise of {self!r} for these pictures: the key or an argument is another one, or the "
+                "cache is another machine's (`unlearnable cache export` and `import`)"
+            )
+        return self
 
 
 def _warn_unchanged(measured: Mapping[str, Any]) -> None:
@@ -350,11 +313,3 @@ def _warn_unchanged(measured: Mapping[str, Any]) -> None:
             "they are unprotected",
             FitWarning,
         )
-
-
-def equal_channels(values: torch.Tensor, grey: torch.Tensor) -> torch.Tensor:
-    """Float (B, 3, ...) with the mean of the channels in all three where the picture is grey, bool (B,)."""
-    if not grey.any():
-        return values
-    mean = values.mean(1, keepdim=True).expand_as(values)
-    return torch.where(grey.view(-1, *[1] * (values.ndim - 1)), mean, values)

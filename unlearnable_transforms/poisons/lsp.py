@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..key import Key
+from ..params import param
 from ..pixels import grey_rows
 from .base import register
 from .classlist import ClassListPoison
@@ -44,47 +44,28 @@ BLOCK = 1 << 19  # values that noise is added to at a time: what that needs stay
 class LSPPoison(ClassListPoison):
     """Random flat squares around a pattern of each class: no model, nothing to fit but the class list, bounded in L2.
 
-    Args:
-        key: the private key.
-        eps: root mean square of the noise over pixels and channels, in units of 1 = white; single squares exceed it
-            by up to about three times. The paper's code has 6/255.
-        cells: squares along each side, stretched to rectangles where a picture is not square; 4 are 8 x 8 pixels at
-            32 x 32, the paper's code's. 7 are 32 x 32 pixels at 224 x 224.
-        data, known, image_key, label_key, classes: see
-            :class:`~unlearnable_transforms.poisons.classlist.ClassListPoison`.
-
     Raises:
         TypeError: no key.
-        ValueError: ``eps`` is not in [1/255, 127/255], or ``cells`` not in 4..8.
+        ValueError: a value out of range.
     """
 
+    paper = "LSP: linearly separable synthetic perturbations (Yu, Zhang, Chen, Yin and Liu, KDD 2022, arXiv 2111.00898)"
     needs_ids = True
 
-    def __init__(
-        self,
-        key: Key | None = None,
-        *,
-        eps: float = 6 / 255,
-        cells: int = 4,
-        data: Any = None,
-        known: Sequence[str] | Sequence[int] | None = None,
-        image_key: str | None = None,
-        label_key: str | None = None,
-        classes: Sequence[str] | Sequence[int] | None = None,
-    ) -> None:
-        if not 1 / 255 <= eps <= 127 / 255:
-            raise ValueError(f"eps is in units of 1 = white and lies in [1/255, 127/255], got {eps}")
-        if cells not in range(4, 9):
-            raise ValueError(f"cells is a whole number in 4..8, got {cells!r}")
-        self.eps, self.cells = float(eps), int(cells)
+    eps: float = param(
+        "root mean square of the noise over pixels and channels; single squares exceed it by up to about three times",
+        default=6 / 255, low=1 / 255, high=127 / 255, unit="in units of 1 = white",
+    )  # fmt: skip
+    cells: int = param(
+        "squares along each side, stretched to rectangles where an image is not square; 4 are 8 x 8 pixels at 32 x "
+        "32, the paper's code's, 7 are 32 x 32 pixels at 224 x 224",
+        default=4, low=4, high=8,
+    )  # fmt: skip
+
+    def _prepare(self) -> None:
+        super()._prepare()
         self._made: dict[str, np.ndarray] = {}  # matrices, filled as they are needed, not part of the state
         self._corners: dict[str, np.ndarray] = {}
-        super().__init__(
-            key, data=data, known=known, image_key=image_key, label_key=label_key, classes=classes
-        )  # fmt: skip
-
-    def arguments(self) -> dict[str, Any]:
-        return {"eps": self.eps, "cells": self.cells, **super().arguments()}
 
     def centres(self) -> dict[str, np.ndarray]:
         """The corner of each class, float64 (3, cells, cells) of -10 and 10, by class token. They are secret.
@@ -101,14 +82,13 @@ class LSPPoison(ClassListPoison):
         return self._corners
 
     def _draw_corners(self, order: list[str]) -> dict[str, np.ndarray]:
-        assert self.key is not None
         limit = 2 ** (self.cells**2)
         if len(order) > limit:
             raise ValueError(f"{len(order)} classes are more than the {limit} that cells={self.cells} tells apart")
         corners: dict[str, np.ndarray] = {}
         taken: set[bytes] = set()
         for token in order:
-            stream = self.key.stream("lsp", "corner", token)
+            stream = self._stream("corner", token)
             while True:  # ends: at the limit, a draw is new with a probability above a half
                 corner = 2 * stream.integers(3 * self.cells**2, 2).reshape(3, self.cells, self.cells) - 1
                 seen = corner.sum(0).tobytes()
@@ -121,9 +101,8 @@ class LSPPoison(ClassListPoison):
     def _matrix(self, token: str) -> np.ndarray:
         """A_y transposed, whole numbers of 1 / FINE, float64 (D, D)."""
         if token not in self._made:
-            assert self.key is not None
             size = 3 * self.cells**2
-            draws = self.key.stream("lsp", "matrix", token).uniform(size, size)
+            draws = self._stream("matrix", token).uniform(size, size)
             self._made[token] = np.rint((2 * draws - 1) * FINE)
         return self._made[token]
 
@@ -157,8 +136,7 @@ class LSPPoison(ClassListPoison):
 
     def _normals(self, ids: Sequence[bytes], size: int) -> np.ndarray:
         """z of each picture, whole numbers of 1 / FINE, float64 (B, size)."""
-        assert self.key is not None
-        secret = self.key.stream("lsp", "points").words(DIGEST // 8).astype("<u8").tobytes()
+        secret = self._stream("points").words(DIGEST // 8).astype("<u8").tobytes()
         hashed = hashlib.blake2b  # with secret and id in one block of 128 bytes, half the work of its own key argument
         blocks = [secret + bytes([block]) for block in range(-(-size // DIGEST))]
         digests = [hashed(block + id_).digest() for id_ in ids for block in blocks]

@@ -31,13 +31,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.image import check_batch
-from ..key import Key
 from ..noise.pictures import MIXED_SIDE, Source, resize
+from ..params import learnt, param
 from ..pixels import chunk_length, grey_rows
-from ..sample import SampleError, batch_tokens, class_token, class_value
-from .base import Poison, register
-from .chain import Chain
+from ..sample import SampleError, class_token, class_value
+from .base import Behind, Poison, register
 from .undo import fill_in
 
 LARGEST = MIXED_SIDE**2  # pixels of a picture whose own pixels are the grid
@@ -60,81 +58,56 @@ class Sums(NamedTuple):
 class OPSPoison(Poison):
     """One pixel of each picture in the colour of its class: no model, one pass over the data, all else untouched.
 
-    Args:
-        key: the private key. Required, except with ``pixels``.
-        sparsity: pixels a class.
-        work_size: side of the grid in cells. None: the pictures' own pixels, or 64 where they are larger than 64 x 64
-            or of several sizes.
-        data: fit on this at once.
-        pixels: what a fit has found, or somebody else's: label -> [(row, column, red, green, blue), ...], or its pairs;
-            rows and columns are cells of ``grid``, colours 0..255. They are as secret as a key.
-        grid: (height, width) of the grid that ``pixels`` are counted on.
-        image_key, label_key, classes: see :class:`~unlearnable_transforms.poisons.base.Poison`.
-
-    Attributes:
-        pixels: as above, as pairs in the order of the class tokens; None before the fit.
-        grid: as above.
-
     Raises:
         TypeError: neither key nor pixels, pixels without grid, or pixels of a wrong kind.
         ValueError: a value out of range.
     """
 
-    def __init__(
-        self,
-        key: Key | None = None,
-        *,
-        sparsity: int = 1,
-        work_size: int | None = None,
-        data: Any = None,
-        pixels: Mapping[Any, Any] | Sequence[tuple[Any, Any]] | None = None,
-        grid: Sequence[int] | None = None,
-        image_key: str | None = None,
-        label_key: str | None = None,
-        classes: Sequence[str] | Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(key, image_key=image_key, label_key=label_key, classes=classes)
-        if key is None and pixels is None:
-            raise TypeError("OPSPoison needs key=Key.generate() or Key.load(path), or the pixels= of a fit")
-        if sparsity < 1 or (work_size is not None and work_size < 1):
-            raise ValueError(f"sparsity and work_size are at least 1, got {sparsity} and {work_size}")
-        if (pixels is None) != (grid is None):
+    paper = "OPS: One-Pixel Shortcut (Wu, Chen, Xie and Huang, ICLR 2023, arXiv 2205.12141)"
+    sparsity: int = param("pixels a class", default=1, low=1)
+    work_size: int | None = param(
+        "side of the grid in cells. None: the images' own pixels, or 64 where they are larger than 64 x 64 or of "
+        "several sizes",
+        default=None, low=1,
+    )  # fmt: skip
+    data: Any = param("fit on this at once", default=None, decides="work", then="fit")
+    pixels: Any = learnt(
+        "what a fit has found, or somebody else's: a mapping label -> [(row, column, red, green, blue), ...], or its "
+        "pairs; rows and columns are cells of the grid, colours 0..255. They are as secret as a key",
+        default=None,
+    )
+    grid: Sequence[int] | None = learnt("(height, width) of the grid that the pixels are counted on", default=None)
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        if self.pixels is None:
+            self._private_key()
+        if (self.pixels is None) != (self.grid is None):
             raise TypeError("pixels= are counted on grid=(height, width): give both, or neither and call fit")
-        if data is not None and pixels is not None:
-            raise TypeError("data= finds pixels, pixels= names some that were found: give one")
-        self.sparsity = int(sparsity)
-        self.work_size = None if work_size is None else int(work_size)
-        self.grid = None if grid is None else (int(grid[0]), int(grid[1]))
-        self._pixels = None if pixels is None or self.grid is None else _checked(pixels, self.grid, classes)
-        if data is not None:
-            self.fit(data)
+        self._spots: dict[str, np.ndarray] = {}
+        if self.pixels is not None and self.grid is not None:
+            grid = int(self.grid[0]), int(self.grid[1])
+            self._take(_checked(self.pixels, grid, self.classes), grid)
+
+    def _take(self, spots: dict[str, np.ndarray], grid: tuple[int, int]) -> None:
+        """Keep what a fit has found, by class token."""
+        self._spots, self.grid = spots, grid
+        self.pixels = [[class_value(token), values.tolist()] for token, values in spots.items()]
 
     @property
     def fitted(self) -> bool:
-        return self._pixels is not None
+        return self.pixels is not None
 
-    @property
-    def pixels(self) -> list[list[Any]] | None:
-        if self._pixels is None:
-            return None
-        return [[class_value(token), spots.tolist()] for token, spots in self._pixels.items()]
-
-    def arguments(self) -> dict[str, Any]:
-        grid = None if self.grid is None else list(self.grid)
-        own = {"sparsity": self.sparsity, "work_size": self.work_size, "pixels": self.pixels, "grid": grid}
-        return {**own, **super().arguments()}
-
-    def public_arguments(self) -> dict[str, Any]:
+    def public_state(self) -> dict[str, Any]:
         """Without the pixels; but other pixels have another digest, if there is a key to hide them with."""
         hidden = None
-        if self._pixels is not None:
+        if self.pixels is not None:
             digest = "" if self.key is None else f", {self._digest()}"
-            hidden = f"secret pixels of {len(self._pixels)} classes{digest}"
-        return {**self.arguments(), "pixels": hidden}
+            hidden = f"secret pixels of {len(self._spots)} classes{digest}"
+        return {**self.fitted_state(), "pixels": hidden}
 
     def _digest(self) -> str:
-        assert self.key is not None
-        return f"{int(self.key.stream('ops', 'digest', json.dumps(self.pixels)).words(1)[0]):016x}"
+        return f"{int(self._stream('digest', json.dumps(self.pixels)).words(1)[0]):016x}"
 
     # ---- fitting --------------------------------------------------------------------------------------------------
 
@@ -154,9 +127,9 @@ class OPSPoison(Poison):
             SampleError: a picture or label that cannot be used, its row named; or no pictures.
             ValueError: more classes than there are pixels and colours.
         """
-        if self.key is None:
-            raise TypeError("a fit needs a key: OPSPoison(key=Key.load(path)).fit(data)")
-        through = Chain(self.after).protect_arrays if self.after else None
+        self._private_key()
+        data, chain = Behind.split(data)
+        through = None if chain is None else chain.protect_arrays
         source = Source(
             data, transform, through, image_key=self.image_key, label_key=self.label_key, classes=self.classes
         )  # fmt: skip
@@ -164,25 +137,23 @@ class OPSPoison(Poison):
         if not sums:
             raise SampleError("the data set is empty: there is nothing to learn from")
         height, width = next(iter(sums.values())).first.shape[1:]
-        order = self.key.stream("ops", "equals").permutation(height * width)
-        self._pixels = choose(sums, COLOURS[[0, 7]] if only_grey else COLOURS, self.sparsity, order)
-        self.grid = (height, width)
+        order = self._stream("equals").permutation(height * width)
+        self._take(choose(sums, COLOURS[[0, 7]] if only_grey else COLOURS, self.sparsity, order), (height, width))
         return self
 
     # ---- protecting -----------------------------------------------------------------------------------------------
 
     def _protect(self, images: Tensor, tokens: Sequence[str], ids: Sequence[bytes] | None) -> Tensor:
-        assert self._pixels is not None
         assert self.grid is not None
-        without = [row for row, token in enumerate(tokens) if token not in self._pixels]
+        without = [row for row, token in enumerate(tokens) if token not in self._spots]
         if without:
             raise SampleError(
                 f"the class {class_value(tokens[without[0]])!r} has no pixel: the method was fitted on "
-                f"{[class_value(token) for token in self._pixels]}; fit it on data that has all classes",
+                f"{[class_value(token) for token in self._spots]}; fit it on data that has all classes",
                 without,
             )
-        numbers = {token: number for number, token in enumerate(self._pixels)}
-        table = np.stack(list(self._pixels.values()))
+        numbers = {token: number for number, token in enumerate(self._spots)}
+        table = np.stack(list(self._spots.values()))
         spots = table[[numbers[token] for token in tokens]]  # (B, sparsity, 5)
         colours = spots[:, :, 2:]
         if (colours != colours[:, :, :1]).any():
@@ -250,10 +221,6 @@ def _add(sums: dict[str, Sums], tokens: Sequence[str], images: Tensor) -> None:
 
 def _batches(source: Source) -> Iterator[Batch]:
     """Everything in a source, pictures of one size together."""
-    images, labels = source.data if isinstance(source.data, tuple) else (None, None)
-    if isinstance(images, np.ndarray | Tensor) and source.transform is None and source.through is None:
-        yield from _array_batches(images, labels, source.classes)
-        return
     tokens: list[str] = []
     waiting: list[np.ndarray] = []
     for sample in source:
@@ -264,21 +231,6 @@ def _batches(source: Source) -> Iterator[Batch]:
         waiting.append(sample.colour)
     if waiting:
         yield tokens, torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2)
-
-
-def _array_batches(images: Any, labels: Any, classes: Sequence | None) -> Iterator[Batch]:
-    """Of a uint8 tensor (B, C, H, W) or array (B, H, W, C) or (B, H, W), as ``Poison.apply`` takes them."""
-    if isinstance(images, np.ndarray) and images.ndim == 3:
-        images = images[..., None]
-    check_batch(images, dims=4)
-    tokens = batch_tokens(labels, len(images), classes)
-    step = chunk_length(int(np.prod(images.shape[1:])))
-    for start in range(0, len(images), step):
-        chunk = images[start : start + step]
-        if isinstance(chunk, np.ndarray):
-            chunk = torch.from_numpy(np.ascontiguousarray(chunk)).permute(0, 3, 1, 2)
-        chunk = chunk.detach().as_subclass(Tensor).cpu()
-        yield tokens[start : start + step], chunk[:, : chunk.shape[1] - (chunk.shape[1] in (2, 4))]
 
 
 # ---- the choice ------------------------------------------------------------------------------------------------------

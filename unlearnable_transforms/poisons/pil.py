@@ -12,7 +12,7 @@ any more. Two linear layers are one matrix W = W2 W1, so the gradients have a cl
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Unpack, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ..key import Key
 from ..noise.pictures import Pictures
+from ..params import param
+from ..pixels import equal_channels
 from ..training.transforms import crop_flip
 from .base import register
-from .fitted import PASS, FitArguments, FittedPoison, Learnt, equal_channels
+from .fitted import PASS, FittedPoison, Learnt
 
 Augment = Literal["crop-flip", "crop", "none"]
 BATCH = 512
@@ -37,46 +38,29 @@ INITIAL = 0.01
 class PILPoison(FittedPoison):
     """Noise that a linear model knows each class by; minutes on a CPU.
 
-    Args:
-        key: the private key.
-        epochs: of the surrogate's training (SGD, learning rate 0.003 on a cosine, batches of 512). The paper has 30, of
-            50,000 pictures.
-        steps: sign steps of the noise.
-        step_size: in units of 1 = white; None: a tenth of ``eps``, the paper's.
-        weight: lambda, in [0, 1].
-        augment: of the pictures that the surrogate trains on: "crop-flip", "crop" (for pictures that must not be
-            mirrored, digits for one) or "none". Not the paper's: what a linear model learns pixel by pixel does not
-            survive a victim's crops and flips, and with it the noise does.
-        **common: see :class:`~unlearnable_transforms.poisons.fitted.FittedPoison`.
-
     Raises:
+        TypeError: no key.
         ValueError: a value out of range.
     """
 
-    def __init__(
-        self,
-        key: Key | None = None,
-        *,
-        epochs: int = 100,
-        steps: int = 30,
-        step_size: float | None = None,
-        weight: float = 0.9,
-        augment: Augment = "crop-flip",
-        **common: Unpack[FitArguments],
-    ) -> None:
-        if epochs < 1 or steps < 1 or not 0 <= weight <= 1:
-            raise ValueError("PIL needs epochs >= 1, steps >= 1 and weight (lambda) in [0, 1]")
-        if augment not in get_args(Augment):
-            raise ValueError(f"augment is one of {', '.join(get_args(Augment))}, got {augment!r}")
-        self.epochs, self.steps, self.step_size, self.weight = epochs, steps, step_size, weight
-        self.augment = augment
-        super().__init__(key, **common)
+    paper = "PIL: Perturbation-Induced Linearization (Liu, Chen and Zhang, ICLR 2026, arXiv 2601.19967)"
 
-    def settings(self) -> dict[str, Any]:
-        return {
-            "epochs": self.epochs, "steps": self.steps, "step_size": self.step_size, "weight": self.weight,
-            "augment": self.augment,
-        }  # fmt: skip
+    epochs: int = param(
+        "of the surrogate's training (SGD, learning rate 0.003 on a cosine, batches of 512); the paper has 30, of "
+        "50,000 images",
+        default=100, low=1,
+    )  # fmt: skip
+    steps: int = param("sign steps of the noise", default=30, low=1)
+    step_size: float | None = param(
+        "of a sign step; None: a tenth of eps, the paper's", default=None, above=0, unit="in units of 1 = white"
+    )
+    weight: float = param("lambda", default=0.9, low=0, high=1)
+    augment: Augment = param(
+        "of the images that the surrogate trains on; crop where images must not be mirrored, digits for one. Not the "
+        "paper's: what a linear model learns pixel by pixel does not survive a victim's crops and flips, and with it "
+        "the noise does",
+        default="crop-flip",
+    )
 
     def _learn(self, pictures: Pictures, noise: np.memmap, work: Path) -> Learnt:
         surrogate = self._train(pictures)

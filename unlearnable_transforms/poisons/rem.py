@@ -8,23 +8,22 @@ passes: that is what SEM saves.
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from ..victims.nets import PixelModel
 from .base import register
-from .optimised import OptimisedPoison, Settings, adversarial
+from .optimised import Batch, OptimisedPoison, Settings, adversarial
+from .surrogate import Model
 
 
 @register("rem")
 class REMPoison(OptimisedPoison):
     """Noise that withstands adversarial training up to a radius, learnt against attacks.
 
-    Args:
-        key: the private key.
-        preset, device, **arguments: see :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
+    Raises:
+        TypeError, ValueError: as :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
     """
 
+    paper = "REM: robust error-minimizing noise (Fu, He, Liu, Shen and Tao, ICLR 2022, arXiv 2203.14533)"
     presets: ClassVar = {
         "paper": Settings(steps=5000, noise_steps=10, samples=5, radius=4 / 255, attack_steps=10),
         "paper-large": Settings(
@@ -40,10 +39,8 @@ class REMPoison(OptimisedPoison):
         ),
     }  # fmt: skip
 
-    def _noise_view(self, model: PixelModel, z: Tensor, y: Tensor, now: Settings, generator: torch.Generator) -> Tensor:
-        return adversarial(model, z, y, now, generator)
+    def _noise_view(self, model: Model, z: Tensor, batch: Batch) -> Tensor:
+        return adversarial(model, z, batch)
 
-    def _surrogate_view(
-        self, model: PixelModel, z: Tensor, y: Tensor, now: Settings, generator: torch.Generator
-    ) -> Tensor:
-        return adversarial(model, z, y, now, generator)
+    def _surrogate_view(self, model: Model, z: Tensor, batch: Batch) -> Tensor:
+        return adversarial(model, z, batch)

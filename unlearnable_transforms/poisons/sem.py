@@ -9,24 +9,23 @@ attacks, which costs 1 pass instead of A + 1. What makes the noise withstand adv
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ..training.attacks import random_start
-from ..victims.nets import PixelModel
 from .base import register
-from .optimised import OptimisedPoison, Settings, adversarial
+from .optimised import Batch, OptimisedPoison, Settings, adversarial
+from .surrogate import Model
 
 
 @register("sem")
 class SEMPoison(OptimisedPoison):
     """Noise that withstands adversarial training up to a radius, learnt against random perturbations.
 
-    Args:
-        key: the private key.
-        preset, device, **arguments: see :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
+    Raises:
+        TypeError, ValueError: as :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
     """
 
+    paper = "SEM: stable error-minimizing noise (Liu, Xu, Chen and Sun, AAAI 2024, arXiv 2311.13091)"
     presets: ClassVar = {
         "paper": Settings(steps=5000, noise_steps=10, samples=5, radius=4 / 255, attack_steps=10),
         "paper-large": Settings(
@@ -43,10 +42,8 @@ class SEMPoison(OptimisedPoison):
         ),
     }  # fmt: skip
 
-    def _noise_view(self, model: PixelModel, z: Tensor, y: Tensor, now: Settings, generator: torch.Generator) -> Tensor:
-        return (z + random_start(z, generator, norm="linf", eps=now.radius)).clamp(0, 1)
+    def _noise_view(self, model: Model, z: Tensor, batch: Batch) -> Tensor:
+        return (z + random_start(z, batch.generator, norm="linf", eps=batch.settings.radius)).clamp(0, 1)
 
-    def _surrogate_view(
-        self, model: PixelModel, z: Tensor, y: Tensor, now: Settings, generator: torch.Generator
-    ) -> Tensor:
-        return adversarial(model, z, y, now, generator)
+    def _surrogate_view(self, model: Model, z: Tensor, batch: Batch) -> Tensor:
+        return adversarial(model, z, batch)

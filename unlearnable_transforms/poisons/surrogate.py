@@ -1,10 +1,10 @@
-"""The surrogate of a fit: a network, its optimiser, and the one file that both can be brought back from.
+"""The surrogate of a fit: networks, their optimisers, and the one file that all can be brought back from.
 
 Nothing random needs to be kept: every step takes its draws from a generator that is named by the key and the step.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..files import replacing
-from ..victims.nets import PixelModel, native_bf16, store_statistics
+from ..training.model import PixelModel, native_bf16, store_statistics
 
 CHECKPOINT_SECONDS = 30.0
 _CHECKPOINT = "checkpoint.safetensors"
@@ -43,53 +43,73 @@ class Schedule:
         return self.rate * rising * 0.1 ** sum(progress >= cut for cut in self.cuts)
 
 
+class Model(PixelModel):
+    """A surrogate network as a function of pixels."""
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """What the network's last linear layer makes logits of, float32 (B, D)."""
+        taken: list[Tensor] = []
+        head = [layer for layer in self.net.modules() if isinstance(layer, nn.Linear)][-1]
+        with head.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0])):
+            self(pixels)
+        features = taken[0].flatten(1).float()
+        if features.requires_grad:
+            features.register_hook(self._count_backward)
+        return features
+
+
 class Surrogate:
-    """A network in training.
+    """One network or several in training.
 
     Args:
-        net: drawn from the key.
-        classes: number of its logits.
-        images: uint8 (N, 3, H, W), for the network's normalisation.
+        nets: drawn from the key.
+        classes: number of their logits.
+        images: uint8 (N, 3, H, W), for the networks' normalisation.
         schedule: of the learning rate.
         state: further tensors that belong to the fit, e.g. noise of classes; changed in place.
-        device: where the network goes.
+        device: where the networks go.
 
     Attributes:
-        model: the network as a function of pixels; it counts passes.
+        models: the networks as functions of pixels; they count passes.
         step: how many steps are done.
         done: how many rows have their final noise.
     """
 
     def __init__(
         self,
-        net: nn.Module,
+        nets: Sequence[nn.Module],
         classes: int,
         images: Tensor,
         schedule: Schedule,
         state: Mapping[str, Tensor],
         device: torch.device,
     ) -> None:
-        store_statistics(net, images)
-        self.net = net.to(device).to(memory_format=torch.channels_last)
-        self.model = PixelModel(self.net, bf16=native_bf16(device))
+        for net in nets:
+            store_statistics(net, images)
+        bf16 = native_bf16(device)
+        self.models = [Model(net.to(device).to(memory_format=torch.channels_last), bf16=bf16) for net in nets]
         self.classes, self.schedule, self.device = classes, schedule, device
         self.state = {name: tensor.to(device) for name, tensor in state.items()}
-        self._optimizer = torch.optim.SGD(
-            net.parameters(), lr=schedule.rate, momentum=schedule.momentum, weight_decay=schedule.weight_decay,
-            fused=True,
-        )  # fmt: skip
+        self._optimizers = [
+            torch.optim.SGD(
+                model.net.parameters(), lr=schedule.rate, momentum=schedule.momentum,
+                weight_decay=schedule.weight_decay, fused=True,
+            )
+            for model in self.models
+        ]  # fmt: skip
         self.step = self.done = 0
         self._saved = time.monotonic()
 
-    def learn(self, pixels: Tensor, labels: Tensor, progress: float) -> Tensor:
-        """One step of SGD on pixels, float (B, 3, H, W) in [0, 1]; returns the loss."""
-        self.net.train()
-        for group in self._optimizer.param_groups:
+    def learn(self, pixels: Tensor, labels: Tensor, progress: float, number: int = 0) -> Tensor:
+        """One step of SGD of one network on pixels, float (B, 3, H, W) in [0, 1]; returns the loss."""
+        model, optimizer = self.models[number], self._optimizers[number]
+        model.net.train()
+        for group in optimizer.param_groups:
             group["lr"] = self.schedule.at(progress)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(self.model(pixels), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(model(pixels), labels)
         loss.backward()
-        self._optimizer.step()
+        optimizer.step()
         return loss.detach()
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -113,14 +133,13 @@ class Surrogate:
         if first is not None:
             first()
         tensors = self._kept()
-        for name, parameter in self.net.named_parameters():
-            momentum = self._optimizer.state[parameter].get("momentum_buffer")
+        for name, parameter, optimizer in self._parameters():
+            momentum = optimizer.state[parameter].get("momentum_buffer")
             if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum
-        counts = {
-            "step": self.step, "done": self.done, "forward": self.model.forward_images,
-            "backward": self.model.backward_images,
-        }  # fmt: skip
+                tensors[name] = momentum
+        counts = {"step": self.step, "done": self.done}
+        for number, model in enumerate(self.models):
+            counts |= {f"forward{_of(number)}": model.forward_images, f"backward{_of(number)}": model.backward_images}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         with replacing(folder / _CHECKPOINT) as temporary:
             save_file(tensors, temporary, {name: str(count) for name, count in counts.items()})
@@ -135,41 +154,60 @@ class Surrogate:
         with safe_open(path, "pt") as file:
             counts = {name: int(text) for name, text in file.metadata().items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self._take({name: tensor for name, tensor in tensors.items() if not name.startswith("momentum.")})
-        for name, parameter in self.net.named_parameters():
-            if f"momentum.{name}" in tensors:  # laid out in memory as the parameter is
-                momentum = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
-                self._optimizer.state[parameter]["momentum_buffer"] = momentum.detach()
+        self._take({name: tensor for name, tensor in tensors.items() if not name.startswith("momentum")})
+        for name, parameter, optimizer in self._parameters():
+            if name in tensors:  # laid out in memory as the parameter is
+                momentum = torch.empty_like(parameter).copy_(tensors[name])
+                optimizer.state[parameter]["momentum_buffer"] = momentum.detach()
         self.step, self.done = counts["step"], counts["done"]
-        self.model.forward_images, self.model.backward_images = counts["forward"], counts["backward"]
+        for number, model in enumerate(self.models):
+            model.forward_images, model.backward_images = (
+                counts[f"{what}{_of(number)}"] for what in ("forward", "backward")
+            )
         return True
 
-    def share(self, batches: Callable, wanted: Callable[[Tensor], Tensor]) -> tuple[float, float]:
-        """Share of pictures that the network takes for their class, and for ``wanted`` of it, in evaluation mode.
+    def share(self, batches: Callable, target: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+        """Share of pictures that the networks take for their class, and for ``target`` of it, in evaluation mode.
 
         Args:
             batches: gives float pixels and labels, batch by batch.
-            wanted: labels -> labels.
+            target: labels -> labels.
         """
-        self.net.eval()
         right = hit = count = 0
         with torch.inference_mode():
-            for pixels, labels in batches():
-                guess = self.model(pixels.to(self.device)).argmax(1).cpu()
-                right += int((guess == labels).sum())
-                hit += int((guess == wanted(labels)).sum())
-                count += len(labels)
+            for model in self.models:
+                model.net.eval()
+                for pixels, labels in batches():
+                    guess = model(pixels.to(self.device)).argmax(1).cpu()
+                    right += int((guess == labels).sum())
+                    hit += int((guess == target(labels)).sum())
+                    count += len(labels)
         return right / count, hit / count
 
+    def _parameters(self) -> Iterator[tuple[str, Tensor, torch.optim.Optimizer]]:
+        """Every parameter with the name of its momentum in the checkpoint."""
+        for number, (model, optimizer) in enumerate(zip(self.models, self._optimizers, strict=True)):
+            for name, parameter in model.net.named_parameters():
+                yield f"momentum{_of(number)}.{name}", parameter, optimizer
+
     def _kept(self) -> dict[str, Tensor]:
-        kept = {f"net.{name}": tensor.detach().contiguous() for name, tensor in self.net.state_dict().items()}
-        return {**kept, **{f"state.{name}": tensor for name, tensor in self.state.items()}}
+        kept = {f"state.{name}": tensor for name, tensor in self.state.items()}
+        for number, model in enumerate(self.models):
+            weights = model.net.state_dict()
+            kept |= {f"net{_of(number)}.{name}": tensor.detach().contiguous() for name, tensor in weights.items()}
+        return kept
 
     def _take(self, tensors: Mapping[str, Tensor]) -> None:
-        parts: dict[str, dict[str, Tensor]] = {"net": {}, "state": {}}
+        parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             kind, _, rest = name.partition(".")
-            parts[kind][rest] = tensor
-        self.net.load_state_dict(parts["net"])
-        for name, tensor in parts["state"].items():
+            parts.setdefault(kind, {})[rest] = tensor
+        for number, model in enumerate(self.models):
+            model.net.load_state_dict(parts[f"net{_of(number)}"])
+        for name, tensor in parts.get("state", {}).items():
             self.state[name].copy_(tensor)
+
+
+def _of(number: int) -> str:
+    """How the names of a network's tensors go on: the first network of a fit has no number."""
+    return str(number) if number else ""

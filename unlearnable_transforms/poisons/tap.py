@@ -9,16 +9,15 @@ A victim that trains on them learns the features of the wrong classes. Classes a
 starts the one that ends with the lowest loss is kept, picture by picture.
 """
 
-from typing import Any, ClassVar, Unpack
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..key import Key
+from ..params import param
 from ..training.attacks import attacking
 from .base import register
-from .optimised import OptimisedArguments, OptimisedPoison, Settings
+from .optimised import Batch, OptimisedPoison, Settings
 from .surrogate import Surrogate
 
 
@@ -26,15 +25,14 @@ from .surrogate import Surrogate
 class TAPPoison(OptimisedPoison):
     """Adversarial examples of the next class, found on a surrogate that was trained on clean pictures.
 
-    Args:
-        key: the private key.
-        restarts: starts for each picture.
-        preset, device, **arguments: see :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
-
     Raises:
-        ValueError: ``restarts`` below 1, or as ``OptimisedPoison``.
+        TypeError, ValueError: as :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
     """
 
+    paper = (
+        "TAP: targeted adversarial poisons (Fowl, Goldblum, Chiang, Geiping, Czaja and Goldstein, NeurIPS "
+        "2021, arXiv 2106.10807)"
+    )
     trains_on_noise = False
     presets: ClassVar = {
         "paper": Settings(steps=15_600, cuts=(0.5, 0.75), noise_steps=250, noise_step_size=0.4 / 255),
@@ -42,42 +40,27 @@ class TAPPoison(OptimisedPoison):
         "cpu": Settings(surrogate="resnet9-screen", steps=800, warmup=0.2, cuts=(0.7, 0.9), noise_steps=30),
     }
 
-    def __init__(
-        self,
-        key: Key | None = None,
-        *,
-        restarts: int = 1,
-        preset: str = "cpu",
-        device: str | None = None,
-        **arguments: Unpack[OptimisedArguments],
-    ) -> None:
-        if restarts < 1:
-            raise ValueError(f"restarts is at least 1, got {restarts}")
-        self.restarts = restarts
-        super().__init__(key, preset=preset, device=device, **arguments)
+    restarts: int = param("starts for each image, of which the best is kept", default=1, low=1)
 
-    def settings(self) -> dict[str, Any]:
-        return {"restarts": self.restarts, **super().settings()}
-
-    def _label(self, y: Tensor, classes: int) -> Tensor:
+    def _target(self, y: Tensor, classes: int) -> Tensor:
         return (y + 1) % classes
 
-    def _noise(
-        self, surrogate: Surrogate, x: Tensor, y: Tensor, grey: Tensor, now: Settings,
-        generator: torch.Generator,
-    ) -> Tensor:  # fmt: skip
-        delta = super()._noise(surrogate, x, y, grey, now, generator)
+    def _noise(self, surrogate: Surrogate, batch: Batch) -> Tensor:
+        delta = super()._noise(surrogate, batch)
         if self.restarts == 1:
             return delta
-        lowest = self._loss(surrogate, x + delta, y)
+        lowest = self._reached(surrogate, delta, batch)
         for _ in range(self.restarts - 1):
-            other = super()._noise(surrogate, x, y, grey, now, generator)
-            loss = self._loss(surrogate, x + other, y)
+            other = super()._noise(surrogate, batch)
+            loss = self._reached(surrogate, other, batch)
             delta = torch.where((loss < lowest).view(-1, 1, 1, 1), other, delta)
             lowest = torch.minimum(loss, lowest)
         return delta
 
-    def _loss(self, surrogate: Surrogate, pixels: Tensor, y: Tensor) -> Tensor:
-        """Of each picture, (B,)."""
-        with attacking(surrogate.net), torch.no_grad():
-            return F.cross_entropy(surrogate.model(pixels), self._label(y, surrogate.classes), reduction="none")
+    def _reached(self, surrogate: Surrogate, delta: Tensor, batch: Batch) -> Tensor:
+        """The loss that noise has come down to, (B,)."""
+        total = torch.zeros(len(delta), device=delta.device)
+        for model in self._models(surrogate, batch):
+            with attacking(model.net), torch.no_grad():
+                total += self._loss(model, batch.x + delta, batch)
+        return total

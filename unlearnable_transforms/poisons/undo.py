@@ -10,7 +10,7 @@ from torch import Tensor
 from ..noise.table import NoiseTable, id_array
 from ..pixels import grey_rows
 from ..sample import SampleError, sample_ids
-from .base import Poison
+from .base import Poison, whole_levels
 from .batches import counted_in, in_batches
 
 Protect = Callable[[Tensor, Sequence[str], Sequence[bytes] | None], Tensor]
@@ -59,7 +59,8 @@ def unlock_arrays(
         for row, remembered in zip(rows, poison.remembered_ids(batch, names), strict=True):
             known[row] = known[row] or remembered
         with counted_in(rows):
-            return poison._unlock(batch, names, [known[row] for row in rows], [notes[row] for row in rows])
+            clean = poison._unlock(batch, names, [known[row] for row in rows], [notes[row] for row in rows])
+        return whole_levels(clean, batch, f"{type(poison).__name__}._unlock")
 
     return in_batches(images, undo), known
 

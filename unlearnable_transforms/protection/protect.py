@@ -1,24 +1,43 @@
-"""Protect a whole ``datasets`` data set: same columns and features, lossless pictures, a private ledger."""
+"""Protect whole data sets: in memory as a `datasets` set, and on disk file by file, to be interrupted at any time."""
 
 import os
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
+from datasets.fingerprint import Hasher
 
-from ..data.columns import image_columns, is_train_split, refuse_second_image, stored_images
-from ..data.image import open_chunks
-from ..jobs.fraction import check_fraction
-from ..jobs.ledger import SCHEMA, write_ledger
-from ..poisons.base import NotFittedError, Poison, UnchangedWarning
+from ..data.base import LabelledSet, Unit
+from ..data.classes import class_numbers, keep_names
+from ..data.codec import Codec, checksum, measure
+from ..data.image import Opened, open_bytes
+from ..data.open import open_data
+from ..data.table import Scratch, TableRows, TableSet, open_rows
+from ..data.walk import named
+from ..jobs.journal import Journal, Record, open_journal
+from ..jobs.ledger import SCHEMA, check_ledger_place, known_as_protected, write_ledger
+from ..jobs.run import Engine, Failures, Job, check_engine, check_places, run, unfinished
+from ..jobs.summary import Summary, hidden_note, measured_every
+from ..poisons.base import Poison, UnchangedWarning
+from ..poisons.batches import counted_in
 from ..poisons.fraction import is_chosen
-from ..sample import SampleError, batch_tokens, name_rows, sample_id
-from ..secret.labels import SECRET, check_labels, check_options, label_columns, secret_classes, to_fit, with_secret
+from ..sample import SampleError, name_rows, sample_id, spread
+from ..secret.labels import check_options, hide
 from ..warn import warn
+from .fit import make_ready
 
+LEDGER_ROWS = 10_000  # are made at a time
+SECRET_CLASSES = "classes.json"  # in the journal
+MAX_NAMED = 20  # rows that an error names
+PNG = Codec()
+SAMPLE = 20  # images by which a protected set is recognised
+_SCRATCH: list[Scratch] = []  # as long as the process: data sets that were made of what lies there may live as long
 _LEDGER_FEATURES = Features(
     {
         "_clean_id": Value("binary"),
@@ -28,6 +47,97 @@ _LEDGER_FEATURES = Features(
         "_unlock_note": Value("float64"),
     }
 )
+
+
+def check_fraction(fraction: float, poison: Poison) -> None:
+    """Refuse a share outside (0, 1], or below 1 without a key; warn of what a share below 1 costs."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction lies in (0, 1], got {fraction}")
+    if fraction < 1:
+        if poison.key is None:
+            raise ValueError("fraction < 1 chooses images by the key: this poison has none")
+        warn(
+            f"only {fraction:.0%} will be protected. The CUDA paper's victim reached 85.6 % with 80 % protected, "
+            "against 18.5 % with all (table 5): below full coverage, the clean part teaches what the rest hides "
+            "(docs/limits.md)",
+        )
+
+
+@dataclass(frozen=True)
+class Changed:
+    """One image that went through a method.
+
+    Attributes:
+        colour: uint8 (H, W, C), protected, or as it was where it was not chosen.
+        clean_id, protected_id: sample ids; that of the clean image is taken before colours are converted.
+        status: ``protected``, ``left`` (not chosen) or ``unchanged`` (nothing that can be seen of it changed).
+        note: what unlock needs.
+    """
+
+    colour: np.ndarray
+    clean_id: bytes
+    protected_id: bytes
+    status: str
+    note: float | None
+
+
+def protect_opened(
+    poison: Poison, stored: Sequence[Opened], tokens: Sequence[str], fraction: float = 1.0, codec: Codec | None = None
+) -> list[Changed]:
+    """Images of any size protected.
+
+    Args:
+        poison: ready to use.
+        stored: the images as they are stored.
+        tokens: class token of each.
+        fraction: share of the images to protect.
+        codec: which converts colours first; default: they stay.
+
+    Raises:
+        SampleError: images that cannot be protected, with their places among ``stored``.
+    """
+    ids = [sample_id(image.colour, token) for image, token in zip(stored, tokens, strict=True)]
+    opened = list(stored) if codec is None else [codec.prepare(image) for image in stored]
+    chosen = [row for row, id_ in enumerate(ids) if is_chosen(poison.key, id_, fraction)]
+    try:
+        changed = poison.protect_arrays(
+            [opened[row].colour for row in chosen], [tokens[row] for row in chosen], [ids[row] for row in chosen]
+        )
+    except SampleError as error:
+        raise SampleError.at([chosen[row] for row in error.rows], error) from None
+    by_row = dict(zip(chosen, changed, strict=True))
+    result = []
+    for row, (image, token) in enumerate(zip(opened, tokens, strict=True)):
+        colour = by_row.get(row, image.colour)
+        status = "left" if row not in by_row else "unchanged" if image.unprotected_by(colour) else "protected"
+        note = poison.unlock_note(image.colour, colour, token) if status == "protected" else None
+        result.append(Changed(colour, ids[row], sample_id(colour, token), status, note))
+    return result
+
+
+def refuse_protected(data: LabelledSet, poison: Poison, tokens: dict[str, list[str]]) -> None:
+    """Refuse a set that a ledger of this key knows as protected: a second protection hides the first from unlock.
+
+    Raises:
+        ValueError: names the first image and the ledger.
+    """
+    some: dict[bytes, str] = {}
+    for name in data.training:
+        rows = data.splits[name]
+        for row in spread(len(rows), SAMPLE):
+            try:
+                colour = rows.open(rows.stored(range(row, row + 1))[0]).colour
+            except (OSError, TypeError, ValueError):  # named later, with all others
+                continue
+            some[sample_id(colour, tokens[name][row])] = rows.place(row)
+    for id_, ledger in known_as_protected(poison, list(some)):
+        raise ValueError(
+            f"{some[id_]} is protected already, says the ledger {ledger}: protect the clean data, or undo the first "
+            "protection (ut.unlock, `unlearnable unlock`). To combine methods use Chain"
+        )
+
+
+# ---- data sets in memory ---------------------------------------------------------------------------------------------
 
 
 def protect(
@@ -42,15 +152,15 @@ def protect(
     num_proc: int | None = None,
     ledger: str | os.PathLike | None = None,
 ) -> Any:
-    """The data set with every picture protected.
+    """The data set with every image protected.
 
     Args:
         data: a ``Dataset``, or a ``DatasetDict`` whose training splits are protected and whose others are kept.
         poison: a protection method; fitted on the training data if it needs to be and is not.
-        fraction: share of the pictures to protect, in (0, 1], chosen by a keyed hash of each picture. All pictures
-            are encoded alike, so that the encoding does not tell which.
+        fraction: share of the images to protect, in (0, 1], chosen by a keyed hash of each image. All images are
+            encoded alike, so that the encoding does not say which.
         labels: secret classes that the protection follows instead of the label column, which stays as it is and may be
-            missing: ``"auto"``, clusters of pictures that look alike; or one class a row, integers or text (for a
+            missing: ``"auto"``, clusters of similar images; or one class a row, integers or text (for a
             ``DatasetDict`` with several training splits a mapping from split to that).
         clusters, backbone: of ``labels="auto"``, see :func:`~unlearnable_transforms.secret.labels.auto_labels`.
         keep: other image columns that may stay as they are. Without it they are refused: often they are copies.
@@ -59,12 +169,13 @@ def protect(
             folder, ``UNLEARNABLE_TRANSFORMS_CACHE`` or the platform's.
 
     Returns:
-        The same kind of data set, same features, pictures stored as PNG without any path.
+        The same kind of data set, same features, images stored as PNG without any path.
 
     Raises:
         TypeError: a streaming set (materialise it, or use ``ds.map(poison)``) or another kind of data set.
-        SampleError: pictures or labels that cannot be protected; rows named, counted in the whole data set.
-        ValueError: a second image column, a column that holds no images, a split of unclear purpose, fraction.
+        SampleError: images or labels that cannot be protected; rows named, counted in the whole data set.
+        ValueError: a second image column, a column that holds no images, a split of unclear purpose, a set that is
+            protected already, fraction.
     """
     if isinstance(data, IterableDataset | IterableDatasetDict):
         raise TypeError(
@@ -76,118 +187,365 @@ def protect(
             "use ut.ProtectedDataset(dataset, poison)"
         )
     check_fraction(fraction, poison)
-    splits = data if isinstance(data, DatasetDict) else {"": data}
-    chosen = {name: split for name, split in splits.items() if name == "" or is_train_split(name)}
-    if not chosen:
-        raise ValueError(f"none of the splits {list(splits)} is training data, so nothing would be protected")
-    formats = {name: split.format for name, split in chosen.items()}
     check_options(labels, clusters, backbone, poison.key)
+    rows = open_rows(data, "data", image_key=poison.image_key, label_key=poison.label_key)
+    rows.check_columns(poison.image_key, list(keep))
+    empty = [name for name in rows.training if not len(rows.splits[name])]
+    if empty:
+        raise ValueError(f"there are no rows to protect{f' in {empty}' if rows.named_splits else ''}")
     if labels is not None:
-        values = secret_classes(chosen, labels, poison, clusters=clusters, backbone=backbone)
-        chosen = with_secret(chosen, values)
+        hide(rows, labels, poison, clusters=clusters, backbone=backbone)
+    tokens = {name: rows.tokens(name, poison) for name in rows.training}
+    refuse_protected(rows, poison, tokens)
     if not poison.fitted:
-        if len(chosen) > 1:
-            raise NotFittedError(
-                f"fit the poison on one data set first: there are several training splits {list(chosen)}"
-            )
-        poison.fit(to_fit(next(iter(chosen.values())), poison))
+        poison.fit(rows.to_fit(poison))
     results, tables = {}, []
-    for name, split in chosen.items():
-        results[name], table = protect_split(split, poison, fraction, keep, name, num_proc=num_proc)
-        results[name].set_format(**formats[name])
-        tables.append(table)
-        unchanged = unchanged_rows(table)
+    for name in rows.training:
+        split = data[name] if isinstance(data, DatasetDict) else data
+        results[name], table = protect_split(rows, name, poison, fraction, tokens[name], num_proc=num_proc)
+        results[name].set_format(**split.format)
+        tables.append(table if isinstance(data, DatasetDict) else _renamed(table, ""))
+        unchanged = pc.indices_nonzero(pc.equal(table["status"], "unchanged")).to_pylist()
         if unchanged:
             warn(
-                f"{name_rows(unchanged)}: the method leaves the picture as it is (all black, perhaps): it is "
-                "unprotected",
+                f"{name_rows(unchanged)}: the method leaves the image as it is (all black, perhaps, or what it shows "
+                "is in its alpha channel): it is unprotected",
                 UnchangedWarning,
             )
     write_ledger(pa.concat_tables(tables), ledger, poison)
     if isinstance(data, DatasetDict):
         return DatasetDict({name: results.get(name, split) for name, split in data.items()})
-    return results[""]
+    return results[rows.training[0]]
 
 
 def protect_split(
-    data: Dataset, poison: Poison, fraction: float, keep: Collection[str], name: str, **map_options: Any
+    data: TableSet, name: str, poison: Poison, fraction: float, tokens: Sequence[str], **map_options: Any
 ) -> tuple[Dataset, pa.Table]:
-    """One data set protected, and its rows of the ledger. ``map_options`` go to ``Dataset.map``.
+    """One split protected, without a format, and its rows of the ledger. ``map_options`` go to ``Dataset.map``.
 
-    A column ``SECRET`` takes the place of the label column, and is left out of the result, which has no format.
+    What ``map`` keeps holds ids, classes and, after unlock, clean images: it lies in a private folder.
 
     Raises:
         As :func:`protect`.
     """
-    image_key, label_key = label_columns(data.column_names, poison)
-    refuse_second_image(image_key, [column for column in image_columns(data.features) if column not in keep])
-    check_labels(data, label_key, poison)  # all of them, first
-    plain = data.with_format(None)
-    mapped = plain.map(
-        _ProtectRows(poison, image_key, label_key, fraction),
+    rows = data.rows_of(name)
+    plain = rows.data.with_format(None)
+    fingerprint = Hasher.hash((plain._fingerprint, poison, fraction, checksum(repr(tokens).encode())))
+    mapped = map_privately(
+        plain,
+        ProtectRows(rows, poison, fraction, tokens),
+        fingerprint,
+        features=Features({**plain.features, **_LEDGER_FEATURES}),
+        desc=f"Protecting {name}" if data.named_splits else "Protecting",
+        **map_options,
+    )
+    columns = mapped.select_columns(list(_LEDGER_FEATURES)).with_format("arrow")[:]
+    columns = columns.rename_columns([column.removeprefix("_") for column in columns.column_names])
+    count = len(columns)
+    columns = columns.append_column("split", pa.repeat(pa.scalar(name), count))
+    columns = columns.append_column("row", pa.array(np.arange(count)))
+    return mapped.remove_columns(list(_LEDGER_FEATURES)), columns.select(SCHEMA.names)
+
+
+def _renamed(table: pa.Table, split: str) -> pa.Table:
+    return table.set_column(0, "split", pa.repeat(pa.scalar(split), len(table)))
+
+
+class ProtectRows:
+    """The function that ``Dataset.map`` calls on batches."""
+
+    def __init__(self, rows: TableRows, poison: Poison, fraction: float, tokens: Sequence[str]) -> None:
+        self.rows, self.poison, self.fraction, self.tokens = rows, poison, fraction, tokens
+
+    def __call__(self, batch: Any, positions: list[int]) -> dict[str, list]:
+        some = range(positions[0], positions[-1] + 1)
+        result: dict[str, list] = {name: [] for name in (self.rows.image_key, *_LEDGER_FEATURES)}
+        for first, opened in self.rows.chunks(some):
+            tokens = self.tokens[first : first + len(opened)]
+            with counted_in(range(first, first + len(opened))):
+                changed = protect_opened(self.poison, opened, tokens, self.fraction)
+            for image, token, made in zip(opened, tokens, changed, strict=True):
+                encoded = {"bytes": PNG.encode(image.close(made.colour)), "path": None}
+                facts = made.clean_id, made.protected_id, token, made.status, made.note
+                for column, value in zip(result, (encoded, *facts), strict=True):
+                    result[column].append(value)
+        return result
+
+
+def ledger_of(data: LabelledSet, poison: Poison) -> pa.Table:
+    """The ledger that protecting a set would write; nothing is written.
+
+    Raises:
+        SampleError: images or labels that cannot be protected, with their rows.
+    """
+    rows: list[dict[str, Any]] = []
+    for name in data.training:
+        tokens = data.tokens(name, poison)
+        for first, opened in data.splits[name].chunks():
+            some = range(first, first + len(opened))
+            names = tokens[first : some.stop]
+            with counted_in(some):
+                changed = protect_opened(poison, opened, names)
+            split = name if data.named_splits else ""
+            for row, token, made in zip(some, names, changed, strict=True):
+                facts = (split, row, made.clean_id, made.protected_id, token, made.status, made.note)
+                rows.append(dict(zip(SCHEMA.names, facts, strict=True)))
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def map_privately(data: Dataset, function: Callable, fingerprint: str, **options: Any) -> Dataset:
+    """``Dataset.map`` over batches with positions, whose cache file lies in a private folder until the process ends."""
+    scratch = Scratch()
+    _SCRATCH.append(scratch)
+    return data.map(
+        function,
         batched=True,
         batch_size=256,
         with_indices=True,
-        features=Features({**plain.features, **_LEDGER_FEATURES}),
-        desc=f"Protecting {name}".strip(),
-        **map_options,
+        cache_file_name=str(scratch.folder / "rows.arrow"),
+        load_from_cache_file=False,
+        new_fingerprint=fingerprint,
+        **options,
     )
-    table = _ledger_table(mapped, name)
-    return mapped.remove_columns([*_LEDGER_FEATURES, *({SECRET} & set(data.column_names))]), table
 
 
-def unchanged_rows(table: pa.Table) -> list[int]:
-    """The rows of a ledger whose pictures the method leaves as they are, counted in the table."""
-    return pc.indices_nonzero(pc.equal(table["status"], "unchanged")).to_pylist()
+# ---- files, Parquet, saved sets, tars --------------------------------------------------------------------------------
 
 
-def _ledger_table(mapped: Dataset, split: str) -> pa.Table:
-    columns = mapped.select_columns(list(_LEDGER_FEATURES)).with_format("arrow")[:]
-    columns = columns.rename_columns([column.removeprefix("_") for column in columns.column_names])
-    rows = len(columns)
-    columns = columns.append_column("split", pa.repeat(pa.scalar(split), rows))
-    columns = columns.append_column("row", pa.array(np.arange(rows)))
-    return columns.select(SCHEMA.names)
+def protect_source(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    poison: Poison,
+    *,
+    codec: Codec | None = None,
+    fraction: float = 1.0,
+    label: str | None = None,
+    labels: str | Path | None = None,
+    clusters: int | None = None,
+    backbone: str | Callable | None = None,
+    keep_splits: Collection[str] = (),
+    keep_columns: Collection[str] = (),
+    config: str | None = None,
+    workers: int = 1,
+    engine: Engine = "local",
+    ledger: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> Summary:
+    """Protect a source on the disk; go on where an earlier call was interrupted; or add what is new in the source.
+
+    Args:
+        source: a path or Hub name, as :func:`~unlearnable_transforms.data.open.open_data` takes it. What comes out is
+            of the same kind: image files in the same tree, Parquet, a saved set, tars; a Hub set becomes Parquet.
+        out: an empty or new folder, not in ``source``; or one that an earlier call wrote.
+        poison: a protection method; fitted on the training data if it needs to be and is not.
+        codec: how images are written; default: PNG with the colour profile. Tables hold PNG.
+        fraction: share of the images to protect, chosen by a keyed hash of each; all are encoded alike.
+        label: the class of all images of a folder: an album, an artist or a person.
+        labels: secret classes instead of the labels: ``"auto"``, ``"folder"`` or a CSV file, see
+            :func:`~unlearnable_transforms.secret.labels.hide`; ``clusters`` and ``backbone`` belong to ``"auto"``.
+        keep_splits: splits to write unprotected; others that are not training data are left out.
+        keep_columns: other image columns of a table that may stay as they are.
+        config: configuration of a Hub data set.
+        workers: processes, of one thread each.
+        engine: "local", or "ray": actors of a Ray cluster instead of processes. Source, output and the library's cache
+            must be on a storage that all its machines share.
+        ledger: where the private record goes; default: the library's cache.
+        progress: whether to show a progress bar on a terminal.
+
+    Returns:
+        What was done. Image files that could not be read are in ``failed``: none of them is in ``out``.
+
+    Raises:
+        ValueError: the source, the output folder or the journal are not as they must be.
+        OSError: the output cannot be written, e.g. the disk is full. Call again to continue.
+        SampleError: rows of a table or tar that cannot be protected, or a method that cannot learn from these images.
+    """
+    out, codec = Path(out), codec or Codec()
+    check_fraction(fraction, poison)
+    check_engine(engine)
+    check_places(os.fspath(source), out)
+    check_ledger_place(ledger, out)
+    if label is not None and labels is not None:
+        raise ValueError("label is one class for all, labels are secret classes: give one of the two")
+    check_options(labels, clusters, backbone, poison.key)
+    data = open_data(
+        source,
+        label=label,
+        unlabelled=labels is not None,
+        keep_splits=keep_splits,
+        image_key=poison.image_key,
+        label_key=poison.label_key,
+        config=config,
+    )
+    if codec != Codec() and not data.any_format:
+        raise ValueError("the format and the colour profile are chosen for image files; tables hold PNG")
+    data.check_columns(poison.image_key, list(keep_columns))
+    units = data.units(codec)
+    with open_journal(out) as journal:
+        hidden = {}
+        if labels is not None:
+            memory = journal.directory / SECRET_CLASSES
+            hidden = hide(data, labels, poison, clusters=clusters, backbone=backbone, processes=workers, memory=memory,
+                          recall=journal.begun)  # fmt: skip
+        classes = _keep_classes(data, poison)
+        tokens = {name: data.tokens(name, poison) for name in data.training}  # all labels are looked at first
+        refuse_protected(data, poison, tokens)
+        settings = {
+            "source": os.path.abspath(data.source) if Path(data.source).exists() else data.source,
+            "configuration": config,
+            **poison.public_config(),
+            "format": codec.format,
+            "quality": codec.quality if codec.format == "jpeg" else None,
+            "colour profile": codec.icc,
+            "fraction": fraction,
+            "label": label,
+            "kept splits": sorted(keep_splits),
+            "kept columns": sorted(keep_columns),
+            "classes": classes,
+            **hidden,
+            **({} if data.may_leave_out else {"files": [unit.target for unit in units]}),
+        }
+        journal.begin(settings)
+        make_ready(poison, data, unfinished(data, units, journal), journal)
+        job = Protect(data, out.resolve(), codec, poison, fraction, tokens)
+        records = run(job, units, journal, workers=workers, engine=engine, progress=progress)
+        number = len(data.names or set(data.secret[data.training[0]])) if data.secret is not None else None
+        summary = _finish(out, data, units, records, journal, poison, ledger, number)
+        journal.finish()
+        return summary
 
 
-class _ProtectRows:
-    """The function that ``Dataset.map`` calls on batches; its attributes are its fingerprint."""
+def _keep_classes(data: LabelledSet, poison: Poison) -> list[str] | None:
+    """The names of the classes, in the order of their numbers under the key, which keeps them for later runs."""
+    if data.by_name and data.secret is None and poison.key is not None and poison.classes is None:
+        names = keep_names(data.names or [], poison.key)
+        mine = set(class_numbers(data.names or [], poison.key).values())
+        return [name if number in mine else "" for number, name in enumerate(names)]
+    return data.names
 
-    version = 1
 
-    def __init__(self, poison: Poison, image_key: str, label_key: str, fraction: float) -> None:
-        self.state = (self.version, image_key, label_key, float(fraction))
-        self.poison = poison
+@dataclass(frozen=True)
+class Protect(Job):
+    """Protects rows. What it returns is small.
 
-    def __call__(self, batch: Any, positions: list[int]) -> dict[str, list]:
-        _, image_key, label_key, fraction = self.state
-        stored, reader = stored_images(batch, image_key)
-        tokens = batch_tokens(batch[label_key], len(stored), self.poison.classes)
-        rows: dict[str, list] = {name: [] for name in (image_key, *_LEDGER_FEATURES)}
+    Attributes:
+        poison: ready to use.
+        fraction: share of the images to protect.
+        tokens: class token of each row, by split; other splits are encoded anew and not protected.
+    """
+
+    poison: Poison
+    fraction: float
+    tokens: dict[str, list[str]]
+
+    def change(self, unit: Unit, rows: range, opened: list[Opened], failed: Failures) -> tuple[list[bytes], list[Any]]:
+        images: list[bytes] = []
+        if unit.split not in self.tokens:
+            for row, image in zip(rows, map(self.codec.prepare, opened), strict=True):
+                images.append(self.encode(row, image.close(image.colour), failed))
+            return images, [{"status": "kept"}] * len(images)
+        tokens = self.tokens[unit.split][rows.start : rows.stop]
         try:
-            for start, opened in open_chunks(stored, reader):
-                names = tokens[start : start + len(opened)]
-                ids = [sample_id(picture.colour, token) for picture, token in zip(opened, names, strict=True)]
-                chosen = [row for row, id_ in enumerate(ids) if is_chosen(self.poison.key, id_, fraction)]
-                colours = [picture.colour for picture in opened]
-                try:
-                    changed = self.poison.protect_arrays(
-                        [colours[row] for row in chosen], [names[row] for row in chosen]
-                    )
-                except SampleError as error:
-                    raise SampleError.at([start + chosen[row] for row in error.rows], error) from None
-                results = dict(zip(chosen, changed, strict=True))
-                for row, (picture, token, clean_id) in enumerate(zip(opened, names, ids, strict=True)):
-                    colour = results.get(row, picture.colour)
-                    protected_id = sample_id(colour, token)
-                    same = protected_id == clean_id
-                    status = "left" if row not in results else "unchanged" if same else "protected"
-                    note = self.poison.unlock_note(picture.colour, colour, token) if status == "protected" else None
-                    for column, value in zip(
-                        rows, (picture.close(colour), clean_id, protected_id, token, status, note), strict=True
-                    ):
-                        rows[column].append(value)
+            changed = protect_opened(self.poison, opened, tokens, self.fraction, self.codec)
         except SampleError as error:
-            where = [positions[row] for row in error.rows] if error.rows or len(stored) > 1 else [positions[0]]
-            raise SampleError.at(where, error) from None
-        return rows
+            failed += [(rows[row], error.reason) for row in error.rows or range(len(rows))]
+            return [], []
+        facts: list[Any] = []
+        every = measured_every(len(self.tokens[unit.split]))
+        for row, stored, token, made in zip(rows, opened, tokens, changed, strict=True):
+            image = self.codec.prepare(stored)
+            images.append(self.encode(row, image.close(made.colour), failed))
+            decoded, protected_id = made.colour, made.protected_id
+            if self.codec.format == "jpeg" and images[-1]:  # others will know the image by the pixels that they decode
+                decoded = open_bytes(images[-1]).colour
+                protected_id = sample_id(decoded, token)
+            fact: dict[str, Any] = {
+                "status": made.status,
+                "clean_id": made.clean_id.hex(),
+                "protected_id": protected_id.hex(),
+            }
+            fact |= {"token": token, "note": made.note}
+            if made.status == "protected" and row % every == 0:
+                fact["measured"] = measure(image.colour, decoded)
+            facts.append(fact)
+        return images, facts
+
+
+# ---- the end of a run ------------------------------------------------------------------------------------------------
+
+
+def _finish(
+    out: Path,
+    data: LabelledSet,
+    units: Sequence[Unit],
+    records: Sequence[Record],
+    journal: Journal,
+    poison: Poison,
+    ledger: str | os.PathLike | None,
+    hidden: int | None,
+) -> Summary:
+    failed = [entry for record in records if record["status"] == "failed" for entry in record["unreadable"]]
+    failed += list(data.unreadable.items())
+    if failed and not data.may_leave_out:
+        raise SampleError(
+            f"{'; '.join(place for place, _ in failed[:MAX_NAMED])}"
+            f"{f' ... ({len(failed)} in all)' if len(failed) > MAX_NAMED else ''}: {failed[0][1]}. Repair or remove "
+            "them, then start with an empty output folder"
+        )
+    summary = Summary(kind=data.kind, others=data.others, failed=[(place, reason) for place, reason in failed])
+    listed = {unit.target for unit in units}
+    gone = [record for record in journal.records() if record["target"] not in listed and record["status"] != "failed"]
+    table = pa.Table.from_batches(list(_ledger_batches([*records, *gone], data.named_splits, summary)), SCHEMA)
+    summary.ledger = str(write_ledger(table, ledger, poison, replaces=journal.directory / "ledger.txt"))
+    written = {record["target"]: record["checksum"] for record in records if record["status"] != "failed"}
+    summary.notes += data.finish(out, {unit: written[unit.target] for unit in units if unit.target in written})
+    if gone:
+        summary.notes.append(
+            f"{len(gone)} images are no longer in the source; their protected files stay: "
+            f"{named([record['place'] for record in gone])}"
+        )
+    if hidden is not None:
+        summary.notes.append(hidden_note(hidden))
+    elif data.names is not None or data.labels_from == "--label":
+        summary.notes.append(classes_note(data))
+    if data.left_out:
+        summary.notes.append(f"splits left out, not being training data: {', '.join(data.left_out)} (--keep-split)")
+    return summary
+
+
+def classes_note(data: LabelledSet) -> str:
+    """What was read as classes, and where."""
+    names = data.names or ["one class for all images"]
+    return f"{len(names)} class{'es' if len(names) > 1 else ''} ({named(names)}), from {data.labels_from}"
+
+
+def _ledger_batches(records: Sequence[Record], split_names: bool, summary: Summary) -> Iterator[pa.RecordBatch]:
+    """The ledger's rows, in the order of the records; the summary counts them."""
+    rows: list[dict[str, Any]] = []
+    counts: Counter[str] = Counter()
+    for record in records:
+        if record["status"] == "failed":
+            continue
+        summary.bytes_in += record["size"]
+        summary.bytes_out += record["bytes"]
+        split = record["split"] if split_names else ""
+        for place, fact in enumerate(record["facts"]):
+            summary.count(record, place, fact)
+            if fact["status"] == "kept":
+                continue
+            rows.append(
+                {
+                    "split": split,
+                    "row": counts[split],
+                    "clean_id": bytes.fromhex(fact["clean_id"]),
+                    "protected_id": bytes.fromhex(fact["protected_id"]),
+                    "class_token": fact["token"],
+                    "status": fact["status"],
+                    "unlock_note": fact.get("note"),
+                }
+            )
+            counts[split] += 1
+            if len(rows) == LEDGER_ROWS:
+                yield pa.RecordBatch.from_pylist(rows, SCHEMA)
+                rows = []
+    yield pa.RecordBatch.from_pylist(rows, SCHEMA)

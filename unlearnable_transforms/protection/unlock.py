@@ -6,6 +6,7 @@ compared with the ids of the clean pictures.
 """
 
 import os
+import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,29 +17,29 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict, Features, Value
 
-from ..data.columns import find_columns, is_train_split, stored_images
+from ..data.base import TRAIN, LabelledSet
 from ..data.image import open_chunks, open_image
+from ..data.table import TableRows, TableSet, open_rows
+from ..errors import UnlearnableWarning
 from ..files import private_directory
-from ..jobs.ledger import fits_key, names_method, other_method, read_ledger
-from ..poisons.base import NotFittedError, Poison
+from ..jobs.ledger import check_fit, names_method, other_method, read_ledger
+from ..poisons.base import Poison
 from ..poisons.batches import counted_in
 from ..poisons.chain import Chain
-from ..poisons.classlist import ClassListPoison
-from ..poisons.fitted import FittedPoison
 from ..poisons.undo import unlock_arrays
 from ..sample import SampleError, batch_tokens, class_value, ids_as, sample_id, spread
 from ..warn import warn
+from .protect import PNG, map_privately
 from .unlock_check import fits_pictures
 
 SAMPLE = 20  # pictures by which ledgers, key and options are recognised
 EXACT, NEAR, UNKNOWN, CLEAN = "exact", "near", "unknown", "clean"
-_NO_LABEL = "-"  # stands for a label column that is not there
 _SAYS = "says that they were protected with"
 
 Picture = tuple[np.ndarray, str | None]  # uint8 (H, W, C) and its class token, where a label says it
 
 
-class UnlockWarning(UserWarning):
+class UnlockWarning(UnlearnableWarning):
     """Pictures that are not restored exactly."""
 
 
@@ -81,15 +82,14 @@ def unlock(
         unlocker = make_unlocker(poison, some, ledger, changed)
         result, counts = _unlock_batch(images, tokens, unlocker)
     elif isinstance(protected, Dataset | DatasetDict):
-        splits = protected if isinstance(protected, DatasetDict) else {"": protected}
-        chosen = {name: split for name, split in splits.items() if name == "" or is_train_split(name)}
-        unlocker = make_unlocker(poison, some_pictures(chosen, poison), ledger, changed)
+        data = open_rows(protected, "data", image_key=poison.image_key, label_key=poison.label_key)
+        unlocker = make_unlocker(poison, some_images(data, poison), ledger, changed)
         done, counts = {}, Counter[str]()
-        for name, split in chosen.items():
-            done[name], states = unlock_split(split, unlocker, num_proc=num_proc)
-            done[name].set_format(**split.format)
+        for name in data.training:
+            done[name], states = _unlock_split(data, name, unlocker, num_proc=num_proc)
+            done[name].set_format(**data.rows_of(name).data.format)
             counts += states
-        result = DatasetDict({**splits, **done}) if isinstance(protected, DatasetDict) else done[""]
+        result = DatasetDict({**protected, **done}) if isinstance(protected, DatasetDict) else done[TRAIN]
     else:
         raise TypeError(
             f"unlock takes a datasets.Dataset or DatasetDict, or a tuple (images, labels), not "
@@ -163,10 +163,7 @@ def _find_records(poison: Poison, some: Sequence[Picture], ledger: str | os.Path
     fingerprint = None if poison.key is None else poison.key.fingerprint
     if ledger is not None:
         table = read_ledger(ledger)
-        if not fits_key(table, fingerprint):
-            raise ValueError(f"{ledger} was written for another key than {poison!r} has: use the key of that time")
-        if other := other_method(table, poison):
-            raise ValueError(f"{ledger} {_SAYS} {other}")
+        check_fit(table, ledger, poison)
         return Records([table], complete=True)
     ours: list[tuple[Path, pa.Table]] = []
     others: list[tuple[Path, pa.Table]] = []
@@ -183,7 +180,7 @@ def _find_records(poison: Poison, some: Sequence[Picture], ledger: str | os.Path
         )
     fitting = [table for _, table in ours if not other_method(table, poison)]
     if ours and not fitting:
-        raise ValueError(f"the ledger {ours[0][0]} {_SAYS} {other_method(ours[0][1], poison)}")
+        check_fit(ours[0][1], ours[0][0], poison)
     return Records(fitting, complete=False)
 
 
@@ -261,19 +258,7 @@ def make_unlocker(
         records.complete = True  # secret classes: where the ledger does not know a picture, its label says nothing
     ids = [record.clean_id for record in records.by_id.values() if record.status == "protected"]
     ids = ids or [sample_id(colour, token) for colour, token in some if token is not None]
-    for link in poison.links if isinstance(poison, Chain) else (poison,):
-        if link.fitted:
-            continue
-        if isinstance(link, FittedPoison):
-            link.recall(ids)
-        elif isinstance(link, ClassListPoison) and records.tokens:
-            values = [class_value(token) for token in records.tokens]
-            link.fit((values, values))  # only labels are read
-        else:
-            raise NotFittedError(
-                f"{type(link).__name__} has learnt nothing, and no ledger says what it had: pass the method as it was "
-                "when it protected these pictures (docs/unlock.md)"
-            )
+    poison.recall(ids, [class_value(token) for token in records.tokens])
     if not (changed or (records.named and has_keys(poison))):
         _check_pictures(poison, some, records)
     return Unlocker(poison, records)
@@ -325,30 +310,41 @@ def _unlock_batch(images: Any, tokens: Sequence[str | None], unlocker: Unlocker)
 # ---- data sets -------------------------------------------------------------------------------------------------------
 
 
-def some_pictures(splits: Mapping[str, Dataset], poison: Poison) -> list[Picture]:
-    """Some pictures of data sets, as :func:`make_unlocker` takes them."""
-    pictures: list[Picture] = []
-    for data in splits.values():
-        image_key, label_key = columns_of(data, poison)
-        some = data.with_format(None).select(spread(len(data), SAMPLE))
-        tokens = _tokens([row[label_key] for row in some] if label_key else None, len(some), poison)
-        pictures += zip((open_image(image).colour for image in some[image_key]), tokens, strict=True)
-    return pictures
+def tokens_of(data: LabelledSet, split: str, poison: Poison) -> list[str] | None:
+    """The class token of each row; None where there are no labels, since secret classes are in the ledger alone."""
+    return None if data.splits[split].labels is None else data.tokens(split, poison)
 
 
-def unlock_split(data: Dataset, unlocker: Unlocker, **map_options: Any) -> tuple[Dataset, Counter[str]]:
-    """One data set undone, without a format, and how well. ``map_options`` go to ``Dataset.map``.
+def some_images(data: LabelledSet, poison: Poison) -> list[Picture]:
+    """Some training images of a set, as :func:`make_unlocker` takes them.
+
+    Raises:
+        ValueError: one that cannot be read.
+    """
+    result: list[Picture] = []
+    for name in data.training:
+        rows, tokens = data.splits[name], tokens_of(data, name, poison)
+        for row in spread(len(rows), SAMPLE):
+            try:
+                colour = rows.open(rows.stored(range(row, row + 1))[0]).colour
+            except (TypeError, ValueError) as error:
+                raise SampleError(f"{rows.place(row)}: {error}") from None
+            result.append((colour, None if tokens is None else tokens[row]))
+    return result
+
+
+def _unlock_split(data: TableSet, name: str, unlocker: Unlocker, **map_options: Any) -> tuple[Dataset, Counter[str]]:
+    """One split undone, without a format, and how well. ``map_options`` go to ``Dataset.map``.
 
     Raises:
         SampleError: as :func:`unlock`.
     """
-    image_key, label_key = columns_of(data, unlocker.poison)
-    plain = data.with_format(None)
-    mapped = plain.map(
-        _UnlockRows(unlocker, image_key, label_key),
-        batched=True,
-        batch_size=256,
-        with_indices=True,
+    rows = data.rows_of(name)
+    plain = rows.data.with_format(None)
+    mapped = map_privately(
+        plain,
+        _UnlockRows(rows, unlocker, tokens_of(data, name, unlocker.poison)),
+        secrets.token_hex(8),
         features=Features({**plain.features, "_state": Value("string")}),
         desc="Unlocking",
         **map_options,
@@ -360,31 +356,17 @@ def unlock_split(data: Dataset, unlocker: Unlocker, **map_options: Any) -> tuple
 class _UnlockRows:
     """The function that ``Dataset.map`` calls on batches."""
 
-    def __init__(self, unlocker: Unlocker, image_key: str, label_key: str | None) -> None:
-        self.unlocker, self.image_key, self.label_key = unlocker, image_key, label_key
+    def __init__(self, rows: TableRows, unlocker: Unlocker, tokens: Sequence[str] | None) -> None:
+        self.rows, self.unlocker, self.tokens = rows, unlocker, tokens
 
     def __call__(self, batch: Any, positions: list[int]) -> dict[str, list]:
-        stored, reader = stored_images(batch, self.image_key)
-        tokens = _tokens(batch[self.label_key] if self.label_key else None, len(stored), self.unlocker.poison)
-        results: dict[str, list] = {self.image_key: [], "_state": []}
-        with counted_in(positions):
-            for start, opened in open_chunks(stored, reader):
-                rows = range(start, start + len(opened))
-                with counted_in(rows):
-                    changed = self.unlocker([picture.colour for picture in opened], [tokens[row] for row in rows])
-                for picture, colour, state in zip(opened, *changed, strict=True):
-                    results[self.image_key].append(picture.close(colour))
-                    results["_state"].append(state)
-        return results
-
-
-def columns_of(data: Dataset, poison: Poison) -> tuple[str, str | None]:
-    """The image and the label column; the latter may be missing, since secret classes stand in the ledger."""
-    try:
-        return find_columns(data.column_names, poison.image_key, poison.label_key)
-    except KeyError:
-        return find_columns([*data.column_names, _NO_LABEL], poison.image_key, _NO_LABEL)[0], None
-
-
-def _tokens(labels: Any, count: int, poison: Poison) -> Sequence[str | None]:
-    return [None] * count if labels is None else batch_tokens(labels, count, poison.classes)
+        result: dict[str, list] = {self.rows.image_key: [], "_state": []}
+        for first, opened in self.rows.chunks(range(positions[0], positions[-1] + 1)):
+            some = range(first, first + len(opened))
+            tokens = [None if self.tokens is None else self.tokens[row] for row in some]
+            with counted_in(some):
+                changed = self.unlocker([image.colour for image in opened], tokens)
+            for image, colour, state in zip(opened, *changed, strict=True):
+                result[self.rows.image_key].append({"bytes": PNG.encode(image.close(colour)), "path": None})
+                result["_state"].append(state)
+        return result

@@ -2,26 +2,31 @@
 
 import json
 import re
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from datasets import DatasetInfo, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
+from jinja2 import Environment, StrictUndefined
 
 from ..defenses import list_defenses
+from ..errors import printable
 from ..evaluation.report import Report
-from ..evaluation.tables import Row, Table
+from ..evaluation.tables import Headline, Row, Table
 from ..evaluation.text import entry_text, headline_text, percent
-from ..jobs.ledger import without
-from ..poisons.base import Poison
+from ..files import Markdown, markdown_text
+from ..poisons.base import Poison, decisive
 from ..poisons.chain import Chain
 from .scan import Checked
-from .stage import ALONE, Upload
+from .stage import ALONE, CARD, Upload
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+LINK = "https://pypi.org/project/unlearnable-transforms/"
+UNVERIFIED = "coverage not verified"  # as the coverage begins where no record knows every image
+_PLAIN = "none (erm)"
 WON_BACK = 0.5  # a defense that wins back more than this share of what clean pictures give undoes the protection
 
 
@@ -35,6 +40,7 @@ class About:
         coverage: how it is known that every picture is protected.
         originals_public: whether the originals can be had by everybody; None: not said.
         licence: identifier of the Hub, or None.
+        description, contact: what the set is, and whom to ask; or None.
         opt_out: whether training and data mining are reserved.
         gated: whether access is asked for.
     """
@@ -47,34 +53,54 @@ class About:
     coverage: str
     originals_public: bool | None
     licence: str | None
+    description: str | None
+    contact: str | None
     opt_out: bool
     gated: bool
 
 
 def make_card(about: About, report: Report | None) -> str:
-    """The text of README.md.
+    """The text of README.md: README.md.j2, where every value is shown as text and as nothing else.
 
     Raises:
         ValueError: the report is about other methods.
     """
-    name = about.repo.split("/")[-1]
-    sections = [
-        f"# {name}",
-        _what(about),
-        "## Measured",
-        "\n\n".join(_measured(about, report)) if report else "Nothing was measured.",
-        "## What it does not do",
-        "\n".join(f"- {line}" for line in _limits(about, report)),
-        "## Use, licence and opt-out",
-        _use(about),
-        "## Check it",
-        f"```bash\nunlearnable verify {about.repo}                  # are the files those that were published?\n"
-        f"unlearnable verify {about.repo} --key FILE       # and is this the key?\n```",
-        "## Cite",
-        _cite(about),
-    ]
-    card = DatasetCard(f"---\n{metadata(about).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
-    return str(card)
+    environment = Environment(
+        autoescape=False,
+        finalize=markdown_text,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["code"] = _code
+    template = environment.from_string(Path(__file__).with_name(f"{CARD}.j2").read_text("utf-8"))
+    checked, upload = about.checked, about.upload
+    owner, _, name = about.repo.rpartition("/")
+    arguments = {name: value for name, value in about.config["arguments"].items() if value is not None}
+    text = template.render(
+        about=about,
+        upload=upload,
+        checked=checked,
+        link=Markdown(LINK),
+        verified=not about.coverage.startswith(UNVERIFIED),
+        arguments=json.dumps(arguments, sort_keys=True, ensure_ascii=False) if arguments else "",
+        clean=sum(count for split, count in checked.rows.items() if split not in upload.training),
+        partly=sum(checked.counts.get(status, 0) for status in ("left", "unchanged")),
+        total=sum(checked.counts.values()),
+        repo=Markdown(about.repo),  # letters, digits, "_", "." and "-"
+        owner=Markdown(owner),
+        name=Markdown(name),
+        cite=Markdown(re.sub(r"[^A-Za-z0-9]+", "-", about.repo)),
+        papers=[link.paper for link in links_of(about.poison) if link.paper],
+        **_measured(about, report),
+    )
+    return str(DatasetCard(f"---\n{metadata(about).to_yaml()}\n---\n\n" + re.sub(r"\n{3,}", "\n\n", text)))
+
+
+def _code(text: str) -> Markdown:
+    """Text between backticks, where nothing but a backtick means anything."""
+    return Markdown(f"`{printable(text).replace('`', chr(39))}`")
 
 
 def metadata(about: About) -> DatasetCardData:
@@ -100,7 +126,7 @@ def metadata(about: About) -> DatasetCardData:
         info = DatasetInfo(features=upload.features, splits=splits, download_size=total, dataset_size=total)
         DatasetInfosDict({"default": info}).to_dataset_card_data(data)
     if about.gated and about.opt_out:
-        data["extra_gated_prompt"] = "You agree not to train models on these pictures, and not to mine them."
+        data["extra_gated_prompt"] = "You agree not to train models on these images, and not to mine them."
     return data
 
 
@@ -120,171 +146,71 @@ def _configuration(upload: Upload) -> dict[str, Any]:
     return {"config_name": "default", "data_files": chosen, **drop}
 
 
-# ---- sections --------------------------------------------------------------------------------------------------------
+# ---- what was measured -----------------------------------------------------------------------------------------------
 
 
-def _what(about: About) -> str:
-    checked, config = about.checked, about.config
-    rows = [f"| {split} | {count:,} | {_state(about, split)} |" for split, count in checked.rows.items()]
-    given = {name: value for name, value in config["arguments"].items() if value is not None}
-    arguments = f"`{_cell(json.dumps(given, sort_keys=True, ensure_ascii=False))}`" if given else "the defaults"
-    lines = [
-        "The pictures of the training data were changed before they were published, with the aim that models which "
-        "train on them do badly on clean pictures. What that is worth is what was measured, below.",
-        "",
-        "| split | pictures | |",
-        "|---|---|---|",
-        *rows,
-        "",
-        f"- Method: {about.poison.title}, version {config['version']}, arguments: {arguments}",
-        f"- Key: private, fingerprint `{config['key_fingerprint']}`"
-        if config["key_fingerprint"]
-        else "- Key: none; the method's values are private",
-        f"- Coverage: **{about.coverage}**",
-        f"- Encoding: {', '.join(checked.formats)}, without metadata",
-    ]
-    if about.upload.classes:
-        shown = ", ".join(map(str, about.upload.classes[:100]))
-        lines.append(f"- Classes ({len(about.upload.classes)}): {shown}")
-    return "\n".join(lines)
-
-
-def _state(about: About, split: str) -> str:
-    if split not in about.upload.training:
-        return "**not protected**: clean pictures, for tests"
-    parts = [f"{count:,} {status}" for status, count in about.checked.counts.items()]
-    return ", ".join(parts)
-
-
-def _measured(about: About, report: Report) -> Iterator[str]:
-    """The headline and a table for each victim and recipe, worst case first."""
+def _measured(about: About, report: Report | None) -> dict[str, Any]:
+    """What the template says of a report."""
+    if report is None:
+        return {"tables": [], "undoing": [], "tried": [], "untried": 0, "worst": None}
     found = rows_of_method(report, about.config)
-    headlines = [line for table, rows in found for line in table.headlines if line.row in rows]
-    if headlines:
-        worst = max(headlines, key=lambda line: line.entry.last or 0)
-        yield f"**The worst case: {_cell(headline_text(worst))}**"
-    for table, rows in found:
-        yield _table(table, rows)
+    tried, undoing = _undoing(found)
+    headlines = [(table, line) for table, rows in found for line in table.headlines if line.row in rows]
     others = {fingerprint for table, rows in found for fingerprint in _fingerprints(table, rows)}
-    if others and about.config["key_fingerprint"] not in others:
-        yield "Measured with other keys of the same method: how well a key does varies."
-    date = max(str(cell.get("date", "")) for cell in report.cells)
-    yield f"Accuracy on clean test pictures, last epoch. Computed by `unlearnable evaluate`, {date}."
+    return {
+        "worst": _worst(*max(headlines, key=lambda pair: pair[1].entry.last or 0)) if headlines else None,
+        "tables": [_table(table, rows) for table, rows in found],
+        "other_keys": bool(others) and about.config["key_fingerprint"] not in others,
+        "date": max(str(cell.get("date", "")) for cell in report.cells),
+        "undoing": undoing,
+        "tried": tried,
+        "untried": len(set(list_defenses()) - tried),
+    }
 
 
-def _table(table: Table, rows: list[Row]) -> str:
-    about = table.about
+def _worst(table: Table, line: Headline) -> dict[str, Any]:
+    """The headline, and beside it what the control loses under the same defense."""
+    rows = [
+        row for row in table.rows if _role(table, row) == "control" and _cell_of(table, row)["set"]["of"] == line.row[0]
+    ]
+    entries = {row[0]: table.entries.get((row, line.defense)) for row in rows}
+    lost = {name: entry.protection for name, entry in entries.items() if entry and entry.protection is not None}
+    name = max(lost, key=lambda name: lost[name], default=None)
+    control = None if name is None else {"name": name, "lost": percent(lost[name])}
+    return {"text": headline_text(line), "control": control}
+
+
+def _table(table: Table, rows: list[Row]) -> dict[str, Any]:
+    """A table as the template shows it: the worst defense first."""
     shown = [row for row in table.rows if row in rows or _role(table, row) in ("clean", "control")]
     worst = {column: max((_last(table, row, column) for row in rows), default=-1.0) for column in table.columns}
-    columns = sorted(table.columns, key=lambda column: (-worst[column], column))
-    lines = [
-        f"Victim {about['victim']}, recipe {about['recipe']}, {about['rows']:,} training pictures at "
-        f"{about['image_size']} px, {about['test_rows']:,} test pictures, {len(about['classes'])} classes, "
-        f"seeds {', '.join(map(str, about['seeds']))}; in %:",
-        "",
-        "| defense | " + " | ".join(_cell(row[0]) for row in shown) + " |",
-        "|---" * (1 + len(shown)) + "|",
-    ]
-    for column in columns:
-        name = "none (erm)" if column == "erm" else column
-        entries = [entry_text(table.entries.get((row, column))) for row in shown]
-        lines.append(f"| {_cell(name)} | " + " | ".join(entries) + " |")
-    return "\n".join(lines)
+    return {
+        "about": table.about,
+        "rows": [row[0] for row in shown],
+        "columns": [
+            (
+                "none (erm)" if column == "erm" else column,
+                [entry_text(table.entries.get((row, column))) for row in shown],
+            )
+            for column in sorted(table.columns, key=lambda column: (-worst[column], column))
+        ],
+    }
 
 
-def _limits(about: About, report: Report | None) -> Iterator[str]:
-    checked = about.checked
-    if report is None:
-        yield "How far it holds is not known: no victim and no defense was measured."
-    else:
-        yield from _measured_limits(about, report)
-    clean = sum(count for split, count in checked.rows.items() if split not in about.upload.training)
-    if clean:
-        yield f"{clean:,} pictures of this set are clean (see above), and anybody can train on those."
-    partly = {status: checked.counts.get(status, 0) for status in ("left", "unchanged")}
-    if any(partly.values()):
-        yield (
-            f"{sum(partly.values()):,} of {sum(checked.counts.values()):,} training pictures are not protected: "
-            "what they teach, they teach."
-        )
-    if checked.missing:
-        yield f"{checked.missing:,} pictures that were protected with these are not published here."
-    if about.originals_public:
-        yield (
-            "**The originals are public.** Everybody can train on them instead, and everybody has pairs of a clean and "
-            "a protected picture, from which a protection can be undone (BridgePure, NeurIPS 2025). This set is for "
-            "study; it protects nothing."
-        )
-    elif about.originals_public is None:
-        yield "Whether the originals can be had elsewhere was not said. Where they can, this protects nothing."
-    if checked.pairs:
-        yield (
-            f"{checked.pairs:,} clean pictures of the other splits show what a protected one shows: pairs, in this set "
-            "itself."
-        )
-    yield "It does not keep people from copying the pictures, nor models that know their subject from recognising it."
-
-
-def _measured_limits(about: About, report: Report) -> Iterator[str]:
+def _undoing(found: list[tuple[Table, list[Row]]]) -> tuple[set[str], list[dict[str, str]]]:
+    """The names of the defenses that were tried; and those that win back more than half of the loss, worst first."""
     tried: set[str] = set()
-    told: dict[str, tuple[float, str]] = {}
-    for table, rows in rows_of_method(report, about.config):
-        for row in rows:
-            for column in table.columns:
-                entry = table.entries.get((row, column))
-                if entry is None or entry.last is None:
-                    continue
-                tried.add(entry.cells[0]["defense"]["name"])
-                won = entry.recovery or 0
-                if won > max(WON_BACK, told.get(column, (0, ""))[0]):
-                    told[column] = won, f"{percent(entry.last)} % where clean pictures give {percent(entry.clean)} %"
-    for column, (won, figures) in sorted(told.items(), key=lambda item: -item[1][0]):
-        yield f"It does not hold against {column}: {figures}, {percent(won, 0)} % of the loss won back."
-    if not told and len(tried) > 1:
-        yield f"Of the {len(tried)} ways of training tried, none won back more than half of the loss; see the table."
-    untried = [name for name in list_defenses() if name not in tried]
-    if untried:
-        yield f"Not measured: {', '.join(untried)}."
-
-
-def _use(about: About) -> str:
-    lines = [
-        "Intended for data that the publisher owns, or may alter and publish; for people to look at, and for research "
-        "on protection.",
-        "",
-        f"- Licence: {about.licence}" if about.licence else "- Licence: none was stated",
-    ]
-    if about.opt_out:
-        lines.append(
-            "- Opt-out: training of models, generative or not, and text and data mining are **not allowed** "
-            "(a reservation in the sense of Article 4(3) of Directive (EU) 2019/790). For programs: `opt_out` in "
-            "`protection.json`, in the words of the CAWG assertion on training and data mining"
-        )
-    else:
-        lines.append("- Opt-out: none was declared")
-    return "\n".join(lines)
-
-
-def _cite(about: About) -> str:
-    owner, _, name = about.repo.rpartition("/")
-    entry = [
-        "```bibtex",
-        f"@misc{{{re.sub(r'[^A-Za-z0-9]+', '-', about.repo)},",
-        *([f"  author = {{{owner}}},"] if owner else []),
-        f"  title = {{{name}}},",
-        f"  howpublished = {{\\url{{https://huggingface.co/datasets/{about.repo}}}}},",
-        "}",
-        "```",
-    ]
-    papers = [paper for link in _links(about.poison) if (paper := paper_of(link))]
-    return "\n".join([*entry, "", "Methods, as this library implements them:", *(f"- {paper}" for paper in papers)])
-
-
-def paper_of(poison: Poison) -> str | None:
-    """Where a method comes from: the first sentence of its file, up to the paper in parentheses."""
-    text = " ".join((sys.modules[type(poison).__module__].__doc__ or "").split("\n\n")[0].split())
-    found = re.match(r"[^()]+\([^()]*\d{4}[^()]*\)", text)
-    return found[0] if found else None
+    undoing: dict[str, tuple[float, dict[str, str]]] = {}
+    for table, rows in found:
+        for (row, column), entry in table.entries.items():
+            if row not in rows or entry.last is None:
+                continue
+            tried.add(entry.cells[0]["defense"]["name"])
+            won = entry.recovery or 0
+            if won > max(WON_BACK, undoing.get(column, (0.0,))[0]):
+                figures = {"last": percent(entry.last), "clean": percent(entry.clean), "won": percent(won, 0)}
+                undoing[column] = won, {"defense": column, **figures}
+    return tried, [figures for _, figures in sorted(undoing.values(), key=lambda pair: -pair[0])]
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------
@@ -312,14 +238,9 @@ def _rows_of(table: Table, config: Mapping[str, Any]) -> list[Row]:
     for row in table.rows:
         made = _cell_of(table, row)["set"]
         known = made["config"]
-        same = all(_bare(known.get(name)) == _bare(config[name]) for name in ("method", "version", "arguments"))
-        if made["role"] == "poison" and (known.get("method") == "unknown" or same):
+        if made["role"] == "poison" and (known.get("method") == "unknown" or decisive(known) == decisive(config)):
             found.append(row)
     return found
-
-
-def _bare(config: Any) -> Any:
-    return without(config, "noise", "key_fingerprint")
 
 
 def _fingerprints(table: Table, rows: list[Row]) -> set[str]:
@@ -340,10 +261,6 @@ def _last(table: Table, row: Row, column: str) -> float:
     return -1.0 if entry is None or entry.last is None else entry.last
 
 
-def _links(poison: Poison) -> tuple[Poison, ...]:
+def links_of(poison: Poison) -> tuple[Poison, ...]:
+    """The links of a chain; of another method itself."""
     return poison.links if isinstance(poison, Chain) else (poison,)
-
-
-def _cell(text: str) -> str:
-    """Text for a cell of a Markdown table."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,31 +1,32 @@
 """Whether an upload is what the ledger says, or what the originals become: every picture protected, none clean."""
 
-import tempfile
+import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, Features, Image, Value
+from datasets import Dataset, DatasetDict
 
 from ..checks.leaks import Findings, Place
-from ..data.columns import find_columns, is_train_split
-from ..data.image import open_image
-from ..data.listing import list_folder
+from ..data.base import LabelledSet
+from ..data.image import open_bytes
+from ..data.open import open_data
 from ..files import private_directory
-from ..jobs.encode import open_bytes
-from ..jobs.ledger import read_ledger
-from ..jobs.tables import is_picture_folder, load_training_splits
+from ..jobs.ledger import check_fit, other_method, read_ledger
 from ..poisons.base import NotFittedError, Poison
-from ..protection.protect import protect_split
-from ..sample import batch_tokens, sample_id
-from .stage import Upload
+from ..protection.protect import ledger_of
+from ..protection.unlock import UNKNOWN, make_unlocker
+from ..protection.unlock_check import LEVELS, ONE_PICTURE, SHARE
+from ..sample import sample_id
+from .stage import Picture, Upload
 
 _SAMPLE = 200  # pictures by which a ledger is recognised
+_CONFIRMED, _MOST_VALUES = 20, 12_000_000  # pictures, and numbers in them, that are undone where there is no ledger
 
 
 class Coverage:
@@ -85,96 +86,116 @@ def find_coverage(
         label: the class of all originals, where they are a tree without class folders.
 
     Raises:
+        ValueError: the ledger was written for another key or another method.
         NotFittedError: there are only the originals to go by, and the method has no noise.
     """
-    coverage = _recognise(upload, poison) if ledger is None else Coverage(read_ledger(ledger))
+    coverage = _recognise(upload, poison) if ledger is None else _read(ledger, poison)
     if original is None:
         return coverage
-    with open_originals(original, poison, label) as splits:
-        if coverage is not None:
-            _compare(splits, coverage, poison, findings)
-            return coverage
-        if not poison.fitted:
-            raise NotFittedError(
-                f"{type(poison).__name__} has no noise to make protected pictures of the originals with: pass ledger="
-            )
-        tables = [protect_split(data, poison, 1.0, list(data.column_names), name)[1] for name, data in splits.items()]
-    return Coverage(pa.concat_tables(tables), "the originals")
+    originals = open_originals(original, poison, label)
+    if coverage is not None:
+        _compare(originals, coverage, poison, findings)
+        return coverage
+    if not poison.fitted:
+        raise NotFittedError(
+            f"{type(poison).__name__} has no noise to make protected images of the originals with: pass ledger="
+        )
+    return Coverage(ledger_of(originals, poison), "the originals")
+
+
+def _read(ledger: Any, poison: Poison) -> Coverage:
+    table = read_ledger(ledger)
+    check_fit(table, ledger, poison)
+    return Coverage(table)
 
 
 def _recognise(upload: Upload, poison: Poison) -> Coverage | None:
-    """The ledger of the cache that knows most of some pictures, if one knows any."""
-    sample = [(picture.data, picture.token) for picture in islice(upload.pictures(upload.training[0]), _SAMPLE)]
-    opened = []
-    for data, token in sample:
-        try:
-            opened.append((open_bytes(data).colour, token))
-        except (TypeError, ValueError):  # told later, with its place
-            continue
+    """The ledger of the cache that knows most of some pictures, if one knows any.
+
+    Raises:
+        ValueError: only ledgers of other methods know them.
+    """
+    opened = _opened(islice(upload.pictures(upload.training[0]), _SAMPLE))
     name = "explicit" if poison.key is None else poison.key.fingerprint
     best, known = None, 0
     paths = private_directory("ledgers").glob(f"{name}-*.parquet")
+    others: list[tuple[pa.Table, Path]] = []
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
-        coverage = Coverage(read_ledger(path))
+        table = read_ledger(path)
+        coverage = Coverage(table)
         count = sum(coverage.look_up(*picture) != "unknown" for picture in opened)
         coverage.seen.clear()
-        if count > known:
+        if count > known and other_method(table, poison):
+            others.append((table, path))
+        elif count > known:
             best, known = coverage, count
+    if others and best is None:
+        check_fit(*others[0], poison)
     return best
 
 
-@contextmanager
-def open_originals(original: Any, poison: Poison, label: str | None) -> Iterator[dict[str, Dataset]]:
-    """The training data among the originals, by split.
+def _opened(pictures: Iterable[Picture]) -> list[tuple[np.ndarray, str | None]]:
+    """Pixels and class token; without pictures that cannot be opened, which are told later, with their place."""
+    opened = []
+    for picture in pictures:
+        with suppress(TypeError, ValueError):
+            opened.append((open_bytes(picture.data).colour, picture.token))
+    return opened
+
+
+def confirm(upload: Upload, poison: Poison) -> int:
+    """Look at a sample of pictures that no ledger knows, and undo their protection.
+
+    Noise that is kept in the cache knows its protected pictures. What other methods undo has to become, protected
+    again, what it was, wherever they change it; of a picture that was never protected it becomes something else.
 
     Args:
-        original: a ``Dataset``, a ``DatasetDict``, a folder of pictures, Parquet, or a saved set.
+        upload: what goes up.
+        poison: the method.
+
+    Returns:
+        How many pictures were looked at; all of them are protected.
+
+    Raises:
+        ValueError, NotFittedError, NoiseError: they are not, or it cannot be told from them.
+    """
+    poison = copy.deepcopy(poison)  # which is fitted from the cache where that is needed
+    some = _opened(upload.sample(_CONFIRMED))
+    sizes = np.cumsum([colour.size for colour, _ in some])
+    some = some[: max(1, int((sizes <= _MOST_VALUES).sum()))]
+    colours, tokens = [colour for colour, _ in some], [token for _, token in some]
+    restored, states = make_unlocker(poison, some, changed=True)(colours, tokens)
+    doubtful = [row for row, state in enumerate(states) if state == UNKNOWN]
+    again = poison.protect_arrays([restored[row] for row in doubtful], [str(tokens[row]) for row in doubtful])
+    shares = []
+    for row, protected in zip(doubtful, again, strict=True):
+        changed = protected != restored[row]
+        off = np.abs(protected.astype(np.int16) - colours[row]) > LEVELS
+        shares.append(float(off[changed].mean()) if changed.any() else 1.0)
+    if shares and np.mean(shares) > SHARE + ONE_PICTURE / len(shares):
+        raise ValueError(f"protected again, what {poison!r} undoes becomes something else")
+    return len(some)
+
+
+def open_originals(original: Any, poison: Poison, label: str | None) -> LabelledSet:
+    """The originals: a ``Dataset``, a ``DatasetDict``, a folder of images, Parquet, a saved set, tars.
 
     Raises:
         TypeError, ValueError, FileNotFoundError: something else.
     """
-    if isinstance(original, DatasetDict):
-        yield {str(name): data for name, data in original.items() if is_train_split(name)}
-    elif isinstance(original, Dataset):
-        yield {"": original}
-    elif not isinstance(original, str | Path):
+    if not isinstance(original, Dataset | DatasetDict | str | Path):
         raise TypeError(f"original is a data set or a path, not a {type(original).__name__}")
-    elif is_picture_folder(original):
-        yield _open_pictures(Path(original), poison, label)
-    else:
-        with (
-            tempfile.TemporaryDirectory(dir=private_directory("uploads")) as scratch,
-            load_training_splits(str(original), None, Path(scratch, "cache")) as splits,
-        ):
-            yield splits
+    return open_data(original, what="original", label=label, image_key=poison.image_key, label_key=poison.label_key)
 
 
-def _open_pictures(folder: Path, poison: Poison, label: str | None) -> dict[str, Dataset]:
-    """A folder's training pictures as rows with the paths of their files, by split."""
-    listing = list_folder(folder, label is not None)
-    rows: dict[str, tuple[list, list]] = {}
-    for place, path in enumerate(listing.paths):
-        paths, labels = rows.setdefault(listing.split(path), ([], []))
-        paths.append({"bytes": None, "path": str(folder.resolve() / path)})
-        labels.append(label if label is not None else listing.label(place))
-    kind = Value("int64" if label is None else "string")
-    columns = poison.image_key or "image", poison.label_key or "label"
-    features = Features(dict(zip(columns, (Image(), kind), strict=True)))
-    return {
-        split: Dataset.from_dict(dict(zip(columns, values, strict=True)), features=features)
-        for split, values in rows.items()
-    }
-
-
-def _compare(splits: Mapping[str, Dataset], coverage: Coverage, poison: Poison, findings: Findings) -> None:
+def _compare(originals: LabelledSet, coverage: Coverage, poison: Poison, findings: Findings) -> None:
     """Note originals that a ledger does not know: they were not protected."""
-    for name, data in splits.items():
-        image_key, label_key = find_columns(data.column_names, poison.image_key, poison.label_key)
-        plain = data.with_format(None)
-        tokens = batch_tokens(plain.select_columns([label_key])[label_key][:], len(plain), poison.classes)
-        pictures = plain.select_columns([image_key]).cast_column(image_key, Image(decode=False))
-        for row, token in enumerate(tokens):
-            if coverage.look_up(open_image(pictures[row][image_key]).colour, token) == "unknown":
-                what = "originals that the ledger does not know: they were never protected"
-                findings.add("missing rows", what, "protect the whole set again", (name or "original", row))
+    for name in originals.training:
+        rows, tokens = originals.splits[name], originals.tokens(name, poison)
+        for first, opened in rows.chunks():
+            for row, image in enumerate(opened, first):
+                if coverage.look_up(image.colour, tokens[row]) == "unknown":
+                    what = "originals that the ledger does not know: they were never protected"
+                    place = (name if originals.named_splits else "original", row)
+                    findings.add("missing rows", what, "protect the whole set again", place)
     coverage.seen.clear()

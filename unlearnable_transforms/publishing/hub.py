@@ -17,21 +17,20 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from ..checks.leaks import Findings, LeakError, holds_secret, key_forms
+from ..errors import UnlearnableWarning
 from ..evaluation.report import Report
-from ..files import private_directory, replacing
-from ..jobs.folder import check_places
+from ..files import private_directory, read_json, replacing
+from ..jobs.run import check_places
 from ..key import Key
-from ..poisons.base import Poison
-from ..poisons.chain import Chain
+from ..noise.table import NoiseError
+from ..poisons.base import NotFittedError, Poison
 from ..warn import warn
-from .card import About, make_card, rows_of_method
-from .coverage import find_coverage
-from .manifest import checksum, make_manifest, write_manifest
+from .card import UNVERIFIED, About, links_of, make_card, rows_of_method
+from .coverage import confirm, find_coverage
+from .manifest import REPO, checksum, make_manifest, write_manifest
 from .scan import Checked, PictureCheck, check_files, check_tables
-from .stage import CARD, LICENCE, MANIFEST, stage
+from .stage import CARD, LICENCE, MANIFEST, Upload, stage
 
-UNVERIFIED = "coverage not verified"
-_REPO = re.compile(r"[\w.-]+/[\w.-]+")
 _NO_DATA = re.compile(rf"README\.md|\.git\w+|{LICENCE}|protection\.json")
 
 
@@ -56,7 +55,7 @@ class Publication:
     notes: list[str] = field(default_factory=list)
 
 
-class PublishWarning(UserWarning):
+class PublishWarning(UnlearnableWarning):
     """Something that a publisher should know, and that does not stop a publication."""
 
 
@@ -74,12 +73,15 @@ def publish(
     revision: str | None = None,
     create_pr: bool = False,
     allow_partial: bool = False,
+    allow_unverified: bool = False,
     allow_history: bool = False,
     originals_public: bool | None = None,
     rename: bool = False,
     keep: Collection[str] = (),
     label: str | None = None,
     license: str | None = None,
+    description: str | None = None,
+    contact: str | None = None,
     opt_out: bool = True,
 ) -> Publication:
     """Publish a protected set on the Hugging Face Hub, or make a folder that is ready for it.
@@ -101,6 +103,8 @@ def publish(
         revision: the branch, made if it is not there; default: main.
         create_pr: open a pull request instead of committing.
         allow_partial: publish although training pictures are unprotected, or protected ones are not among them.
+        allow_unverified: publish although no ledger, no originals and no look at a sample of them say that the
+            training pictures are protected.
         allow_history: publish although earlier commits of the repository hold other data files.
         originals_public: whether the originals can be had by everybody. Then everybody has pairs of clean and protected
             pictures anyway, and the card says that this protects nothing.
@@ -109,6 +113,8 @@ def publish(
         label: for pictures that lie in no class folders: the label they were protected with, or any text where the
             classes were secret.
         license: identifier of the Hub, such as ``cc-by-4.0``.
+        description: what the set shows, in a sentence or two, for the card.
+        contact: whom to ask for permission, for the card.
         opt_out: whether the card and the manifest reserve training and data mining.
 
     Raises:
@@ -116,7 +122,7 @@ def publish(
         TypeError, ValueError, KeyError: not a set that can be published.
         OSError: the Hub refused, or cannot be reached; call again to continue.
     """
-    if not _REPO.fullmatch(repo):
+    if not REPO.fullmatch(repo):
         raise ValueError(f"the repository is named as user/name, got {repo!r}")
     if gated not in (None, False, "auto", "manual"):
         raise ValueError(f'gated is "auto", "manual" or False, got {gated!r}')
@@ -140,13 +146,26 @@ def publish(
         if upload.features is not None:
             check_tables(upload, forms, keep, findings)
         coverage = find_coverage(upload, poison, ledger, original, label, findings)
+        told = UNVERIFIED if coverage is None else f"verified with {coverage.source}"
+        if coverage is None and not allow_unverified:
+            told = _confirm(upload, poison, findings)
         check = PictureCheck(upload, poison, coverage, findings)
         checked = check.run()
         check.judge(checked, allow_partial, originals_public)
         _refuse(findings)
-        told = UNVERIFIED if coverage is None else f"verified with {coverage.source}"
         about = About(
-            repo, upload, poison, config, checked, told, originals_public, license, opt_out, gated not in (None, False)
+            repo=repo,
+            upload=upload,
+            poison=poison,
+            config=config,
+            checked=checked,
+            coverage=told,
+            originals_public=originals_public,
+            licence=license,
+            description=description,
+            contact=contact,
+            opt_out=opt_out,
+            gated=gated not in (None, False),
         )
         (place / CARD).write_text(make_card(about, report), encoding="utf-8")
         files = sorted([*upload.files, CARD])
@@ -171,10 +190,23 @@ def _refuse(findings: Findings) -> None:
         raise LeakError(leaks)
 
 
+def _confirm(upload: Upload, poison: Poison, findings: Findings) -> str:
+    """How far a sample says that the pictures are protected; noted as a finding if it does not."""
+    try:
+        return f"{UNVERIFIED}, but for {confirm(upload, poison)} pictures that fit method and key"
+    except (TypeError, ValueError, NotFittedError, NoiseError) as error:
+        findings.add(
+            "not confirmed",
+            f"no ledger knows these pictures, and they do not show that {poison!r} protected them: {error}",
+            "publish what `protect` wrote, with its key and options; pass ledger= (--ledger) or original= "
+            "(--original); or, if you know that they are protected, allow_unverified=True (--allow-unverified)",
+        )
+        return UNVERIFIED
+
+
 def keys_of(poison: Poison) -> list[Key]:
     """All keys of a method, each once."""
-    links = poison.links if isinstance(poison, Chain) else (poison,)
-    return list(dict.fromkeys(link.key for link in links if link.key is not None))
+    return list(dict.fromkeys(link.key for link in links_of(poison) if link.key is not None))
 
 
 # ---- keys and releases -----------------------------------------------------------------------------------------------
@@ -186,8 +218,8 @@ def _check_keys(keys: Sequence[Key], repo: str, findings: Findings) -> None:
             remedy = "protect with a private key: Key.generate(), `unlearnable keygen`"
             findings.add("public key", f"the key {key.name} is known to everybody", remedy)
         before = _release_file(key)
-        if before.exists() and json.loads(before.read_text())["repository"] != repo:
-            used = json.loads(before.read_text())["repository"]
+        used = read_json(before, {"repository": str})["repository"] if before.exists() else repo
+        if used != repo:
             remedy = f"protect with another key: key.derive({repo!r}), or a new one of `unlearnable keygen`"
             findings.add("key used before", f"the key {key.fingerprint} protects {used} already", remedy)
 
@@ -244,7 +276,7 @@ def _warn(originals_public: bool | None, coverage: str) -> None:
     told = []
     if originals_public is None:
         told.append("whether the originals are public was not said: pass originals_public=")
-    if coverage == UNVERIFIED:
+    if coverage.startswith(UNVERIFIED):
         told.append(
             f"{coverage}: there is no ledger that knows these pictures, and no originals; pass ledger= or original="
         )

@@ -7,24 +7,44 @@ make another manifest that the key's owner would take for his own.
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
 
 from .. import __version__
-from ..files import private_directory
-from ..jobs.encode import open_bytes
+from ..data.image import open_bytes
+from ..errors import printable
+from ..files import DamagedError, check_hub_name, is_inner_path, open_regular, private_directory, read_json
 from ..key import Key
 from ..sample import class_token
 from .scan import Checked, ids_digest, published_id
 from .stage import MANIFEST, Upload
 
 FORMAT = 1
+KIND = {
+    "format": int,
+    "release": str,
+    "method": str,
+    "arguments": dict,
+    "key_fingerprint": (str, None),
+    "classes": ([str], None),
+    "columns": ({"image": str, "label": (str, None)}, None),
+    "coverage": str,
+    "protected_ids": {"count": int, "sha256": str},
+    "splits": {str: {"protected": bool, "files": [str]}},
+    "files": {str: {"bytes": int, "sha256": str}},
+    "seal?": str,
+}
+REMEDY = "take it out, or fetch the set again"
+REPO = re.compile(r"[\w.-]+/[\w.-]+")
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 CHANGED, OTHER_KEY = 1, 3  # exit codes
 _NOT_OURS = (".gitattributes", ".git/", ".cache/")  # of the Hub, and of what fetches from it
 OPT_OUT = {  # as the Creator Assertions Working Group names it for C2PA
@@ -79,29 +99,34 @@ def write_manifest(manifest: dict[str, Any], folder: Path, files: list[str], key
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest in a folder.
+    """The manifest in a folder, whoever wrote it: of the right types, and naming files inside the folder only.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged, or of a later version of the library.
+        FileNotFoundError, IrregularFileError: there is none.
+        DamagedError: it is damaged.
+        ValueError: it is of a later version of the library.
     """
     path = folder / MANIFEST
     if not path.exists():
         raise FileNotFoundError(f"there is no {MANIFEST} in {folder}: it was not published by this library")
-    try:
-        manifest = json.loads(path.read_text("utf-8"))
-        newer = manifest["format"] > FORMAT
-        known = {"key_fingerprint", "files", "splits", "protected_ids", "release", "method"} <= set(manifest)
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is damaged") from None
-    if newer or not known:
-        raise ValueError(f"{path} is damaged, or of a later version: this library reads format {FORMAT}")
+    if read_json(path, {"format": int}, REMEDY)["format"] > FORMAT:
+        raise ValueError(f"{path} is of a later version: this library reads format {FORMAT}")
+    manifest = read_json(path, KIND, REMEDY)
+    files, fingerprint = manifest["files"], manifest["key_fingerprint"]
+    named = (name for split in manifest["splits"].values() for name in split["files"])
+    if (
+        not all(map(is_inner_path, files))
+        or not set(named) <= set(files)
+        or not REPO.fullmatch(manifest["release"])
+        or not (fingerprint is None or _FINGERPRINT.fullmatch(fingerprint))
+    ):
+        raise DamagedError(path, REMEDY)
     return manifest
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
+    """SHA-256 of a regular file, hexadecimal."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -143,11 +168,11 @@ class Verdict:
         """The verdict as text."""
         known = self.manifest
         lines = [
-            f"{known['release']}: {known['method']}, key {known['key_fingerprint']}, "
-            f"{known['protected_ids']['count']:,} pictures, coverage {known['coverage']}"
+            f"{known['release']}: {printable(known['method'])}, key {known['key_fingerprint']}, "
+            f"{known['protected_ids']['count']:,} pictures, coverage {printable(known['coverage'])}"
         ]
         for title, paths in (("changed", self.changed), ("missing", self.missing), ("added", self.added)):
-            lines += [f"{title}: {path}" for path in paths]
+            lines += [f"{title}: {printable(path)}" for path in paths]
         if not (self.changed or self.missing or self.added):
             lines.append(f"all {len(known['files'])} files are as they were published")
         elif self.same_pictures is not None:
@@ -177,26 +202,25 @@ def verify(source: str | Path, key: Key | None = None, revision: str | None = No
     """
     if Path(source).is_dir():
         return _verify(Path(source), key)
+    check_hub_name(source)
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
 
     with tempfile.TemporaryDirectory(dir=private_directory("uploads")) as scratch:
-        try:
-            HfApi().snapshot_download(str(source), repo_type="dataset", revision=revision, local_dir=scratch)
-        except HFValidationError:
-            raise FileNotFoundError(f"{source} is neither a folder nor a name of the Hub") from None
+        HfApi().snapshot_download(str(source), repo_type="dataset", revision=revision, local_dir=scratch)
         return _verify(Path(scratch), key)
 
 
 def _verify(folder: Path, key: Key | None) -> Verdict:
     manifest = read_manifest(folder)
     verdict = Verdict(manifest)
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    there = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    }
     there = {path for path in there if path != MANIFEST and not path.startswith(_NOT_OURS)}
     files = manifest["files"]
     verdict.missing = sorted(set(files) - there)
     verdict.added = sorted(there - set(files))
-    verdict.changed = sorted(path for path in set(files) & there if checksum(folder / path) != files[path]["sha256"])
+    verdict.changed = sorted(path for path in set(files) & there if not _is_same(folder, path, files[path]))
     if any(path in split["files"] for path in verdict.changed for split in manifest["splits"].values()):
         verdict.same_pictures = _same_pictures(folder, manifest)
     if key is not None:
@@ -204,6 +228,23 @@ def _verify(folder: Path, key: Key | None) -> Verdict:
         verdict.key = "other" if owner is None else "fits" if owner is key else "derived"
         verdict.sealed = None if owner is None else manifest.get("seal") == seal(manifest, owner)
     return verdict
+
+
+def _is_same(folder: Path, path: str, known: Mapping[str, Any]) -> bool:
+    """Whether a file is the one that was published."""
+    place = folder / path
+    return (
+        _is_inside(folder, path)
+        and place.is_file()
+        and place.stat().st_size == known["bytes"]
+        and checksum(place) == known["sha256"]
+    )
+
+
+def _is_inside(folder: Path, path: str) -> bool:
+    """Whether a file lies in the folder, and no link leads elsewhere; those of the Hub's cache lead to its blobs."""
+    root, place = folder.resolve(), (folder / path).resolve()
+    return place.is_relative_to(root) or place.parent == root.parent.parent / "blobs"  # beside snapshots/REVISION
 
 
 def _is_of(key: Key, manifest: Mapping[str, Any]) -> bool:
@@ -214,24 +255,27 @@ def _same_pictures(folder: Path, manifest: Mapping[str, Any]) -> bool:
     """Whether the training pictures have the digest that was published, however their files were written."""
     splits = {name: split["files"] for name, split in manifest["splits"].items()}
     training = [name for name, split in manifest["splits"].items() if split["protected"]]
-    upload = Upload(folder, splits, training, classes=manifest["classes"], known=known_classes(manifest["arguments"]))
-    if manifest["columns"] is None:
-        names = sorted(manifest["classes"] or [])
-        for path in (path for name in training for path in splits[name]):
-            parts = path.split("/")
-            if len(parts) > 1 and parts[-2] in names:
-                upload.tokens[path] = class_token(names.index(parts[-2]), upload.known)
-    else:
-        upload.image_key, upload.label_key = manifest["columns"]["image"], manifest["columns"]["label"]
+    columns, names = manifest["columns"], sorted(manifest["classes"] or [])
+    if not all(_is_inside(folder, path) for name in training for path in splits[name]):
+        return False
     ids = []
     try:
-        if manifest["columns"] is not None:
-            upload.features = Features.from_arrow_schema(pq.read_schema(folder / splits[training[0]][0]))
+        known = known_classes(manifest["arguments"])
+        upload = Upload(folder, splits, training, classes=manifest["classes"], known=known)
+        if columns is None:
+            for path in (path for name in training for path in splits[name]):
+                parts = path.split("/")
+                if len(parts) > 1 and parts[-2] in names:
+                    upload.tokens[path] = class_token(names.index(parts[-2]), upload.known)
+        else:
+            upload.image_key, upload.label_key = columns["image"], columns["label"]
+            with open_regular(folder / splits[training[0]][0]) as file:
+                upload.features = Features.from_arrow_schema(pq.read_schema(file))
         for name in training:
             for picture in upload.pictures(name):
                 ids.append(published_id(open_bytes(picture.data).colour, picture.token, upload))
-    except (OSError, KeyError, TypeError, ValueError):  # what cannot be read is not what was published
-        return False
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, pa.ArrowException):
+        return False  # what cannot be read is not what was published
     return ids_digest(ids) == manifest["protected_ids"]["sha256"]
 
 

@@ -14,7 +14,10 @@ import pyarrow.parquet as pq
 
 from ..checks.encodings import Encoding, read_encoding
 from ..checks.leaks import (
+    DROP,
+    NEW_KEY,
     REENCODE,
+    REMEDIES,
     RENAME,
     Findings,
     Place,
@@ -32,28 +35,16 @@ from ..checks.leaks import (
     value_leaks,
 )
 from ..checks.pairs import Looks, find_pairs
-from ..data.listing import METADATA
-from ..jobs.encode import open_bytes
-from ..jobs.shards import ROW_GROUP
+from ..data.annotations import METADATA
+from ..data.image import open_bytes
+from ..data.table import ROW_GROUP
 from ..poisons.base import Poison
 from ..sample import sample_id
 from .coverage import Coverage
 from .stage import Picture, Upload
 
-NEW_KEY = "take it out; if others may have seen it, protect anew with another key"
-DROP = "remove the column (remove_columns), or pass keep= (--keep-column) if it may stay as it is"
 EDIT = "remove or rewrite the column"
 PARTIAL = "protect all of them, leave them out, or pass allow_partial=True (--allow-partial)"
-REMEDIES = {
-    "key": NEW_KEY,
-    "second image": DROP,
-    "cache": "remove it: it is as secret as the key",
-    "local path": "remove it; for the paths of pictures " + RENAME,
-    "telling name": RENAME,
-    "metadata": REENCODE,
-    "encoding": REENCODE,
-    "lossy": "publish PNG or WebP as the protection was made: what is lost cannot be put back",
-}
 
 
 @dataclass
@@ -86,7 +77,7 @@ def check_files(upload: Upload, forms: Sequence[bytes], findings: Findings) -> N
                 if holds_secret(data, forms):
                     findings.add("key", "the file holds the key", NEW_KEY, path)
         if PurePosixPath(path).name in METADATA:
-            for check, what in metadata_leaks(file.read_text("utf-8-sig"), file.suffix, forms):
+            for check, what in metadata_leaks(file.read_bytes(), file.suffix, forms):
                 findings.add(check, what, _remedy(check), path)
     if upload.features is None:
         for path in (path for paths in upload.splits.values() for path in paths):
@@ -197,7 +188,7 @@ class PictureCheck:
         try:
             colour = open_bytes(picture.data).colour
         except (TypeError, ValueError) as error:
-            self.findings.add("unreadable", str(error), "replace or remove it", picture.place)
+            self.findings.add("unreadable", str(error), REMEDIES["unreadable"], picture.place)
             return
         status = "unverified" if self.coverage is None else self.coverage.look_up(colour, picture.token)
         (self.places if training else self.others)[status].append(picture.place)

@@ -5,7 +5,7 @@ import os
 import posixpath
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,18 +25,25 @@ from datasets import (
 from datasets.table import embed_table_storage
 
 from ..checks.leaks import Findings, Leak, LeakError, Place, file_leak
-from ..data.columns import LABEL_KEYS, find_columns, is_train_split
-from ..data.listing import Listing, list_folder
-from ..data.metadata import rewrite_metadata
+from ..data.annotations import rewrite
+from ..data.base import LabelledSet
+from ..data.codec import Codec
+from ..data.columns import LABEL_KEYS, find_columns
+from ..data.folder import FolderSet
+from ..data.open import kind_of, open_data
+from ..data.splits import is_train_split
+from ..data.table import ROW_GROUP, is_saved, no_bars, open_rows
+from ..data.walk import named
+from ..files import IrregularFileError, is_utf8, open_regular, read_regular
 from ..jobs.journal import open_journal
-from ..jobs.ledger import without
-from ..jobs.shards import ROW_GROUP, make_shards, no_bars
-from ..jobs.tables import is_picture_folder
-from ..poisons.base import Poison
-from ..sample import batch_tokens, class_token
+from ..poisons.base import Poison, decisive
+from ..sample import batch_tokens, class_token, spread
 
 CARD, MANIFEST = "README.md", "protection.json"
 DATA = "data"  # folder of the tables
+MOST_IMAGE = 1 << 32  # bytes of a file
+AGAIN = "remove it, and protect the folder again"  # a journal
+_SETTINGS = {"method": str, "version": int, "arguments": dict, "key_fingerprint": (str, None), "shards?": [str]}
 ALONE = "train"  # the split of what has no splits
 _OURS = frozenset((CARD, MANIFEST, ".gitattributes"))  # of an earlier publication; made anew
 LICENCE = r"(?i:licen[sc]e)(\.(?i:txt|md|rst))?"
@@ -92,22 +99,32 @@ class Upload:
         """Everything that lies in the folder by now, but for card and manifest."""
         return sorted([*(path for paths in self.splits.values() for path in paths), *self.extra])
 
+    def sample(self, count: int) -> Iterator[Picture]:
+        """Some pictures of the first training split, evenly spread: a set may be sorted by class."""
+        paths = self.splits[self.training[0]]
+        sizes = [1 if self.features is None else pq.read_metadata(self.folder / path).num_rows for path in paths]
+        chosen = set(spread(sum(sizes), count))
+        for row, picture in enumerate(self.pictures(self.training[0])):
+            if row in chosen:
+                yield picture
+
     def pictures(self, split: str) -> Iterator[Picture]:
         """The pictures of a split, as they will be sent."""
         if self.features is None:
             for path in self.splits[split]:
-                yield Picture(split, path, None, (self.folder / path).read_bytes(), self.tokens.get(path))
+                yield Picture(split, path, None, read_regular(self.folder / path, MOST_IMAGE), self.tokens.get(path))
             return
         row = 0
         columns = [self.image_key, *([self.label_key] if self.label_key else [])]
         for path in self.splits[split]:
-            for batch in pq.ParquetFile(self.folder / path).iter_batches(ROW_GROUP, columns=columns):
-                labels = batch[self.label_key].to_pylist() if self.label_key else [None] * len(batch)
-                tokens = _tokens(labels, self.known)
-                for stored, token in zip(batch[self.image_key].to_pylist(), tokens, strict=True):
-                    stored = stored or {"bytes": None, "path": None}
-                    yield Picture(split, (split, row), stored["path"], stored["bytes"] or b"", token)
-                    row += 1
+            with open_regular(self.folder / path) as file:
+                for batch in pq.ParquetFile(file).iter_batches(ROW_GROUP, columns=columns):
+                    labels = batch[self.label_key].to_pylist() if self.label_key else [None] * len(batch)
+                    tokens = _tokens(labels, self.known)
+                    for stored, token in zip(batch[self.image_key].to_pylist(), tokens, strict=True):
+                        stored = stored or {"bytes": None, "path": None}
+                        yield Picture(split, (split, row), stored["path"], stored["bytes"] or b"", token)
+                        row += 1
 
 
 def _tokens(labels: list, classes: list | None) -> list[str | None]:
@@ -148,14 +165,24 @@ def stage(
         raise TypeError("a streaming data set cannot be checked: load it without streaming=True, and protect it again")
     if isinstance(source, Dataset | DatasetDict):
         return _stage_rows(source, folder, poison, rename)
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"publish takes a datasets.Dataset or DatasetDict or a folder made by `unlearnable protect`, not "
+            f"{type(source).__name__}: make one with datasets.Dataset.from_dict"
+        )
     path = Path(source)
     if not path.is_dir():
         raise FileNotFoundError(f"{source} is no folder: publish a data set, or a folder made by `unlearnable protect`")
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        _check_run(path, poison)
-        return _stage_rows(load_from_disk(str(path)), folder, poison, rename)
     _check_run(path, poison)
-    if is_picture_folder(path):
+    if is_saved(path):
+        return _stage_rows(load_from_disk(str(path)), folder, poison, rename)
+    kind = kind_of(path)
+    if kind == "tars":
+        raise ValueError(
+            f"{source} holds tars: publish takes image folders, Parquet and saved sets. Load them with "
+            'datasets.load_dataset("webdataset", ...), name the columns image and label, and publish that Dataset'
+        )
+    if kind == "images":
         return _stage_pictures(path, folder, poison, findings, rename, label, copy)
     return _stage_parquet(path, folder, poison, findings, copy)
 
@@ -175,15 +202,19 @@ def _stage_rows(data: Dataset | DatasetDict, folder: Path, poison: Poison, renam
     first = next(iter(splits.values())).features
     upload = _tables(folder, _training(splits), first, poison)
     (folder / DATA).mkdir()
+    rows = open_rows(data, "data", image_key=upload.image_key, label_key=upload.label_key)
+    rows.keep_splits = [name for name in rows.splits if name not in upload.training]
+    units = rows.units(Codec())
     for name, split in splits.items():
         if split.features != first:
             raise ValueError(f"the split {name!r} has other columns than the first one: a data set has the same in all")
         upload.splits[name] = []
         with no_bars():
-            for shard in make_shards(name, split, upload.image_key, ""):
-                target = f"{DATA}/{shard.target}"
-                _write_rows(split.select(range(shard.start, shard.stop)), upload, folder / target, rename)
-                upload.splits[name].append(target)
+            for unit in units:
+                if unit.split == name:
+                    target = f"{DATA}/{unit.target}"
+                    _write_rows(split.select(unit.rows), upload, folder / target, rename)
+                    upload.splits[name].append(target)
     return upload
 
 
@@ -218,6 +249,7 @@ def _tables(folder: Path, training: list[str], features: Features, poison: Poiso
         )
     feature = features[label_key] if label_key else None
     classes = list(feature.names) if isinstance(feature, ClassLabel) else None
+    _check_names([*features, *(classes or ())])
     return Upload(folder, {}, training, features, image_key, label_key, classes, known=poison.classes)
 
 
@@ -230,6 +262,20 @@ def _training(splits: Any) -> list[str]:
 
 
 # ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Refuse names that cannot be written into a card and a manifest.
+
+    Raises:
+        ValueError: they are not UTF-8.
+    """
+    strange = [name for name in names if not is_utf8(name)]
+    if strange:
+        raise ValueError(
+            f"{named([repr(name) for name in strange])}: the name is not UTF-8, as the Hub wants it: rename it in the "
+            "source, protect again, and publish that"
+        )
 
 
 def _stage_parquet(source: Path, folder: Path, poison: Poison, findings: Findings, copy: bool) -> Upload:
@@ -263,28 +309,31 @@ def _stage_parquet(source: Path, folder: Path, poison: Poison, findings: Finding
 def _stage_pictures(
     source: Path, folder: Path, poison: Poison, findings: Findings, rename: bool, label: str | None, copy: bool
 ) -> Upload:
-    listing = list_folder(source, label is not None)
-    if listing.left_out:
-        listing = list_folder(source, label is not None, listing.left_out)
-    training = sorted({listing.split(path) or ALONE for path in listing.paths if listing.is_training(path)})
-    classes = listing.classes if label is None else None
+    data = open_data(source, label=label)
+    assert isinstance(data, FolderSet)
+    training = [name if data.named_splits else ALONE for name in data.training]
+    classes = numbered_names(data, poison) if data.by_name else None
     upload = Upload(folder, {}, training, classes=classes, known=poison.classes)
-    if rename and label is not None and any("/" in path for path in listing.metadata):
+    if rename and label is not None and any("/" in table.path for table in data.tables):
         raise ValueError(
-            f"{listing.metadata}: numbered pictures lie at the top, and metadata below cannot name them: take it out"
+            f"{[table.path for table in data.tables]}: numbered images lie at the top, and tables below cannot name "
+            "them: take them out"
         )
-    targets = _numbered(listing) if rename else {path: path for path in listing.paths}
-    for place, path in enumerate(listing.paths):
-        target = targets[path]
-        _put(source / path, folder / target, copy)
-        upload.splits.setdefault(listing.split(path) or ALONE, []).append(target)
-        token = _class_of(listing, place, label, poison)
-        if token is not None:
-            upload.tokens[target] = token
-    for path in listing.metadata:
-        rewrite_metadata(source, folder, path, targets.get)
-        upload.extra.append(path)
-    for path in listing.others:
+    paths = {name: [rows.place(row) for row in range(len(rows))] for name, rows in data.splits.items()}
+    everything = sorted(path for some in paths.values() for path in some)
+    targets = _numbered(everything, data.named_splits + (label is None and data.by_name)) if rename else {}
+    for name, some in paths.items():
+        tokens = _tokens_of(data, name, poison)
+        for path, token in zip(some, tokens, strict=True):
+            target = targets.setdefault(path, path)
+            _put(source / path, folder / target, copy)
+            upload.splits.setdefault(name if data.named_splits else ALONE, []).append(target)
+            if token is not None:
+                upload.tokens[target] = token
+    for table in data.tables:
+        rewrite(table, folder, targets.get)
+        upload.extra.append(table.path)
+    for path in [*data.unreadable, *data.others]:
         if re.fullmatch(LICENCE, path) and _is_text(source / path):
             _put(source / path, folder / path, copy)
             upload.extra.append(path)
@@ -293,28 +342,40 @@ def _stage_pictures(
     return upload
 
 
+def numbered_names(data: LabelledSet, poison: Poison) -> list[str]:
+    """The class names of a set, each at the place that is its number under the key; other places are empty."""
+    values = data.class_values(poison)
+    if any(isinstance(value, str) for value in values):
+        return list(data.names or [])
+    names = [""] * (max(map(int, values), default=-1) + 1)
+    for name, number in zip(data.names or [], values, strict=True):
+        names[int(number)] = name
+    return names
+
+
+def _tokens_of(data: LabelledSet, split: str, poison: Poison) -> list[str | None]:
+    """Class tokens; None for a class of a test split that no training image has."""
+    labels = data.splits[split].labels
+    if labels is None:
+        return [None] * len(data.splits[split])
+    if data.by_name:
+        by_place = [*data.class_values(poison), None]
+        return _tokens([by_place[int(label)] for label in labels], poison.classes)
+    return _tokens(list(labels), poison.classes)
+
+
 def _is_text(path: Path) -> bool:
     try:
-        return "\0" not in path.read_text("utf-8")
-    except UnicodeDecodeError:
+        return b"\0" not in (data := read_regular(path)) and bool(data.decode("utf-8"))
+    except (ValueError, IrregularFileError):
         return False
 
 
-def _class_of(listing: Listing, place: int, label: str | None, poison: Poison) -> str | None:
-    if label is not None:
-        return class_token(label, poison.classes)
-    try:
-        return class_token(listing.label(place), poison.classes)
-    except (TypeError, ValueError):  # a class of a test split that no training picture has
-        return None
-
-
-def _numbered(listing: Listing) -> dict[str, str]:
+def _numbered(paths: list[str], depth: int) -> dict[str, str]:
     """New names: numbers in the order of the old ones, in each class folder; trees without classes become flat."""
-    depth = listing.splits + bool(listing.classes)
     counts: dict[str, int] = {}
     names = {}
-    for path in listing.paths:
+    for path in paths:
         folder = "/".join(path.split("/")[:-1][:depth])
         counts[folder] = counts.get(folder, -1) + 1
         names[path] = posixpath.join(folder, f"{counts[folder]:06d}{os.path.splitext(path)[1].lower()}")
@@ -329,13 +390,17 @@ def _note_stray(source: Path, path: str, findings: Findings) -> None:
     if path.endswith("/"):
         findings.add("stray file", "a hidden folder; it may hold originals", "remove it", path)
         return
-    with (source / path).open("rb") as file:
-        check, what = file_leak(path, file.read(64))
+    try:
+        with open_regular(source / path) as file:
+            check, what = file_leak(path, file.read(64))
+    except IrregularFileError:
+        check, what = "stray file", "a pipe, a device or the like"
     findings.add(check, what, "take it out of the folder", path)
 
 
 def _put(source: Path, target: Path, copy: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    open_regular(source).close()
     if not copy:
         try:
             os.link(source.resolve(), target)
@@ -353,25 +418,17 @@ def _check_run(source: Path, poison: Poison) -> None:
         RuntimeError: it is running.
     """
     with open_journal(source) as journal:
-        settings_file, done_file = journal.directory / "settings.json", journal.directory / "done.jsonl"
-        if not settings_file.exists():
+        settings = journal.settings()
+        if settings is None:
             return
-        settings = json.loads(settings_file.read_text())
-        if "shards" in settings:
-            wanted = set(settings["shards"])
-        else:
-            with (journal.directory / "source.jsonl").open(encoding="ascii") as lines:
-                wanted = {json.loads(line)[0] for line in lines}
-        with done_file.open("rb") as lines:
-            wanted -= {json.loads(line)["path"] for line in lines if line.endswith(b"\n")}
-    if wanted:
-        raise ValueError(
-            f"`unlearnable protect` has not finished in {source}, {len(wanted)} files are missing: run it again"
-        )
-    now = json.loads(json.dumps(poison.public_config()))
-    for name in ("method", "version", "arguments", "key_fingerprint"):
-        if without(settings[name], "noise") != without(now[name], "noise"):
+        if journal.missing is None or journal.missing:
+            what = f", {journal.missing} files are missing" if journal.missing else ""
+            raise ValueError(f"`unlearnable protect` has not finished in {source}{what}: run it again")
+    ours = json.loads(json.dumps(poison.public_config()))
+    was, now = (decisive(config, keys=True) for config in (settings, ours))
+    for name in now:
+        if was.get(name) != now[name]:
             raise ValueError(
-                f"{source} was protected with {name} {settings[name]}, now it is {now[name]}: give the key and the "
+                f"{source} was protected with {name} {was.get(name)}, now it is {now[name]}: give the key and the "
                 "options that it was protected with"
             )

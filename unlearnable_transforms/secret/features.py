@@ -6,16 +6,15 @@ machine.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ..data.image import open_image, readable
+from ..data.base import Rows
 from ..jobs.workers import run_tasks
 
 LEVELS = 1 << 14  # what a feature of 1 becomes
@@ -175,69 +174,39 @@ def of_length_one(features: Any, count: int | None = None) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Column(Sequence):
-    """The pictures of a column of a ``datasets.Dataset``, decoded when they are asked for."""
-
-    data: Any
-    name: str
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, row: Any) -> Any:
-        picture = self.data[row][self.name]
-        return {"bytes": None, "path": None} if picture is None else picture
-
-
-@dataclass(frozen=True)
-class Files(Sequence):
-    """Picture files below a folder, still encoded."""
-
-    folder: Path
-    paths: Sequence[str]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, row: Any) -> Any:
-        return {"bytes": (self.folder / self.paths[row]).read_bytes(), "path": None}
-
-
-@dataclass(frozen=True)
 class FeatureWorker:
     """Features of some pictures; what cannot be read is told and gets none."""
 
-    pictures: Any
+    images: Rows
     backbone: Backbone
 
     def __call__(self, rows: range) -> tuple[list[int], np.ndarray | None, dict[int, str]]:
         small, read, unreadable = [], [], {}
         for row in rows:
             try:
-                with readable():
-                    picture = self.pictures[row]
-                small.append(middle_square(open_image(picture).colour, self.backbone.side))
+                (stored,) = self.images.stored(range(row, row + 1))
+                small.append(middle_square(self.images.open(stored).colour, self.backbone.side))
                 read.append(row)
-            except (TypeError, ValueError) as error:
+            except (OSError, TypeError, ValueError) as error:
                 unreadable[row] = str(error)
         return read, self.backbone(np.stack(small)) if small else None, unreadable
 
 
-def features_of(pictures: Any, backbone: Backbone, processes: int = 1) -> tuple[np.ndarray, dict[int, str]]:
-    """Features of many pictures.
+def features_of(images: Rows, backbone: Backbone, processes: int = 1) -> tuple[np.ndarray, dict[int, str]]:
+    """Features of many images.
 
     Args:
-        pictures: has a length, and pictures of any kind.
-        processes: at most so many share the work; ``pictures`` are sent to each. A function stays in this one.
+        images: the rows to read.
+        processes: at most so many share the work; the rows are sent to each. A function stays in this one.
 
     Returns:
-        int16 (N, d), zeros where a picture cannot be read; and why not, by row.
+        int16 (N, d), zeros where an image cannot be read; and why not, by row.
     """
-    count, wrong = len(pictures), {}
+    count, wrong = len(images), {}
     found = np.zeros((count, 0), np.int16)
     rows = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
     useful = 1 if isinstance(backbone, Custom) else max(1, min(processes, count // WORTH_A_PROCESS))
-    for read, values, unreadable in run_tasks(FeatureWorker(pictures, backbone), rows, useful):
+    for read, values, unreadable in run_tasks(FeatureWorker(images, backbone), rows, useful):
         if values is not None:
             if not found.shape[1]:
                 found = np.zeros((count, values.shape[1]), np.int16)

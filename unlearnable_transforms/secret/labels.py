@@ -9,26 +9,25 @@ import csv
 import json
 import posixpath
 import unicodedata
-from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import xxhash
 from datasets import Dataset
 
-from ..data.columns import find_columns
-from ..data.listing import Listing, named
+from ..data.base import TRAIN, LabelledSet, joined, select
+from ..data.memory import ArrayRows
+from ..data.table import open_rows
+from ..data.walk import named
 from ..files import replacing
 from ..key import Key
 from ..poisons.base import Poison
-from ..sample import SampleError, batch_tokens, class_value, name_rows
+from ..sample import SampleError, batch_tokens, class_value
 from .clusters import find_clusters, nearest
-from .features import Backbone, Column, Files, features_of, get_backbone
+from .features import Backbone, features_of, get_backbone
 
-SECRET = "_secret_class"  # the column in which they travel with a data set
 AUTO, FOLDER = "auto", "folder"
 CLUSTERS = 10
 
@@ -66,14 +65,18 @@ def auto_labels(
     if not isinstance(key, Key):
         raise TypeError(f"key is a {type(key).__name__}, not a Key: use Key.load(path) or Key.generate()")
     if isinstance(pictures, Dataset):
-        pictures = _pictures(pictures, image_key)
+        images = open_rows(pictures, "data", image_key=image_key).splits[TRAIN]
     elif isinstance(pictures, Mapping) or not (hasattr(pictures, "__len__") and hasattr(pictures, "__getitem__")):
         raise TypeError(
-            f"auto_labels takes a datasets.Dataset, or a list or batch of pictures, not a {type(pictures).__name__}: "
-            "all pictures are looked at before the first has a class"
+            f"auto_labels takes a datasets.Dataset, or a list or batch of images, not a {type(pictures).__name__}: all "
+            "images are read before the first has a class"
         )
-    values = _auto({"": pictures}, key, clusters, get_backbone(backbone), 1)
-    return values[""].tolist()
+    else:
+        images = ArrayRows(pictures, range(len(pictures)))
+    points, unreadable = features_of(images, get_backbone(backbone))
+    if unreadable:
+        raise SampleError(next(iter(unreadable.values())), list(unreadable))
+    return nearest(points, find_clusters(points, clusters, key))[0].tolist()
 
 
 def check_options(labels: Any, clusters: int | None, backbone: Any, key: Key | None) -> None:
@@ -89,227 +92,124 @@ def check_options(labels: Any, clusters: int | None, backbone: Any, key: Key | N
         raise ValueError('labels="auto" draws from the key: this poison has none')
 
 
-# ---- data sets -------------------------------------------------------------------------------------------------------
-
-
-def secret_classes(
-    splits: Mapping[str, Dataset],
+def hide(
+    data: LabelledSet,
     labels: Any,
     poison: Poison,
     *,
     clusters: int | None = None,
-    backbone: Any = None,
+    backbone: str | Callable | None = None,
     processes: int = 1,
-) -> dict[str, list[int] | list[str]]:
-    """The secret class of each row of some data sets.
+    memory: Path | None = None,
+    recall: bool = False,
+) -> dict[str, Any]:
+    """Give each training row its secret class, in ``data.secret``.
 
     Args:
-        splits: the data sets to protect, by name.
-        labels: ``"auto"``, one class a row (integers or text), or a mapping from the name of a split to that.
-        poison: whose key, image column and class list count.
+        data: the set.
+        labels: ``"auto"``: clusters of similar images; ``"folder"``: one class for each folder with images in it, at
+            any depth; a CSV file with the columns ``path``, below the source, and ``label``; or one class a row,
+            integers or text, or a mapping from the name of a split to that.
+        poison: whose key and class list count.
         clusters, backbone: as for :func:`auto_labels`.
+        processes: share the work of ``"auto"``.
+        memory: file in which a run that may go on later keeps its clusters.
+        recall: whether an earlier run wrote there: its images keep their class, new ones go to the nearest cluster.
+
+    Returns:
+        Settings that must be the same when the run goes on.
 
     Raises:
-        As :func:`auto_labels`; and SampleError: labels that are no classes, or not one a row.
+        ValueError: images that the CSV file does not name; or as :func:`auto_labels`.
+        SampleError: labels that are no classes, or not one a row.
     """
-    if isinstance(labels, str):
-        if labels != AUTO:
-            raise ValueError(
-                f'labels is "auto" or one secret class a row, not {labels!r}; a column of the data set is named by the '
-                "poison's label_key="
-            )
-        assert poison.key is not None
-        pictures = {name: _pictures(data, poison.image_key) for name, data in splits.items()}
-        found = _auto(pictures, poison.key, clusters or CLUSTERS, get_backbone(backbone), processes)
-        return {name: values.tolist() for name, values in found.items()}
+    if isinstance(labels, str | Path) and str(labels) == AUTO:
+        return _hide_in_clusters(data, poison, clusters or CLUSTERS, get_backbone(backbone), processes, memory, recall)
+    if isinstance(labels, str | Path):
+        return _hide_by_path(data, str(labels))
     if not isinstance(labels, Mapping):
-        if len(splits) > 1:
-            raise ValueError(f"there are several training splits: labels is a mapping from {list(splits)} to classes")
-        labels = dict.fromkeys(splits, labels)
-    if set(labels) != set(splits):
-        raise ValueError(f"labels are for the splits {sorted(labels)}, the training splits are {sorted(splits)}")
-    values = {}
-    for name, data in splits.items():
-        tokens = batch_tokens(labels[name], len(data), poison.classes)
+        if len(data.training) > 1:
+            raise ValueError(f"there are several training splits: labels is a mapping from {data.training} to classes")
+        labels = dict.fromkeys(data.training, labels)
+    if set(labels) != set(data.training):
+        raise ValueError(f"labels are for the splits {sorted(labels)}, the training splits are {sorted(data.training)}")
+    data.secret = {}
+    for name in data.training:
+        tokens = batch_tokens(labels[name], len(data.splits[name]), poison.classes)
         if len({token[0] for token in tokens}) > 1:
             raise SampleError("the labels mix integers and text: use one of the two")
-        values[name] = [class_value(token) for token in tokens]
-    return values  # type: ignore[return-value]
+        data.secret[name] = [class_value(token) for token in tokens]
+    return {"labels": "by row"}
 
 
-def with_secret(splits: Mapping[str, Dataset], values: Mapping[str, Sequence]) -> dict[str, Dataset]:
-    """The data sets with a column ``SECRET``, which :func:`label_columns` takes for the label."""
-    return {name: data.with_format(None).add_column(SECRET, list(values[name])) for name, data in splits.items()}
-
-
-def label_columns(names: Sequence[str], poison: Poison) -> tuple[str, str]:
-    """The image and the label column that the protection follows: the secret one where there is one."""
-    return find_columns(names, poison.image_key, SECRET if SECRET in names else poison.label_key)
-
-
-def check_labels(data: Dataset, label_key: str, poison: Poison) -> None:
-    """Look at all labels of a data set; where they are good, each different one costs, not each row.
-
-    Raises:
-        SampleError: labels that are refused, with their rows.
-    """
-    column = data.with_format("arrow").select_columns([label_key])[:][label_key]
-    try:
-        distinct = column.unique().to_pylist()
-        batch_tokens(distinct, len(distinct), poison.classes)
-    except (SampleError, pa.ArrowException):  # a bad one, or soft labels, which have no order: find its rows
-        batch_tokens(column.to_pylist(), len(column), poison.classes)
-
-
-def to_fit(data: Dataset, poison: Poison) -> Dataset:
-    """What a method learns from: the data set, or its pictures with their secret classes as the label."""
-    if SECRET not in data.column_names:
-        return data
-    image_key, _ = label_columns(data.column_names, poison)
-    return data.select_columns([image_key, SECRET]).rename_column(SECRET, poison.label_key or "label")
-
-
-def _pictures(data: Dataset, image_key: str | None) -> Column:
-    image_key, _ = find_columns([*data.column_names, SECRET], image_key, SECRET)
-    return Column(data.with_format(None).select_columns([image_key]), image_key)
-
-
-def _auto(
-    pictures: Mapping[str, Any], key: Key, clusters: int, backbone: Backbone, processes: int
-) -> dict[str, np.ndarray]:
-    """Clusters over all data sets; int64, by name.
-
-    Raises:
-        SampleError: some pictures cannot be read.
-    """
-    found = {}
-    for name, some in pictures.items():
-        found[name], unreadable = features_of(some, backbone, processes)
-        if unreadable:
-            rows, reason = list(unreadable), next(iter(unreadable.values()))
-            raise SampleError(f"{name} {name_rows(rows)}: {reason}") if name else SampleError(reason, rows)
-    centres = find_clusters(np.concatenate(list(found.values())), clusters, key)
-    return {name: nearest(points, centres)[0] for name, points in found.items()}
-
-
-# ---- runs that can be interrupted ------------------------------------------------------------------------------------
-
-
-class Hidden(NamedTuple):
-    """What the journal is to know about secret classes.
-
-    Attributes:
-        classes: how many there are.
-        settings: what must be the same when an interrupted run goes on.
-        memory: what such a run must find again, see :func:`remember`.
-    """
-
-    classes: int
-    settings: dict[str, Any]
-    memory: dict[str, Any]
-
-
-def remember(memory: dict[str, Any], path: Path) -> None:
-    """Keep what a run that goes on must find again, in a private file."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(memory))
-
-
-def _recall(path: Path | None, about: dict[str, Any]) -> dict[str, Any] | None:
-    """What an interrupted run kept, if it is about the same."""
-    if path is None or not path.exists():
-        return None
-    memory = json.loads(path.read_text())
-    return memory if memory["about"] == about else None
-
-
-def hide_rows(
-    splits: Mapping[str, Dataset],
-    labels: str,
-    poison: Poison,
-    *,
-    clusters: int | None = None,
-    backbone: str | Callable | None = None,
-    processes: int = 1,
-    remembered: Path | None = None,
-) -> Hidden:
-    """The secret classes of data sets, in ``memory["labels"]``; see :func:`secret_classes`.
-
-    Args:
-        remembered: what an interrupted run left.
-    """
-    clusters, seen_by = clusters or CLUSTERS, get_backbone(backbone)
-    settings = {"labels": labels, "clusters": clusters, "backbone": seen_by.name}
-    rows = {name: len(data) for name, data in splits.items()}
-    about = {**settings, "key": None if poison.key is None else poison.key.fingerprint, "rows": rows}
-    memory = _recall(remembered, about)
-    if memory is None:
-        values = secret_classes(splits, labels, poison, clusters=clusters, backbone=backbone, processes=processes)
-        memory = {"about": about, "labels": values}
-    return Hidden(clusters, settings, memory)
-
-
-def hide_files(
-    listing: Listing,
-    source: Path,
-    labels: str | Path,
-    key: Key | None,
-    *,
-    clusters: int | None = None,
-    backbone: str | Callable | None = None,
-    processes: int = 1,
-    remembered: Path | None = None,
-) -> Hidden:
-    """Give each training picture of a folder its secret class, in ``listing.secret``; names are in ``listing.classes``.
-
-    Args:
-        labels: ``"auto"``; ``"folder"``: one class for each folder with pictures in it, at any depth; or a CSV file
-            with the columns ``path``, below the source, and ``label``.
-        key, clusters, backbone: as for :func:`auto_labels`.
-        remembered: what an interrupted run left. Pictures that it could not read are put to its clusters.
-
-    Raises:
-        ValueError: pictures that the CSV file does not know; or as :func:`auto_labels`.
-    """
-    training = [place for place, path in enumerate(listing.paths) if listing.is_training(path)]
-    paths = [listing.paths[place] for place in training]
-    settings: dict[str, Any] = {"labels": str(labels)}
-    memory: dict[str, Any] = {"about": None}
-    if labels == AUTO:
-        assert key is not None
-        clusters, seen_by = clusters or CLUSTERS, get_backbone(backbone)
-        settings |= {"clusters": clusters, "backbone": seen_by.name}
-        numbers, memory = _auto_files(Files(source, paths), key, clusters, seen_by, processes, remembered)
-        listing.classes = [f"cluster {number}" for number in range(clusters)]
+def _hide_by_path(data: LabelledSet, labels: str) -> dict[str, Any]:
+    """One class a folder, or the names of a CSV file: places in the sorted names."""
+    rows = [(name, row) for name in data.training for row in range(len(data.splits[name]))]
+    paths = [data.splits[name].place(row) for name, row in rows]
+    if not data.may_leave_out:
+        raise ValueError(
+            f'labels is "auto" or one secret class a row, not {labels!r}; a column of the data set is named by the '
+            "poison's label_key= (--label-key)"
+        )
+    settings = labels
+    if labels == FOLDER:
+        names = [posixpath.dirname(path.split("/", 1)[1] if data.named_splits else path) for path in paths]
     else:
-        if labels == FOLDER:
-            names = [posixpath.dirname(path.split("/", 1)[1] if listing.splits else path) for path in paths]
-        else:
-            names, settings["labels"] = _by_table(Path(labels), paths)
-        listing.classes = sorted(set(names))
-        places = {name: place for place, name in enumerate(listing.classes)}
-        numbers = [places[name] for name in names]
-    listing.secret = array("q", bytes(8 * len(listing.paths)))
-    for place, number in zip(training, numbers, strict=True):
-        listing.secret[place] = number
-    return Hidden(len(listing.classes), settings, memory)
+        names, settings = _by_table(Path(labels), paths)
+    data.names = sorted(set(names))
+    places = {name: place for place, name in enumerate(data.names)}
+    data.secret = {name: [] for name in data.training}
+    for (split, _), name in zip(rows, names, strict=True):
+        data.secret[split].append(places[name])  # type: ignore[attr-defined]
+    return {"labels": settings}
 
 
-def _auto_files(
-    files: Files, key: Key, clusters: int, backbone: Backbone, processes: int, remembered: Path | None
-) -> tuple[list[int], dict[str, Any]]:
-    """The cluster of each picture; 0 where it cannot be read, which the worker that is to protect it will tell."""
-    about = {"clusters": clusters, "backbone": backbone.name, "key": key.fingerprint}
-    memory = _recall(remembered, about) or {"about": about, "labels": {}, "centres": None}
-    known: dict[str, int] = memory["labels"]
-    new = [path for path in files.paths if path not in known]
-    points, unreadable = features_of(Files(files.folder, new), backbone, processes)
+def _hide_in_clusters(
+    data: LabelledSet,
+    poison: Poison,
+    clusters: int,
+    backbone: Backbone,
+    processes: int,
+    memory: Path | None,
+    recall: bool,
+) -> dict[str, Any]:
+    """Clusters over all training splits. An image file that cannot be read is of cluster 0: the worker that is to
+    protect it will name it."""
+    assert poison.key is not None
+    settings = {"labels": AUTO, "clusters": clusters, "backbone": backbone.name}
+    kept = _recall(memory if recall else None, {**settings, "key": poison.key.fingerprint})
+    known: dict[str, int] = kept["labels"]
+    rows = [(name, row) for name in data.training for row in range(len(data.splits[name]))]
+    places = [data.splits[name].place(row) for name, row in rows]
+    new = [number for number, place in enumerate(places) if place not in known]
+    images = joined([select(data.splits[rows[number][0]], [rows[number][1]]) for number in new], new)
+    points, unreadable = features_of(images, backbone, processes) if new else (np.zeros((0, 0), np.int16), {})
+    if unreadable and not data.may_leave_out:
+        first = next(iter(unreadable))
+        raise SampleError(f"{places[new[first]]}: {unreadable[first]}")
     read = [row for row in range(len(new)) if row not in unreadable]
-    if memory["centres"] is None:
-        memory["centres"] = find_clusters(points[read], clusters, key).tolist()
-    found, _ = nearest(points[read], np.array(memory["centres"]))
-    known.update(zip((new[row] for row in read), found.tolist(), strict=True))
-    return [known.get(path, 0) for path in files.paths], memory
+    if kept["centres"] is None:
+        kept["centres"] = find_clusters(points[read], clusters, poison.key).tolist()
+    if read:
+        numbers, _ = nearest(points[read], np.array(kept["centres"]))
+        known.update(zip((places[new[row]] for row in read), numbers.tolist(), strict=True))
+    data.names = [f"cluster {number}" for number in range(clusters)]
+    data.secret = {name: [] for name in data.training}
+    for (split, _), place in zip(rows, places, strict=True):
+        data.secret[split].append(known.get(place, 0))  # type: ignore[attr-defined]
+    if memory is not None:
+        with replacing(memory) as temporary:
+            temporary.write_text(json.dumps(kept))
+    return settings
+
+
+def _recall(path: Path | None, about: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier run kept, if it is about the same; else nothing."""
+    if path is not None and path.exists():
+        memory = json.loads(path.read_text())
+        if memory["about"] == about:
+            return memory
+    return {"about": about, "labels": {}, "centres": None}
 
 
 def _by_table(table: Path, paths: list[str]) -> tuple[list[str], str]:

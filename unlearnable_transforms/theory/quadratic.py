@@ -90,7 +90,7 @@ def chernoff(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> Floats:
 
 
 def normal_cdf(x: ArrayLike) -> Floats:
-    """Phi(x), float64 of the shape of ``x``."""
+    """Phi(x), float64 of the shape of ``x``. By erfc, since ``torch.special.ndtr`` is 0 in the tail, below about -8."""
     return torch.special.erfc(torch.as_tensor(np.asarray(x, np.float64) / -np.sqrt(2))).numpy() / 2
 
 

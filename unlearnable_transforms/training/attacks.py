@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..victims.nets import PixelModel
+from .model import PixelModel
 
 Norm = Literal["linf", "l2"]
 
@@ -54,10 +54,13 @@ def pgd(
         eps: radius around each image, in units of 1 = white; any, 0 included.
         steps: number of gradient steps.
         step_size: None is 2.5 * eps / steps, by which any point of the ball can be reached in any norm.
-        start: what is added to the pixels first (see `random_start`); None starts at the pixels.
+        start: what is added to the pixels first (see :func:`random_start`); None starts at the pixels.
 
-    Returns adversarial pixels in [0, 1], at most eps from `pixels`, without a gradient.
-    Raises ValueError for an unknown norm, a negative eps or no steps.
+    Returns:
+        Adversarial pixels in [0, 1], at most eps from ``pixels``, without a gradient.
+
+    Raises:
+        ValueError: an unknown norm, a negative eps or no steps.
     """
     check_attack(norm, eps, steps)
     step_size = 2.5 * eps / steps if step_size is None else step_size
@@ -78,7 +81,7 @@ def pgd(
 
 
 def random_start(pixels: Tensor, generator: torch.Generator, *, norm: Norm, eps: float) -> Tensor:
-    """A random delta of the ball, of the shape of `pixels`.
+    """A random delta of the ball, of the shape of ``pixels``.
 
     "linf": uniform. "l2": uniform direction and uniform length, which comes nearer to the middle than uniform points.
     """
@@ -90,7 +93,7 @@ def random_start(pixels: Tensor, generator: torch.Generator, *, norm: Norm, eps:
 
 
 def gaussian_noise(pixels: Tensor, generator: torch.Generator, *, std: float) -> Tensor:
-    """Independent N(0, std^2) of the shape of `pixels`."""
+    """Independent N(0, std^2) of the shape of ``pixels``."""
     return _draw(torch.randn, pixels, generator) * std
 
 
@@ -100,7 +103,11 @@ def summed_cross_entropy(labels: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def check_attack(norm: str, eps: float, steps: int) -> None:
-    """Raise ValueError for a norm, radius or number of steps that `pgd` does not know."""
+    """Check the arguments of :func:`pgd`.
+
+    Raises:
+        ValueError: an unknown norm, a negative radius or no steps.
+    """
     if norm not in ("linf", "l2"):
         raise ValueError(f'norm must be "linf" or "l2", got {norm!r}')
     if eps < 0 or steps < 1:

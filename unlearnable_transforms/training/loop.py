@@ -1,7 +1,8 @@
 """The training loop: uint8 images in, a trained network and its history out.
 
 One batch goes   rows -> augment -> pixels in [0, 1] -> perturb -> loss(model) -> SGD step.
-A defense replaces `augment`, `perturb` or `loss`; everything else stays, so that columns of a table differ only there.
+A defense replaces ``augment``, ``perturb`` or ``loss``; everything else stays, so that the columns of a table differ
+only there.
 """
 
 import hashlib
@@ -15,18 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..victims.nets import (
-    PixelModel,
-    accuracy,
-    checked,
-    native_bf16,
-    predict,
-    store_statistics,
-    to_pixels,
-)
-from .transforms import crop_flip
-
-__all__ = ["DIGITS", "SCREEN", "History", "PixelModel", "Recipe", "accuracy", "predict", "to_pixels", "train"]
+from .model import PixelModel, accuracy, checked, native_bf16, predict, store_statistics, to_pixels
+from .transforms import transformed
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """augment(images, generator): uint8 (B, C, H, W) -> uint8 in 0-255 or float in [0, 1]."""
@@ -40,10 +31,20 @@ Loss = Callable[[PixelModel, Tensor, Tensor, torch.Generator], tuple[Tensor, Ten
 class Recipe:
     """How to train: SGD, or AdamW for vision transformers, under a learning rate that goes up and down to zero.
 
-    `schedule`: after the warmup down in a straight line ("one-cycle") or along half a cosine. `warmup` is the part of
-    all steps spent going up in a straight line. `augment` crops with zero padding of size // 8 pixels (at least 1).
-    `bf16`: mixed precision; None uses it where the hardware multiplies bfloat16 natively.
-    Raises ValueError for values out of range.
+    Attributes:
+        epochs, batch_size: at least 1 and 2.
+        max_lr: the highest learning rate.
+        momentum, nesterov: of SGD.
+        weight_decay: of all parameters.
+        warmup: part of all steps in which the learning rate goes up in a straight line.
+        label_smoothing: of the cross-entropy.
+        augment: crops have zero padding of an eighth of the side, at least one pixel.
+        bf16: mixed precision; None uses it where the hardware multiplies bfloat16 natively.
+        schedule: after the warmup, down in a straight line ("one-cycle") or along half a cosine.
+        optimizer: "sgd" or "adamw".
+
+    Raises:
+        ValueError: values out of range.
     """
 
     epochs: int
@@ -75,7 +76,7 @@ class Recipe:
             )
 
     def learning_rate(self, progress: float) -> float:
-        """Learning rate at `progress` in [0, 1] of the run."""
+        """Learning rate at ``progress`` in [0, 1] of the run."""
         if progress < self.warmup:
             return self.max_lr * progress / self.warmup
         left = (1 - progress) / (1 - self.warmup)
@@ -90,10 +91,14 @@ DIGITS = Recipe(epochs=15, batch_size=64, max_lr=0.1, augment="crop", bf16=False
 
 @dataclass
 class History:
-    """What happened, one list entry an epoch. Accuracies are in [0, 1]; `train_accuracy` is on augmented batches.
+    """What happened in a training.
 
-    `forward_images` and `backward_images` count images through the network during training (attacks included,
-    evaluation not); `batches` counts SGD steps; `seconds` is wall time, evaluation included.
+    Attributes:
+        test_accuracy, train_accuracy, train_loss: one entry an epoch. Accuracies are in [0, 1]; those of training are
+            on augmented batches.
+        seconds: wall time, tests included.
+        batches: steps of the optimizer.
+        forward_images, backward_images: through the network in training, attacks included, tests not.
     """
 
     test_accuracy: list[float] = field(default_factory=list)
@@ -142,24 +147,26 @@ def train(
     on_batch: Callable[[int, Tensor, Tensor], None] | None = None,
     progress: bool | Callable[[int, History], None] = False,
 ) -> History:
-    """Train `net` in place, from the weights it has, and test it after every epoch.
+    """Train a network in place, from the weights it has, and test it after every epoch.
 
     Args:
-        net: takes normalised float (B, 3, H, W), returns logits. It is moved to `device` and stays there; the mean
+        net: takes normalised float (B, 3, H, W), returns logits. It is moved to ``device`` and stays there; the mean
             and standard deviation of the training pixels are stored in it as buffers of shape (3,).
         images: uint8 (N, C, H, W), C = 1 or 3, N >= 2, H and W >= 8, or float32 where 1 is white. One channel is
             repeated three times.
         labels: int64 (N,), from 0 to the number of logits - 1.
         recipe: for instance SCREEN.
         seed: of the order of the rows, the augmentation and the perturbation; the global random state is not touched.
-        test: uint8 images and labels, in the same form.
+        test: images and labels, in the same form.
+        device: where to train.
         augment, perturb, loss: replace the recipe's augmentation, no perturbation, cross-entropy; see the types.
         on_epoch: called with the epoch, from 1, before its first batch.
         on_batch: called after each step with (epoch, rows of this batch, detached loss).
         progress: True prints a line an epoch; a callable gets (epoch, history).
 
-    Raises ValueError for a wrong dtype, shape, length or label, and FloatingPointError, which names the epoch, when
-    the loss is no longer finite.
+    Raises:
+        ValueError: a wrong dtype, shape, length or label.
+        FloatingPointError: the loss is no longer finite; the epoch is named.
     """
     started = time.perf_counter()
     net.to(device)
@@ -232,7 +239,7 @@ def seeded_generator(seed: int, use: str) -> torch.Generator:
 
 
 def _batches(rows: Tensor, size: int) -> list[Tensor]:
-    """Split `rows`; a last batch of one row joins the one before, since BatchNorm cannot train on one image."""
+    """Split ``rows``; a last batch of one row joins the one before, since BatchNorm cannot train on one image."""
     parts = list(rows.split(size))
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
@@ -258,10 +265,7 @@ def _optimizer(trained: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optim
 
 def recipe_augment(recipe: Recipe) -> Augment:
     """The random crop and flip that the recipe names, for uint8 and float images alike."""
-    if recipe.augment == "none":
-        return lambda images, generator: images
-    flip = recipe.augment == "crop-flip"
-    return lambda images, generator: crop_flip(images, generator, padding=max(1, min(images.shape[2:]) // 8), flip=flip)
+    return lambda images, generator: transformed(images, recipe.augment, generator)
 
 
 def _cross_entropy(smoothing: float) -> Loss:

@@ -3,10 +3,31 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Transform = Literal["crop-flip", "crop", "resized-crop", "none"]
+
+
+def transformed(images: Tensor, name: Transform, generator: torch.Generator) -> Tensor:
+    """A random transform by its name, the same for uint8 and float images, drawn per image.
+
+    "crop" and "crop-flip" are :func:`crop_flip` with a padding of an eighth of the shorter side, at least one pixel;
+    "resized-crop" is :func:`resized_crop_flip`.
+
+    Args:
+        images: (B, C, H, W), any device.
+        name: of the transform.
+        generator: source of the draws.
+    """
+    if name == "none":
+        return images
+    if name == "resized-crop":
+        return resized_crop_flip(images, generator)
+    return crop_flip(images, generator, padding=max(1, min(images.shape[2:]) // 8), flip=name == "crop-flip")
 
 
 def crop_flip(images: Tensor, generator: torch.Generator, *, padding: int, flip: bool = True) -> Tensor:
@@ -14,12 +35,15 @@ def crop_flip(images: Tensor, generator: torch.Generator, *, padding: int, flip:
 
     Args:
         images: (B, C, H, W), any dtype, any device. Float images may require gradients.
-        generator: source of the draws; a CPU generator gives the same draws for every device of `images`.
+        generator: source of the draws; a CPU generator gives the same draws for every device of ``images``.
         padding: pixels of zeros added on each side; every offset from 0 to 2 * padding is equally likely.
         flip: mirror each image left-right with probability 1/2.
 
-    Returns a new tensor of the same shape, dtype and device.
-    Raises ValueError for a shape that is not 4-d or a negative padding.
+    Returns:
+        A new tensor of the same shape, dtype and device.
+
+    Raises:
+        ValueError: a shape that is not 4-d, or a negative padding.
     """
     if images.ndim != 4:
         raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")
@@ -59,12 +83,15 @@ def resized_crop_flip(
 
     Args:
         images: float (B, C, H, W), any device. May require gradients.
-        generator: source of the draws; a CPU generator gives the same draws for every device of `images`.
+        generator: source of the draws; a CPU generator gives the same draws for every device of ``images``.
         scale: bounds of the part's share of the area.
         ratio: bounds of its width over its height, drawn evenly on the logarithm.
 
-    Returns a new tensor of the same shape, dtype and device.
-    Raises ValueError for a shape that is not 4-d.
+    Returns:
+        A new tensor of the same shape, dtype and device.
+
+    Raises:
+        ValueError: a shape that is not 4-d.
     """
     if images.ndim != 4:
         raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")
@@ -84,8 +111,8 @@ def resized_crop_flip(
 
 @contextmanager
 def seeded_globally(generator: torch.Generator, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Random numbers of libraries that know no generator: the global states of the CPU and of `device` are seeded from
-    `generator` inside, and are afterwards what they were."""
+    """For libraries that know no generator: inside, the global states of the CPU and of a device are seeded from
+    ``generator``; afterwards they are what they were."""
     device = torch.device(device)
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -97,10 +124,14 @@ def seeded_globally(generator: torch.Generator, device: torch.device | str = "cp
 
 
 def each_image(transform: Callable[[Tensor], Tensor], images: Tensor, generator: torch.Generator) -> Tensor:
-    """A random transform of torchvision on one image (C, H, W) after the other, so that each has draws of its own.
+    """A random transform of torchvision on one image after the other, so that each has draws of its own.
 
-    It works on the CPU, where a call on a small image takes a tenth of a millisecond, and returns to the device of
-    `images` (B, C, H, W).
+    It works on the CPU, where a call on a small image takes a tenth of a millisecond.
+
+    Args:
+        transform: (C, H, W) -> (C, H, W).
+        images: (B, C, H, W), any device; the result goes there, too.
+        generator: seeds PyTorch's global state.
     """
     with seeded_globally(generator):
         return torch.stack([transform(image) for image in images.cpu()]).to(images.device)

@@ -2,6 +2,6 @@
 
 from . import nets as nets  # these two register the built-in networks
 from . import standard as standard
-from .registry import build_victim, initialise, list_victims, register_victim
+from .registry import build_surrogate, build_victim, list_victims, register_victim
 
-__all__ = ["build_victim", "initialise", "list_victims", "register_victim"]
+__all__ = ["build_surrogate", "build_victim", "list_victims", "register_victim"]

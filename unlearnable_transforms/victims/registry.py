@@ -1,7 +1,8 @@
-"""Names of victim networks, and their initialisation from an explicit generator."""
+"""Names of victim networks, and how they start."""
 
 import math
 from collections.abc import Callable
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 import torch
@@ -9,20 +10,16 @@ from torch import nn
 
 Builder = Callable[[int, int], nn.Module]
 _BUILDERS: dict[str, Builder] = {}
-_TOKENS = {
-    "cls_token",
-    "dist_token",
-    "reg_token",
-    "pos_embed",
-}  # what a vision transformer itself owns, in timm's names
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)  # start at 1 and 0, nothing random
 
 
 def register_victim(name: str) -> Callable[[Builder], Builder]:
-    """Decorator: make `build(num_classes, image_size) -> nn.Module` available as `name`.
+    """Decorator: makes ``build(num_classes, image_size) -> nn.Module`` available as ``name``.
 
-    The network takes float (B, 3, H, W) and returns logits (B, num_classes).
-    Raises ValueError if the name is taken.
+    The network takes float (B, 3, H, W) and returns logits (B, num_classes). Its constructor draws the weights from
+    PyTorch's global random state, which :func:`build_victim` seeds.
+
+    Raises:
+        ValueError: the name is taken.
     """
 
     def register(builder: Builder) -> Builder:
@@ -35,52 +32,70 @@ def register_victim(name: str) -> Callable[[Builder], Builder]:
 
 
 def list_victims(pattern: str = "*") -> list[str]:
-    """Sorted names of the registered victims that match the shell-style `pattern`."""
+    """Sorted names of the registered victims that match the shell-style ``pattern``."""
     return sorted(name for name in _BUILDERS if fnmatchcase(name, pattern))
 
 
-def build_victim(name: str, num_classes: int, image_size: int, generator: torch.Generator | None = None) -> nn.Module:
-    """Build the victim `name`, on the CPU, with weights drawn from `generator` (None: seed 0).
+def get_builder(name: str) -> Builder:
+    """The constructor of a victim.
 
-    The global random state is left as it was. The network carries two buffers of shape (3,), `pixel_mean` and
-    `pixel_std`, that training fills with the statistics of its data, so that a saved network knows them.
-    Raises KeyError for an unknown name, ValueError for fewer than 2 classes or images smaller than 8 pixels.
+    Raises:
+        KeyError: no such victim; the message names the nearest one and lists all.
     """
     if name not in _BUILDERS:
-        raise KeyError(f"unknown victim {name!r}; known: {', '.join(sorted(_BUILDERS))}")
+        near = "".join(f" (did you mean {each!r}?)" for each in get_close_matches(name, _BUILDERS, 1))
+        raise KeyError(f"there is no victim {name!r}{near}; the victims are {list_victims()}")
+    return _BUILDERS[name]
+
+
+def build_victim(name: str, num_classes: int, image_size: int, seed: int = 0) -> nn.Module:
+    """A victim on the CPU, with the weights that its own constructor draws under a seed.
+
+    The start is therefore the one of the victim's literature: torchvision's or timm's initialisation. The global random
+    state is left as it was.
+
+    Args:
+        name: as in :func:`list_victims`.
+        num_classes: number of logits, at least 2.
+        image_size: side of the square images in pixels, at least 8.
+        seed: of the weights.
+
+    Returns:
+        The network, with two buffers of shape (3,), ``pixel_mean`` and ``pixel_std``. Training fills them with the
+        statistics of its images, so that a saved network carries them.
+
+    Raises:
+        KeyError: no such victim.
+        ValueError: fewer than 2 classes, or images smaller than 8 pixels.
+    """
+    build = get_builder(name)
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
     if image_size < 8:
         raise ValueError(f"image_size must be at least 8 pixels, got {image_size}")
-    with torch.random.fork_rng(devices=[]):  # PyTorch's constructors draw from the global state; undo that
-        net = _BUILDERS[name](num_classes, image_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(int(seed))
+        net = build(num_classes, image_size)
     net.register_buffer("pixel_mean", torch.zeros(3))
     net.register_buffer("pixel_std", torch.ones(3))
-    return initialise(net, torch.Generator().manual_seed(0) if generator is None else generator)
+    return net
 
 
-def initialise(net: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Draw all weights of `net` in place from the CPU `generator`, and return `net`.
+def build_surrogate(name: str, num_classes: int, image_size: int, generator: torch.Generator) -> nn.Module:
+    """A network as :func:`build_victim` makes it, but with weights drawn uniformly from a generator.
 
-    Same distributions as PyTorch's own constructors: convolutions and linear layers have weights and biases
-    uniform in +-1/sqrt(fan_in); normalisation layers get weight 1, bias 0 and fresh running statistics; tokens and
-    positions of a vision transformer are normal with standard deviation 0.02, cut at 2. A layer of another kind that
-    owns parameters must have a method `initialise(generator)`; else TypeError.
+    The noise of the optimised methods' version 1 was made by surrogates that start like this: weights and biases of
+    convolutions and linear layers are uniform in +-1/sqrt(fan_in). Another start is another noise, and a new version.
+
+    Args:
+        name, num_classes, image_size: as in :func:`build_victim`.
+        generator: on the CPU; it alone decides about those weights.
     """
+    net = build_victim(name, num_classes, image_size)
     for layer in net.modules():
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
             bound = 1 / math.sqrt(layer.weight[0].numel())
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-            if layer.bias is not None:
-                nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
-        elif isinstance(layer, _NORMS):
-            layer.reset_parameters()
-        elif callable(own_rule := getattr(layer, "initialise", None)):
-            own_rule(generator)
-        elif owned := dict(layer.named_parameters(recurse=False)):
-            if set(owned) <= _TOKENS:
-                for _, values in sorted(owned.items()):
-                    nn.init.trunc_normal_(values, std=0.02, generator=generator)
-                continue
-            raise TypeError(f"no rule to initialise {type(layer).__name__}; give it initialise(generator)")
+            for values in (layer.weight, layer.bias):
+                if values is not None:
+                    nn.init.uniform_(values, -bound, bound, generator=generator)
     return net

@@ -3,6 +3,8 @@
 Up to 64 pixels a network gets the stem that CIFAR papers use: a 3x3 convolution of stride 1 and no pooling, so that 32
 pixels reach the last stage as 4. The stem for ImageNet halves the picture twice before the first block; on 32 pixels it
 throws the picture away, and a victim that learns little for that reason makes any protection look strong.
+
+Weights start as torchvision and timm draw them, and layers of a small stem by the rule of the network they belong to.
 """
 
 from typing import Literal
@@ -14,6 +16,7 @@ from ..warn import warn
 from .registry import register_victim
 
 Stem = Literal["small", "large"]
+Fan = Literal["fan_in", "fan_out"]
 SMALL_UP_TO = 64  # pixels
 
 
@@ -28,15 +31,17 @@ def choose_stem(image_size: int, stem: Stem | None) -> Stem:
     return stem or fitting
 
 
-def _small_convolution(layer: nn.Module, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution with the channels of ``layer``."""
+def _small_convolution(layer: nn.Module, fan: Fan) -> nn.Conv2d:
+    """A 3x3 convolution with the channels of ``layer``; its weights start as He et al. 2015 draw them."""
     assert isinstance(layer, nn.Conv2d)
-    return nn.Conv2d(layer.in_channels, layer.out_channels, 3, stride, padding=1, bias=False)
+    small = nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(small.weight, mode=fan, nonlinearity="relu")
+    return small
 
 
 def _resnet(net: models.ResNet, stem: Stem) -> nn.Module:
     if stem == "small":
-        net.conv1 = _small_convolution(net.conv1)
+        net.conv1 = _small_convolution(net.conv1, "fan_out")
         net.maxpool = nn.Identity()
     return net
 
@@ -61,6 +66,8 @@ def vgg16_bn(num_classes: int, image_size: int, stem: Stem | None = None) -> nn.
     if choose_stem(image_size, stem) == "small":
         net.avgpool = nn.AdaptiveAvgPool2d(1)
         net.classifier = nn.Linear(512, num_classes)
+        nn.init.normal_(net.classifier.weight, 0, 0.01)
+        nn.init.zeros_(net.classifier.bias)
     return net
 
 
@@ -69,7 +76,7 @@ def densenet121(num_classes: int, image_size: int, stem: Stem | None = None) -> 
     """DenseNet-121 (Huang et al. 2017). 7.0 M parameters."""
     net = models.densenet121(num_classes=num_classes)
     if choose_stem(image_size, stem) == "small":
-        net.features.conv0 = _small_convolution(net.features.conv0)
+        net.features.conv0 = _small_convolution(net.features.conv0, "fan_in")
         net.features.pool0 = nn.Identity()
     return net
 
@@ -118,7 +125,10 @@ class PreactivationBlock(nn.Module):
 
 @register_victim("wrn34-10")
 def wrn34_10(num_classes: int, image_size: int, stem: Stem | None = None) -> nn.Module:
-    """WRN-34-10 (Zagoruyko and Komodakis 2016). 46.2 M parameters for 10 classes."""
+    """WRN-34-10 (Zagoruyko and Komodakis 2016). 46.2 M parameters for 10 classes.
+
+    Convolutions start as He et al. 2015 draw them, by their outputs, and biases at zero, as in the authors' code.
+    """
     first: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1, bias=False)]
     if choose_stem(image_size, stem) == "large":
         first = [nn.Conv2d(3, 16, 7, 2, padding=3, bias=False), nn.MaxPool2d(3, 2, padding=1)]
@@ -128,7 +138,13 @@ def wrn34_10(num_classes: int, image_size: int, stem: Stem | None = None) -> nn.
             blocks.append(PreactivationBlock(inputs, outputs, stride if place == 0 else 1))
             inputs = outputs
     last = [nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(*first, *blocks, *last, nn.Linear(inputs, num_classes))
+    net = nn.Sequential(*first, *blocks, *last, nn.Linear(inputs, num_classes))
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(layer, nn.Linear):
+            nn.init.zeros_(layer.bias)
+    return net
 
 
 @register_victim("deit-tiny")

@@ -1,0 +1,90 @@
+"""How one image file is written: encoded in a format, named by its checksum, measured against the clean one."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from PIL import Image
+
+from ..pixels import SSIM_WINDOW, gain_fitted_psnr, psnr, ssim
+from .colour import profile_for_rgb
+from .image import PNG_LEVEL, Opened
+
+CROP = 128  # SSIM is measured on the middle of an image, at most this large, PSNR on about so many rows and columns
+_LONGEST_SIDE = {"webp": 16383, "jpeg": 65500, "png": 2**31 - 1}
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How images are written.
+
+    Attributes:
+        format: ``png``, ``webp`` (both lossless) or ``jpeg``.
+        quality: of JPEG, 1..100; colours are never subsampled.
+        icc: whether a colour profile is embedded; else colours are converted to sRGB. No other metadata ever is.
+    """
+
+    format: str = "png"
+    quality: int = 95
+    icc: bool = True
+
+    def prepare(self, opened: Opened) -> Opened:
+        """The image in the numbers that are written: protect these."""
+        return opened if self.icc else opened.in_srgb()
+
+    def encode(self, image: Image.Image) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            ValueError: the format cannot hold the image.
+        """
+        options: dict[str, Any] = {
+            "png": {"compress_level": PNG_LEVEL},
+            "webp": {"lossless": True, "method": 0, "exact": True},
+            "jpeg": {"quality": self.quality, "subsampling": 0},
+        }[self.format]
+        profile = image.info.pop("icc_profile", None)
+        if self.format == "jpeg" and image.mode in ("LA", "RGBA"):
+            image = _without_alpha(image)
+        if self.icc and profile:
+            options["icc_profile"] = profile_for_rgb(profile) if self.format == "webp" else profile  # WebP has no grey
+        longest = _LONGEST_SIDE[self.format]
+        if max(image.size) > longest:
+            raise ValueError(
+                f"{self.format} holds at most {longest} pixels a side, the image has {max(image.size)}: choose "
+                "--format png, or make it smaller"
+            )
+        buffer = io.BytesIO()
+        try:
+            image.save(buffer, self.format.upper(), **options)
+        except MemoryError:
+            raise
+        except Exception as error:  # encoders raise whatever comes up
+            raise ValueError(f"{self.format} cannot hold the picture: {error}") from None
+        return buffer.getvalue()
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    if image.getextrema()[-1] != (255, 255):
+        raise ValueError("the picture has transparency, which JPEG cannot hold: choose --format png or webp")
+    return image.convert(image.mode[:-1])
+
+
+def checksum(data: bytes) -> str:
+    """xxh3-128, hexadecimal."""
+    return xxhash.xxh3_128(data).hexdigest()
+
+
+def measure(clean: np.ndarray, changed: np.ndarray) -> list[float | None]:
+    """PSNR and gain-fitted PSNR in dB of evenly spread pixels, and SSIM of the middle; None where there is none."""
+    step = max(1, min(clean.shape[:2]) // CROP)
+    some = clean[::step, ::step], changed[::step, ::step]
+    window = tuple(slice(max(0, (side - CROP) // 2), max(0, (side - CROP) // 2) + CROP) for side in clean.shape[:2])
+    small = min(clean.shape[:2]) < SSIM_WINDOW
+    likeness = None if small else ssim(clean[window], changed[window])
+    return [
+        value if value is None or np.isfinite(value) else None
+        for value in (psnr(*some), gain_fitted_psnr(*some), likeness)
+    ]
