@@ -137,12 +137,12 @@ class Poison(Parameters):
         """Whether the method is ready. Methods that learn from data override this."""
         return True
 
-    def recall(self, ids: Any, values: Sequence) -> Self:
+    def recall(self, ids: Any, values: Sequence = ()) -> Self:
         """Take what an earlier fit has learnt, where it can be found without the images.
 
         Args:
             ids: sample ids of the clean or of the protected images; :class:`Behind` that in a chain.
-            values: the classes of the fit.
+            values: the classes of the fit, for methods that need nothing else.
 
         Raises:
             NotFittedError: the method learns from images, and keeps nothing.

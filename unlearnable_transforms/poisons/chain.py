@@ -104,7 +104,7 @@ class Chain(Poison):
                 link.extend(self._handed(place, more), transform)
         return self
 
-    def recall(self, ids: Any, values: Sequence) -> Self:
+    def recall(self, ids: Any, values: Sequence = ()) -> Self:
         for place, link in enumerate(self.links):
             link.recall(self._handed(place, ids), values)
         return self

@@ -57,7 +57,7 @@ class ClassListPoison(Poison):
             self.known = self._classes_of(Behind.split(data)[0])
         return self
 
-    def recall(self, ids: Any, values: Sequence) -> Self:
+    def recall(self, ids: Any, values: Sequence = ()) -> Self:
         if not self.fitted and len(values):
             self.known = sorted(set(values))
         return super().recall(ids, values)

@@ -290,7 +290,7 @@ class FittedPoison(Poison):
         rows = table_rows(table, images, tokens, [None] * len(images))
         return [None if row < 0 else table.ids[row : row + 1].tobytes() for row in rows.tolist()]
 
-    def recall(self, ids: Any, values: Sequence) -> Self:
+    def recall(self, ids: Any, values: Sequence = ()) -> Self:
         ids, chain = Behind.split(ids)
         cache = self._cache(chain)
         for entry in () if self.fitted else cache.entries():
