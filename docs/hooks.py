@@ -1,17 +1,38 @@
-"""What the site's builder is told beside mkdocs.yml."""
+"""What the site has beside its pages: tables of parameters, measured figures, and the pages of methods.
 
+- ``<!-- parameters: SEMPoison -->`` becomes the table of what the class declares,
+- ``<!-- methods -->`` the reference of every registered method,
+- ``<!-- measured: sem -->`` the figures of a method, from ``unlearnable_transforms/evaluation/measured.json``,
+- ``<!-- changelog -->`` the file CHANGELOG.md.
+"""
+
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import unlearnable_transforms as ut
+from unlearnable_transforms.evaluation.recommended import MEASURED
 from unlearnable_transforms.params import table
 
-PARAMETERS = re.compile(r"^<!-- parameters: (\w+) -->$", re.MULTILINE)
 GENERIC = re.compile(  # the signature of a constructor whose arguments the table lists
     r'<div class="doc-signature highlight">(?:(?!</div>).)*">args<(?:(?!</div>).)*">kwargs<(?:(?!</div>).)*</div>',
     re.DOTALL,
 )
 ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):<code>~?\.*([^<]+)</code>")
+
+
+def on_config(config: Any) -> Any:
+    """A method's page that `mkdocs.yml` does not name stands behind those that it names."""
+    (methods,) = [section["Methods"] for section in config["nav"] if "Methods" in section]
+    named = {page for entry in methods for page in entry.values()}
+    pages = [f"{name}.md" for name in ut.list_poisons()]
+    methods += [
+        {Path(page).stem.upper(): page}
+        for page in pages
+        if page not in named and Path(config["docs_dir"], page).exists()
+    ]
+    return config
 
 
 def on_page_content(html: str, **_: Any) -> str:
@@ -20,5 +41,50 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """A line ``<!-- parameters: SEMPoison -->`` becomes the table of what the class declares."""
-    return PARAMETERS.sub(lambda line: table(getattr(ut, line[1])), markdown)
+    """Replace the marks."""
+    for mark, include in INCLUDES.items():
+        markdown = re.sub(rf"^<!-- {mark} -->$", include, markdown, flags=re.MULTILINE)
+    return markdown
+
+
+def parameters(mark: re.Match) -> str:
+    """The arguments of a method."""
+    return table(getattr(ut, mark[1]))
+
+
+def methods(_: re.Match) -> str:
+    """The reference of every registered method."""
+    classes = [ut.get_poison(name) for name in ut.list_poisons()]
+    return "\n\n".join(f"::: {method.__module__}.{method.__name__}\n\n{table(method)}" for method in classes)
+
+
+def measured(mark: re.Match) -> str:
+    """What a victim reaches that trains on a method's images."""
+    results = json.loads(MEASURED.read_text(encoding="utf-8"))
+    rows = [row for row in results["methods"] if row["method"] == mark[1]]
+    if not rows:
+        return "Not measured. `python tests/benchmarks/methods.py` measures a method."
+    (row,) = rows
+    plain, worst, clean = (
+        f"{100 * share:.1f} %"
+        for share in (row["accuracies"]["erm"], row["accuracies"][row["worst"]], results["clean"][row["worst"]])
+    )
+    return (
+        f"Key `screen-0` under eight kinds of training, `python tests/benchmarks/methods.py` "
+        f"([table](measurements.md#methods-and-chains)):\n\n"
+        "| plain training | highest of the eight | clean images under the same | SSIM |\n|---|---|---|---|\n"
+        f"| {plain} | **{worst}**, under `{row['worst']}` | {clean} | {row['ssim']:.2f} |"
+    )
+
+
+def changelog(_: re.Match) -> str:
+    """The changelog of the repository."""
+    return (Path(__file__).parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+INCLUDES = {
+    r"parameters: (\w+)": parameters,
+    "methods": methods,
+    r"measured: ([\w-]+)": measured,
+    "changelog": changelog,
+}

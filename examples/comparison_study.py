@@ -1,4 +1,4 @@
-"""Methods x defenses x seeds, with clean controls: what a comparison looks like. Offline on digits.
+"""Methods x defenses x seeds, with clean controls: an example of a comparison. Offline on digits.
 
 python examples/comparison_study.py [digits | cifar10 | cifar100 | tiny-imagenet | imagenet-100] [FOLDER]
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before anything imports it: no call home
@@ -41,8 +42,11 @@ from unlearnable_transforms import (
     REMPoison,
     SEMPoison,
     TAPPoison,
+    get_poison,
+    list_poisons,
 )
 from unlearnable_transforms.cli.main import main
+from unlearnable_transforms.poisons.optimised import OptimisedPoison
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -87,8 +91,12 @@ def chain(key: Key, data) -> Chain:
     return Chain([PILPoison(key=key), CUDAPoison(key=key), SEMPoison(key=key, **TINY)], data=data)
 
 
-# Every method, in the ways that differ: name -> (how to make it, labels for five pictures). test_roads.py takes each of
-# them down every road, test_state.py pickles and fingerprints them.
+def in_two_steps(method: type[Poison], key: Key, data) -> Poison:
+    return method(key=key, **(TINY if issubclass(method, OptimisedPoison) else {})).fit(data)
+
+
+# Every method, in the ways that differ: name -> (how to make it, labels for five images). test_roads.py calls each of
+# them in every way, test_state.py pickles and fingerprints them. A method without a row gets one below.
 POISONS: dict[str, tuple[Callable[[], Poison], list]] = {
     "cuda": (lambda: CUDAPoison(key=KEY), NUMBERS),
     "cuda, text": (lambda: CUDAPoison(key=KEY), NAMES),
@@ -114,6 +122,8 @@ POISONS: dict[str, tuple[Callable[[], Poison], list]] = {
     "tap": (fitted(TAPPoison, NUMBERS, **TINY, restarts=2), NUMBERS),
     "chain": (fitted(chain, NUMBERS), NUMBERS),
 }
+for _name in sorted(set(list_poisons()) - {name.partition(",")[0] for name in POISONS}):
+    POISONS[_name] = fitted(partial(in_two_steps, get_poison(_name)), NUMBERS), NUMBERS
 
 
 @pytest.fixture(autouse=True)

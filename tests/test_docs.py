@@ -1,4 +1,4 @@
-"""The pages of the site: their Python runs, in order, without a network; what they print is what they say.
+"""The pages of the site: their Python runs, in order, without a network, and prints what they say.
 
 In a page of ``docs/`` each block ``python`` is run after those before it. Marks, all of them seen by the reader:
 
@@ -11,6 +11,7 @@ Commands ``unlearnable ...`` in blocks ``bash`` are parsed. There are no blocks 
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import json
 import re
@@ -31,10 +32,12 @@ from PIL import Image
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import build_parser
 from unlearnable_transforms.defenses import base as defenses
-from unlearnable_transforms.evaluation.recommended import MEASURED
 from unlearnable_transforms.poisons import base as poisons
 
 DOCS = ROOT / "docs"
+_SPEC = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
+HOOKS = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(HOOKS)
 PAGES = sorted(page.stem for page in DOCS.glob("*.md"))
 NOT_RUN = "Not run: "
 COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*unlearnable (.*)")
@@ -151,10 +154,11 @@ def test_commands_of_a_page_are_commands(page):
                         pytest.fail(f"{page}.md: unlearnable {shlex.join(arguments)}")
 
 
-def test_every_name_stands_in_the_api_page():
-    page = (DOCS / "api.md").read_text(encoding="utf-8")
-    described = set(re.findall(r"^::: unlearnable_transforms\.(\w+)$", page, re.MULTILINE))
-    assert described == set(ut.__all__) - {"__version__"}
+def test_every_name_is_in_the_api_page():
+    page = HOOKS.on_page_markdown((DOCS / "api.md").read_text(encoding="utf-8"))
+    described = re.findall(r"^::: unlearnable_transforms\.(?:\w+\.)*(\w+)$", page, re.MULTILINE)
+    assert len(described) == len(set(described))
+    assert set(ut.__all__) - {"__version__"} <= set(described)
 
 
 def test_pages_that_the_package_names_are_there():
@@ -170,42 +174,56 @@ def test_pages_that_the_package_names_are_there():
 
 def test_every_page_is_in_the_navigation_once():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
-    assert sorted(re.findall(r": ([\w-]+)\.md$", navigation, re.MULTILINE)) == sorted(
-        page.stem for page in DOCS.glob("*.md")
-    )
+    named = re.findall(r": ([\w-]+)\.md$", navigation, re.MULTILINE)
+    assert len(named) == len(set(named))
+    assert set(PAGES) - set(named) <= set(ut.list_poisons())  # the site adds the pages of methods
 
 
-def test_every_benchmark_and_every_picture_of_the_gallery_has_its_place():
+def test_the_page_of_a_method_comes_into_the_navigation_by_itself():
+    config = {"nav": [{"Start": "index.md"}, {"Methods": [{"CUDA": "cuda.md"}]}], "docs_dir": str(DOCS)}
+    methods = HOOKS.on_config(config)["nav"][1]["Methods"]
+    assert methods[0] == {"CUDA": "cuda.md"}
+    assert {"AR": "ar.md"} in methods
+    assert len(methods) == len(ut.list_poisons())
+
+
+def test_every_benchmark_has_its_place():
     benchmarks = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(\w+\.py)", benchmarks))
     assert named == {path.name for path in (ROOT / "tests" / "benchmarks").glob("*.py")}
-    gallery = (DOCS / "gallery.md").read_text(encoding="utf-8")
-    shown = re.findall(r"\(images/gallery-(\w+)\.jpg\)", gallery)
-    assert sorted(shown) == ut.list_poisons()
-    for name in shown:
-        with Image.open(DOCS / "images" / f"gallery-{name}.jpg") as picture:
-            picture.load()
 
 
-def test_the_page_of_a_method_is_whole_and_its_figures_are_the_measured_ones():
-    table = json.loads(MEASURED.read_text(encoding="utf-8"))
-    rows = {row["method"]: row for row in table["methods"]}
+def test_the_images_of_the_pages_are_whole():
+    named = {name for page in PAGES for name in re.findall(r"\]\((images/[^)]+)\)", (DOCS / f"{page}.md").read_text())}
+    assert "images/gallery-cuda.jpg" in named
+    for name in named:
+        with Image.open(DOCS / name) as image:
+            image.load()
+
+
+def test_the_page_of_a_method_says_what_it_does_costs_gives_and_what_breaks_it():
     for name in ut.list_poisons():
         page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
-        headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
-        assert {"Cost", "Measured", "What breaks it"} <= set(headings), f"{name}.md: {headings}"
-        assert {"Idea", "Formula"} <= set(headings) or "Idea and formula" in headings, f"{name}.md: {headings}"
-        assert f"(images/gallery-{name}.jpg)" in page
-        row = rows[name]
-        worst, accuracies = row["worst"], row["accuracies"]
-        assert (
-            f"plain {100 * accuracies['erm']:.1f} %, worst case **{100 * accuracies[worst]:.1f} %** under `{worst}`, "
-            f"where clean pictures give {100 * table['clean'][worst]:.1f} %; SSIM {row['ssim']:.2f}."
-        ) in " ".join(page.split()), f"{name}.md"
+        headings = set(re.findall(r"^## (.*)$", page, re.MULTILINE))
+        assert {"Cost", "Measured", "What breaks it"} <= headings, f"{name}.md: {headings}"
+        assert {"Idea", "Formula"} <= headings or "Idea and formula" in headings, f"{name}.md: {headings}"
+        assert f"<!-- measured: {name} -->" in page, f"{name}.md"
 
 
-def test_the_method_of_the_page_goes_down_the_usual_roads(workplace):
-    (block,) = [block for block in blocks("add-method") if block.title.endswith(".py")]
+def test_figures_of_a_method_come_from_the_results(tmp_path, monkeypatch):
+    results = {
+        "clean": {"erm": 0.747, "jpeg": 0.6833},
+        "methods": [{"method": "sem", "worst": "jpeg", "accuracies": {"erm": 0.296, "jpeg": 0.6214}, "ssim": 0.957}],
+    }
+    (tmp_path / "measured.json").write_text(json.dumps(results))
+    monkeypatch.setattr(HOOKS, "MEASURED", tmp_path / "measured.json")
+    shown = HOOKS.on_page_markdown("a\n\n<!-- measured: sem -->\n\nb\n\n<!-- measured: new -->\n")
+    assert "| 29.6 % | **62.1 %**, under `jpeg` | 68.3 % | 0.96 |\n\nb" in shown
+    assert "Not measured." in shown.partition("\n\nb")[2]
+
+
+def test_the_method_of_the_page_works_in_every_way_of_calling(workplace):
+    block = next(block for block in blocks("add-method") if block.title.endswith(".py"))
     Path(block.title).write_text(block.code, encoding="utf-8")
     importlib.import_module(block.title.removesuffix(".py"))
     poison = ut.get_poison(block.title.removesuffix(".py"))(key=ut.Key.public("docs"))

@@ -152,7 +152,7 @@ def test_the_site_shows_the_table_of_every_method():
     assert "<!-- parameters" not in shown
     for name in ut.list_poisons():
         method = ut.get_poison(name)
-        assert f"::: unlearnable_transforms.{method.__name__}\n\n{table(method)}\n" in shown
+        assert f"::: {method.__module__}.{method.__name__}\n\n{table(method)}\n" in shown
 
 
 # ---- methods ----
@@ -213,7 +213,7 @@ def test_names_of_methods_come_from_their_files():
         method = ut.get_poison(name)
         assert getattr(ut, method.__name__) is method
         assert method.__name__ in ut.__all__
-    assert ut.list_poisons("*p*") == ["lsp", "ops", "pil", "tap"]
+    assert ut.list_poisons("?em") == ["rem", "sem"]
     assert ut.get_poison("chain") is ut.Chain
     assert "chain" not in ut.list_poisons()
     with pytest.raises(KeyError, match="there is no method 'smem': did you mean 'sem'"):

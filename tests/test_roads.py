@@ -22,7 +22,6 @@ from torchvision.transforms import v2
 
 import unlearnable_transforms as ut
 from unlearnable_transforms import CUDAPoison, Poison, ProtectedDataset
-from unlearnable_transforms.poisons import list_poisons
 
 IMAGES = pixels(5, 12, 10, 3)
 
@@ -31,10 +30,6 @@ IMAGES = pixels(5, 12, 10, 3)
 def case(request) -> tuple[Poison, list]:
     make, labels = POISONS[request.param]
     return make(), list(labels)
-
-
-def test_every_method_is_in_the_table():
-    assert {make().name for make, _ in POISONS.values()} == {*list_poisons(), "chain"}
 
 
 def test_classes_make_numbers_and_names_the_same():

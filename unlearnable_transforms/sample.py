@@ -131,6 +131,11 @@ def class_value(token: str) -> int | str:
     return int(token[2:]) if token.startswith("i:") else token[2:]
 
 
+def in_order(values: Iterable[int | str]) -> list[int | str]:
+    """Different classes sorted: integers, then text."""
+    return sorted(set(values), key=lambda value: (isinstance(value, str), value))
+
+
 def batch_tokens(labels: Any, count: int, classes: Sequence | None = None) -> list[str]:
     """Class tokens of a batch of ``count`` images.
 

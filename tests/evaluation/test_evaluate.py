@@ -150,7 +150,10 @@ def test_killed_in_the_middle_it_goes_on(folder, tmp_path):
     script, out = tmp_path / "killed.py", tmp_path / "out"
     script.write_text(KILLED)
     command = [sys.executable, str(script), str(out)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "support"))),
+    }
     process = subprocess.Popen(command, env=environment, start_new_session=True, cwd=ROOT)
     try:
         deadline = time.monotonic() + 400

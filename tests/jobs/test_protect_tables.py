@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import encode, image_set, pixels, run_python, stored
@@ -18,7 +19,7 @@ import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
 from unlearnable_transforms.data import table as shards
 from unlearnable_transforms.jobs.ledger import read_ledger
-from unlearnable_transforms.protection.protect import Protect
+from unlearnable_transforms.protection.protect import Protect, protect_source
 
 FEATURES = Features({"image": Image(), "label": ClassLabel(names=["ant", "bee", "cat"]), "note": Value("string")})
 
@@ -338,10 +339,9 @@ print(json.dumps(results))
     assert "9 rows written: 9 protected" in first[1]
     assert "left out, not being training data: test" in first[1]
     assert list(tree(out)) == ["train-00000-of-00001.parquet"]
-    assert stored(load(out)["train"]) == stored(data.map(poison, batched=True))
     assert b"CANARY" not in b"".join(tree(out).values())
-    assert other[0] == 2
-    assert "the source is not what it was" in other[2]
+    assert other[::2] == [0, ""]  # the set was replaced by another: its rows are protected
+    assert stored(load(out)["train"]) == stored(make_set(seed=4).map(poison, batched=True))
     assert nothing[0] == 2
     assert nothing[2].startswith("unlearnable: error: user/nothing is no file or folder here; as a name of the Hub: ")
 
@@ -359,3 +359,28 @@ def test_what_the_hub_answers_is_told_in_one_line(protect, out, monkeypatch, cap
     assert re.fullmatch(r"unlearnable: error: user/photos is no file or folder here.*\n", told)
     assert str(error).split("\n")[-1] in told
     assert not out.exists()
+
+
+def test_files_and_splits_without_rows(out, tmp_path, poison):
+    rows = image_set([encode(pixels(9, 9, 3, seed=number)) for number in range(4)], [0, 1, 0, 1])
+    source = tmp_path / "source"
+    source.mkdir()
+    rows.to_parquet(source / "train-0.parquet")
+    none = pq.read_table(source / "train-0.parquet").slice(0, 0)
+    pq.write_table(none, source / "train-1.parquet")
+    pq.write_table(none, source / "test.parquet")
+    assert protect_source(source, out, poison).counts == {"protected": 4}
+    (source / "train-0.parquet").unlink()
+    with pytest.raises(ValueError, match="there are no rows"):
+        protect_source(source, tmp_path / "none", poison)
+    rows.select([]).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="has no rows"):
+        protect_source(tmp_path / "saved", tmp_path / "none", poison)
+
+
+@pytest.mark.parametrize(("labels", "classes"), [([3, 12, 3, 12], "3, 12"), ([[1], [0], [1], [0]], "0, 1")])
+def test_what_was_read_as_classes_is_always_said(out, tmp_path, poison, labels, classes):
+    images = [{"bytes": encode(pixels(9, 9, 3, seed=number)), "path": None} for number in range(4)]
+    pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "rows.parquet")
+    summary = protect_source(tmp_path / "rows.parquet", out, poison)
+    assert f"2 classes ({classes}), from column 'label'" in summary.lines()

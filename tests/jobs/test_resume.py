@@ -1,5 +1,6 @@
 """Interrupted and started again: the same bytes as without interruption, or a refusal that names the difference."""
 
+import io
 import os
 import random
 import resource
@@ -7,11 +8,13 @@ import shutil
 import signal
 import stat
 import subprocess
+import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pyarrow.parquet as pq
 import pytest
 from conftest import encode, image_set, pixels
 from folders import command, interrupted, make_folder, tree, wait_for_end, wait_for_lines
@@ -24,6 +27,7 @@ from unlearnable_transforms.files import PART_PREFIX, PART_SUFFIX
 from unlearnable_transforms.jobs.journal import open_journal
 from unlearnable_transforms.jobs.ledger import read_ledger
 from unlearnable_transforms.protection.protect import Protect, protect_source
+from unlearnable_transforms.protection.unlock_source import Undo, unlock_source
 
 
 @pytest.fixture
@@ -34,6 +38,22 @@ def source(tmp_path) -> Path:
 def journal_of(out: Path) -> Path:
     (directory,) = Path(os.environ["UNLEARNABLE_TRANSFORMS_CACHE"], "journals").iterdir()
     return directory
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
+    """A tar of files with these names and bytes."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+
+
+def images_of(path: Path) -> list[np.ndarray]:
+    """The images of a tar, in its order."""
+    with tarfile.open(path) as tar:
+        files = [tar.extractfile(entry) for entry in tar if entry.name.endswith(".png")]
+        return [np.asarray(PIL.Image.open(io.BytesIO(file.read()))) for file in files if file is not None]
 
 
 @pytest.fixture
@@ -148,6 +168,104 @@ def test_an_album_grows_under_noise_that_was_fitted(source, out, key):
     assert all(after[name] == data for name, data in before.items())
 
 
+@pytest.mark.parametrize("make", [ut.OPSPoison, lambda key: ut.Chain([ut.CUDAPoison(key=key), ut.OPSPoison(key=key)])])
+def test_what_a_method_learnt_is_kept_for_a_run_that_goes_on(source, out, tmp_path, key, make, monkeypatch):
+    protect_source(source, tmp_path / "whole", make(key=key))
+    with interrupted(monkeypatch, after=4):
+        protect_source(source, out, make(key=key))
+    (source / "cat" / "new.png").write_bytes(encode(pixels(9, 8, 3, seed=70)))  # would have changed what is learnt
+    protect_source(source, out, make(key=key))
+    whole = tree(tmp_path / "whole")
+    assert {name: data for name, data in tree(out).items() if name in whole} == whole
+    assert "cat/new.png" in tree(out)
+
+
+def in_one_tar_a_class(root: Path, classes: dict[str, int]) -> Path:
+    """A tar for each class, named by text, with so many images."""
+    root.mkdir(exist_ok=True)
+    for place, (name, count) in enumerate(classes.items()):
+        members = []
+        for number in range(count):
+            members.append((f"{number}.png", encode(pixels(12, 12, 3, seed=100 * place + number))))
+            members.append((f"{number}.cls", name.encode()))
+        write_tar(root / f"train-{place}.tar", members)
+    return root
+
+
+@pytest.mark.parametrize("method", [ut.LSPPoison, ut.ARPoison])
+def test_classes_in_text_keep_their_order_when_a_run_goes_on(out, tmp_path, key, method, monkeypatch):
+    """The tar of the class that is sorted last comes first: what is done by then says nothing of the others."""
+    source = in_one_tar_a_class(tmp_path / "tars", {"c": 2, "b": 2, "a": 2})
+    protect_source(source, tmp_path / "whole", method(key=key))
+    with interrupted(monkeypatch, after=1):
+        protect_source(source, out, method(key=key))
+    protect_source(source, out, method(key=key))
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("method", [ut.LSPPoison, ut.ARPoison])
+def test_classes_in_text_that_came_later_stay_behind(out, tmp_path, key, method):
+    source = in_one_tar_a_class(tmp_path / "tars", {"c": 2, "b": 2})
+    protect_source(source, out, method(key=key))
+    first = tree(out)["train-0.tar"]
+    for count in (3, 4):  # of the new class, in the tar of another one: it is written again
+        source = in_one_tar_a_class(source, {"c": 2, "b": 2})
+        members = [(f"{n}.{kind}", data) for n in range(count) for kind, data in
+                   (("png", encode(pixels(12, 12, 3, seed=n))), ("cls", b"b" if n < 2 else b"a"))]  # fmt: skip
+        write_tar(source / "train-1.tar", members)
+        summary = protect_source(source, out, method(key=key))
+    assert tree(out)["train-0.tar"] == first
+    poison = method(key=key)
+    poison.known = ["b", "c", "a"]
+    (image,) = images_of(out / "train-1.tar")[-1:]
+    assert (image == poison.apply(pixels(12, 12, 3, seed=3)[None], ["a"])[0]).all()
+    unlock_source(out, tmp_path / "clean", method(key=key), ledger=summary.ledger)
+    again = images_of(tmp_path / "clean" / "train-1.tar")[-1]
+    assert np.abs(again.astype(int) - pixels(12, 12, 3, seed=3)).mean() < 1
+
+
+def test_an_image_that_cannot_be_read_any_more_leaves_the_output(source, out, poison):
+    protect_source(source, out, poison)
+    (source / "cat" / "0003.png").write_bytes(b"?")
+    summary = protect_source(source, out, poison)
+    assert [place for place, _ in summary.failed] == ["cat/0003.png"]
+    assert not (out / "cat" / "0003.png").exists()
+    assert len(read_ledger(summary.ledger)) == len(tree(out)) == 11
+
+
+def test_a_table_is_written_again_where_another_column_changed(out, tmp_path, poison):
+    rows = image_set([encode(pixels(9, 9, 3, seed=number)) for number in range(4)], [0, 1, 0, 1])
+    for caption in ("old", "new"):
+        rows.add_column("caption", [caption] * 4).to_parquet(tmp_path / "rows.parquet")
+        protect_source(tmp_path / "rows.parquet", out, poison)
+    (path,) = out.glob("*.parquet")
+    assert pq.read_table(path)["caption"].to_pylist() == ["new"] * 4
+
+
+def test_lines_of_the_journal_that_lack_something_are_passed_over(begun, source, poison):
+    with (journal_of(begun) / "done.jsonl").open("ab") as file:
+        file.write(
+            b'{"target": "gone.png", "status": "written", "bytes": 1, "checksum": "", "stamp": 0, "digest": ""}\n'
+        )
+        file.write(b'{"target": "ant/0001.png", "status": "written", "facts": 5}\n[5]\n')
+    assert protect_source(source, begun, poison).counts == {"protected": 12}
+
+
+def test_an_output_of_another_version_is_refused_with_the_remedy(begun, source, poison):
+    settings = journal_of(begun) / "settings.json"
+    settings.write_text(settings.read_text().replace('"journal version": 2', '"journal version": 1'))
+    with pytest.raises(
+        ValueError, match="another version of unlearnable-transforms: go on with that version, or start with"
+    ):
+        protect_source(source, begun, poison)
+
+
+def test_an_output_folder_beside_a_table_and_its_images_is_refused(source, poison):
+    beside_a_table(source)
+    with pytest.raises(ValueError, match="lie in each other"):
+        protect_source(source / "train.csv", source / "out", poison)
+
+
 @pytest.mark.parametrize("change", [lambda source: (source / "dog").rename(source / "bat")])
 def test_a_renamed_class_is_a_new_one(source, out, poison, change):
     protect_source(source, out, poison)
@@ -188,6 +306,23 @@ def test_an_emptied_output_folder_is_a_new_start(begun, source, poison):
     shutil.rmtree(begun)
     other = ut.CUDAPoison(key=ut.Key.public("other"))
     assert protect_source(source, begun, other).counts == {"protected": 12}
+
+
+def test_a_second_unlock_at_the_same_time_leaves_the_first_alone(source, out, tmp_path, poison, monkeypatch):
+    protect_source(source, out, poison)
+    write, seen = Undo._write, []
+
+    def twice(self, unit):
+        if not seen:
+            seen.append(unit)
+            with pytest.raises(RuntimeError, match="another run"):
+                unlock_source(out, tmp_path / "clean", poison)
+        return write(self, unit)
+
+    monkeypatch.setattr(Undo, "_write", twice)
+    unlock_source(out, tmp_path / "clean", poison)
+    assert tree(tmp_path / "clean").keys() == tree(out).keys()
+    assert not list(tmp_path.glob(f"{PART_PREFIX}*"))
 
 
 def test_a_second_run_at_the_same_time_is_refused(source, out, poison):
@@ -246,9 +381,9 @@ def run(key_file, tmp_path, monkeypatch):
     """The command in this process, to its end; its exit code."""
     monkeypatch.setattr(shards, "SHARD_BYTES", SHARD_BYTES)
 
-    def run(source: Path, out: Path) -> int:
-        ledger = tmp_path / f"{out.name}.parquet"
-        return main(f"protect|{source}|{out}|--key|{key_file}|--ledger|{ledger}|--workers|1".split("|"))
+    def run(source: Path, out: Path, verb: str = "protect") -> int:
+        ledger = tmp_path / f"{source.name if verb == 'unlock' else out.name}.parquet"
+        return main(f"{verb}|{source}|{out}|--key|{key_file}|--ledger|{ledger}|--workers|1".split("|"))
 
     return run
 
@@ -260,23 +395,72 @@ def in_parquet(folder: Path) -> Path:
     return Path(f"{folder}.parquet")
 
 
+def as_saved_set(folder: Path) -> Path:
+    """The images of a folder as a saved data set."""
+    files = sorted(folder.rglob("*.*"))
+    image_set([file.read_bytes() for file in files], [0] * len(files)).save_to_disk(f"{folder}-saved")
+    return Path(f"{folder}-saved")
+
+
+def in_tars(folder: Path) -> Path:
+    """The images of a folder in tars of four."""
+    files, tars = sorted(folder.rglob("*.*")), Path(f"{folder}-tars")
+    tars.mkdir()
+    for start in range(0, len(files), 4):
+        members = []
+        for number, file in enumerate(files[start : start + 4]):
+            members += [(f"{number}{file.suffix}", file.read_bytes()), (f"{number}.cls", b"0")]
+        write_tar(tars / f"train-{start:06d}.tar", members)
+    return tars
+
+
+def beside_a_table(folder: Path) -> Path:
+    """The images of a folder, and a CSV that names them."""
+    files = sorted(folder.rglob("*.*"))
+    lines = [f"{file.relative_to(folder)},{file.parent.name}" for file in files]
+    (folder / "train.csv").write_text("\n".join(["path,label", *lines]))
+    return folder / "train.csv"
+
+
+# What is made of a folder; and how many files, or shards, are written between two kills.
+MANY = {
+    "folder": (lambda folder: folder, 100),
+    "parquet": (in_parquet, 8),
+    "saved": (as_saved_set, 8),
+    "tars": (in_tars, 5),
+    "csv": (beside_a_table, 100),
+    "unlock": (lambda folder: folder, 100),
+}
+
+
+def make_many(tmp_path: Path, kind: str) -> tuple[Path, int]:
+    """Many images, as one of ``MANY``, and the files or shards a kill."""
+    make, step = MANY[kind]
+    return make(make_folder(tmp_path / "many", (100 if step == 100 else 40) * (KILLS + 1))), step
+
+
 @pytest.fixture(params=["folder", "parquet"])
 def many(request, tmp_path) -> Path:
     """Many pictures, as a folder or as one Parquet file."""
-    folder = request.param == "folder"
-    source = make_folder(tmp_path / "many", (100 if folder else 40) * (KILLS + 1))
-    return source if folder else in_parquet(source)
+    return make_many(tmp_path, request.param)[0]
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments(many, out, tmp_path, key_file, run):
-    """`UNLEARNABLE_KILLS=20 pytest tests/test_resume.py -k kills` kills more often."""
+@pytest.mark.parametrize("kind", MANY)
+def test_kills_at_random_moments(kind, tmp_path, key_file, run):
+    """`UNLEARNABLE_KILLS=20 pytest tests/jobs/test_resume.py -k kills` kills more often."""
+    source, step = make_many(tmp_path, kind)
+    verb, out, whole = "protect", tmp_path / "out", tmp_path / "whole"
+    if kind == "unlock":
+        assert run(source, tmp_path / "protected") == 0
+        shutil.rmtree(Path(os.environ["UNLEARNABLE_TRANSFORMS_CACHE"], "journals"))
+        verb, source = "unlock", tmp_path / "protected"
+    ledger = tmp_path / f"{source.name if verb == 'unlock' else out.name}.parquet"
     choose = random.Random(KILLS)
-    step = 100 if many.is_dir() else 8  # files, or shards, a kill
     lines = 0
     for kill in range(KILLS):
-        options = ("--key", key_file, "--ledger", tmp_path / "out.parquet", "--workers", 1 + kill % 2)
-        process = command(many, out, *options, shard_bytes=SHARD_BYTES)
+        options = ("--key", key_file, "--ledger", ledger, "--workers", 1 + kill % 2)
+        process = command(source, out, *options, verb=verb, shard_bytes=SHARD_BYTES)
         lines = wait_for_lines(process, lines + choose.randrange(1, step))
         time.sleep(choose.random() / 50)
         process.kill()
@@ -284,11 +468,13 @@ def test_kills_at_random_moments(many, out, tmp_path, key_file, run):
         assert process.returncode == -signal.SIGKILL
         assert wait_for_end(process.pid) == []
     assert 0 < lines < step * (KILLS + 1)
-    assert run(many, out) == 0
-    assert run(many, tmp_path / "whole") == 0
+    assert run(source, out, verb) == 0
+    assert run(source, whole, verb) == 0
     assert len(tree(out)) >= step * (KILLS + 1)
-    assert tree(out) == tree(tmp_path / "whole")
-    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert tree(out) == tree(whole)
+    if verb == "protect":
+        assert ledger.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert not list(tmp_path.glob(f"{PART_PREFIX}*"))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 from evaluations import cell
 from folders import save_key, tree
 from huggingface_hub import DatasetCard
+from planted import forget_ledgers
 from publications import CLASSES, FEATURES, ROWS, clean_set, key, pictures, protected_folder, publish
 
 import unlearnable_transforms as ut
@@ -246,6 +247,17 @@ def test_publish_and_verify_by_command(tmp_path, ready, capsys):
     assert "changed: ant/000.png" in capsys.readouterr().out
     assert main(["verify", str(tmp_path / "protected")]) == 2
     assert "there is no protection.json" in capsys.readouterr().err
+
+
+def test_what_options_say_of_the_set_is_on_the_card(tmp_path, ready):
+    forget_ledgers()
+    said = ["--description", "Ants and bees.", "--contact", "ann at the museum", "--license", "cc-by-4.0"]
+    assert main(["publish", *ready, *said, "--originals-public", "no", "--allow-unverified"]) == 0
+    card = card_of(tmp_path / "out")
+    assert "Ants and bees." in card.text
+    assert "ann at the museum" in card.text
+    assert card.data.license == "cc-by-4.0"
+    assert json.loads((tmp_path / "out" / "protection.json").read_text())["coverage"] == "coverage not verified"
 
 
 def test_leaks_are_listed_and_the_exit_code_is_1(tmp_path, ready, capsys):

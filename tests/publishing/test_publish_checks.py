@@ -1,5 +1,6 @@
 """The checks before publishing: names, text, keys and coverage, what they let pass, and what is refused as it is."""
 
+import json
 import os
 import shutil
 import sys
@@ -63,6 +64,24 @@ def test_text(text, check):
         assert [row for row, *_ in value_leaks("c", array, [])] == ([2] if check else [])
 
 
+def test_what_could_be_an_image_is_one_for_publishing_too():
+    """As `protect` refuses it: by value, at any depth, with the rows; an embedding and boxes are none."""
+    pixels = list(range(0, 250, 2))
+    for array in (
+        pa.array([None, pixels, [1, 2]]),
+        pa.array([{"a": [[]]}, {"a": [[bytes(300)]]}, None]),
+        pa.array(["no", "0a1b" * 100, ""]),
+        pa.array([[[[1]]], [[pixels[:60]], [pixels[:60]]], []]),
+    ):
+        assert [(row, check) for row, check, _ in value_leaks("c", array, [])] == [(1, "second image")]
+    for array in (
+        pa.array([[value * 0.0137 for value in pixels]]),
+        pa.array([[[1.5, 2, 30, 40]] * 9]),
+        pa.array([b"id"]),
+    ):
+        assert list(value_leaks("c", array, [])) == []
+
+
 def test_places_inside_lists_and_structs_are_those_of_the_rows():
     values = [[], [{"a": "no"}], None, [{"a": "no"}, {"a": "/tmp/x"}], [{"a": "Ann.png"}]]
     array = pa.array(values, pa.list_(pa.struct([("a", pa.string())])))
@@ -80,11 +99,17 @@ def test_numbers_are_counted_by_row():
     assert numbers_of_rows(pa.array([["a"]])) is None
 
 
-def test_all_kinds_of_leaks_in_one_column_of_metadata_are_told():
+def test_all_kinds_of_leaks_in_one_column_of_metadata_are_told(tmp_path):
     lines = '{"file_name": "/home/a/b.png", "a": "/home/x"}\n\n{"a": ["http://x.org"]}\n{"a": "/home/y"}\n'
-    assert [check for check, _ in metadata_leaks(lines.encode(), ".jsonl", [])] == ["local path", "link"]
-    table = "file_name,a,b\n/home/a/b.png,/home/x,Ann.png\n"
-    assert [check for check, _ in metadata_leaks(table.encode(), ".csv", [])] == ["local path", "telling name"]
+    pixels = json.dumps({"a": [[0, 255] * 8] * 8})
+    for name, text, checks in (
+        ("a.jsonl", lines, ["local path", "link"]),
+        ("b.csv", "file_name,a,b\n/home/a/b.png,/home/x,Ann.png\n", ["local path", "telling name"]),
+        ("c.jsonl", pixels, ["second image"]),
+        ("d.csv", "file_name,a\n1.png,1,2\n", ["unreadable"]),
+    ):
+        (tmp_path / name).write_text(text)
+        assert [check for check, _ in metadata_leaks(tmp_path / name, [])] == checks
 
 
 @pytest.mark.parametrize(("channels", "copy"), [(1, True), (2, False), (3, True), (4, True)])

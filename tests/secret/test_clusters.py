@@ -17,6 +17,7 @@ from secret_classes import KINDS, brightness, grouped, pictures, striped, unlabe
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.data.memory import ArrayRows
+from unlearnable_transforms.data.table import TableRows
 from unlearnable_transforms.secret import clusters as k_means
 from unlearnable_transforms.secret import features
 
@@ -202,7 +203,7 @@ def test_features_stand_in_their_rows(monkeypatch):
 def test_several_processes_find_the_same(key, monkeypatch):
     monkeypatch.setattr(features, "WORTH_A_PROCESS", 20)
     data = unlabelled(pictures(70))
-    column = features.Column(data.select_columns(["image"]), "image")
+    column = TableRows("train", data, "image", None)
     alone, both = (features.features_of(column, features.Shapes(), processes)[0] for processes in (1, 2))
     assert (alone == both).all()
     assert len(alone) == 70

@@ -103,15 +103,16 @@ def chunks(data: bytes) -> set[str]:
     return names | ({"after"} if data[end:] else set())
 
 
-def command(*arguments: object, shard_bytes: int | None = None, **options) -> subprocess.Popen:
-    """`unlearnable protect` in a process of its own, in a process group of its own."""
+def command(*arguments: object, verb: str = "protect", shard_bytes: int | None = None, **options) -> subprocess.Popen:
+    """`unlearnable protect`, or another verb, in a process of its own, in a process group of its own."""
     # A background job of a shell ignores Ctrl-C, and so would this process: not what is to be tested.
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     code += "from unlearnable_transforms.data import table; "
-    code += f"table.SHARD_BYTES = {shard_bytes} or table.SHARD_BYTES; "
+    if shard_bytes is not None:  # the journal gets a line or two at a time
+        code += f"from unlearnable_transforms.jobs import run; table.SHARD_BYTES, run.UNITS = {shard_bytes}, 2; "
     code += "from unlearnable_transforms.cli.main import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
-        [sys.executable, "-c", code, "protect", *map(str, arguments)],
+        [sys.executable, "-c", code, verb, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import SECRET, decode, encode, stored
 from datasets import Dataset, DatasetDict, Features, Image, Value
+from folders import save_key
 from PIL.PngImagePlugin import PngInfo
 from publications import (
     FEATURES,
@@ -31,6 +32,7 @@ from publications import (
 )
 
 import unlearnable_transforms as ut
+from unlearnable_transforms.cli.main import main
 
 PLANTS: dict[str, tuple[str, Callable[..., "Planted"]]] = {}
 
@@ -391,6 +393,20 @@ _file_in_folder("a link as a name inside metadata.jsonl", "link", "metadata.json
 _file_in_folder("an original under the name of a licence", "stray file", "LICENSE.psd", b"8BPS")
 _file_in_folder("the same, as if it were text", "stray file", "licence.txt", encode(pictures()[0]))
 _file_in_folder("the key in metadata.csv", "key", "metadata.csv", b"file_name,x\nant/000.png," + SECRET.hex().encode())
+
+
+@plant("a path in a CSV that names the pictures", "local path")
+def _(tmp_path):
+    (tmp_path / "photos").mkdir()
+    lines = ["id,class,from"]
+    for number, picture in enumerate(pictures(4)):
+        (tmp_path / "photos" / f"{number:03d}.png").write_bytes(encode(picture))
+        lines.append(f"{number:03d},{'ab'[number % 2]},/home/ann/{number}.jpg")
+    (tmp_path / "photos" / "train.csv").write_text("\n".join(lines) + "\n")
+    save_key(tmp_path / "my.key")
+    folders = [str(tmp_path / "photos"), str(tmp_path / "protected")]
+    assert main(["protect", *folders, "--key", str(tmp_path / "my.key"), "--workers", "1"]) == 0
+    return Planted(tmp_path / "protected", "train.csv")
 
 
 @plant("a pipe in the folder", "stray file")

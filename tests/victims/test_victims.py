@@ -102,7 +102,7 @@ def test_bad_requests():
         build_victim("smallcnn", 10, 7)
     with pytest.raises(ValueError, match="pool"):
         ResNet9(10, pool="median")
-    with pytest.raises(ValueError, match="already"):
+    with pytest.raises(ValueError, match="two victims are called 'smallcnn'"):
         register_victim("smallcnn")(lambda num_classes, image_size: nn.Identity())
 
 

@@ -29,7 +29,7 @@ from ..data.annotations import METADATA
 from ..data.folder import IMAGES
 from ..data.table import TableRows
 from ..evaluation.data import Pictures
-from ..files import open_regular, read_regular
+from ..files import open_regular
 from ..sample import spread
 
 CLEAN = "remove or rewrite it"
@@ -116,7 +116,7 @@ def read_traces(files: Sequence[Stored], pictures: Pictures, path: Path | None, 
 def _beside(table_rows: TableRows, rows: int, findings: Findings) -> None:
     """Note what the columns beside the images give away."""
     data, image_key, label_key = table_rows.data, table_rows.image_key, table_rows.label_key
-    for check, what in column_leaks(data.features, image_key):
+    for check, what in column_leaks(data.column_names):
         findings.add(check, what, REMEDIES[check])
     others = [name for name in data.column_names if name not in (image_key, label_key)]
     if not others:
@@ -140,7 +140,7 @@ def _around(path: Path, findings: Findings) -> None:
         if check == "key" or (check == "cache" and file.suffix not in (".arrow", ".parquet")):
             findings.add(check, what, REMEDIES[check], place)
         if file.name in METADATA:
-            for check, what in metadata_leaks(read_regular(file), file.suffix, key_forms(())):
+            for check, what in metadata_leaks(file, key_forms(())):
                 findings.add(check, what, REMEDIES.get(check, CLEAN), place)
 
 

@@ -48,15 +48,6 @@ def read_encoding(data: bytes) -> Encoding:
     return Encoding("unknown", lossless=False)
 
 
-def is_picture(data: bytes) -> bool:
-    """Whether bytes begin as picture files do, also of kinds that are not published."""
-    return (
-        data.startswith((_PNG, _JPEG, b"GIF8", b"II*\0", b"MM\0*", b"BM"))
-        or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
-        or data[4:12] in (b"ftypheic", b"ftypavif", b"ftypmif1")
-    )
-
-
 def _read_png(data: bytes) -> Encoding:
     found = Encoding("PNG", lossless=True)
     place, name = len(_PNG), ""

@@ -5,27 +5,26 @@ Nothing here knows a ledger or the originals (see coverage.py), so that a set of
 """
 
 import base64
-import csv
-import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..data.columns import image_columns
+from ..data.annotations import read_table
+from ..data.beside import holds_images, is_image
 from ..data.folder import IMAGES
 from ..data.walk import named
 from ..errors import UsageError, printable
-from ..files import parse_json
+from ..files import read_regular
 from ..key import Key
 from ..sample import name_rows
-from .encodings import Encoding, grey_trace, is_picture
+from .encodings import Encoding, grey_trace
 
 Place = str | tuple[str, int]
 """A file, or a row of a split."""
@@ -68,7 +67,6 @@ _LEDGER_COLUMNS = frozenset(("clean_id", "protected_id", "class_token", "unlock_
 _KEY_FILE = b"unlearnable-key-"
 _SAFETENSORS = re.compile(rb'[\s\S]{8}\{"')
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-_MIN_COPY = 3  # dimensions: numbers in so many could be the pixels of a picture
 
 
 @dataclass(frozen=True)
@@ -236,29 +234,11 @@ def mixed_leak(traces: Mapping[str, Sequence[Place]]) -> tuple[str, tuple[Place,
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def column_leaks(features: Mapping[str, Any], image_key: str, keep: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    """(check, what) for the columns of a table, from its ``datasets.Features``."""
-    pictures = image_columns(features)
-    for name, feature in features.items():
+def column_leaks(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(check, what) for the names of a table's columns."""
+    for name in names:
         if name.removeprefix("_") in _LEDGER_COLUMNS:
             yield "cache", f"the column {name!r} is one of the ledger's"
-        elif name != image_key and name not in keep:
-            if name in pictures:
-                yield "second image", f"the column {name!r} holds pictures too, often clean ones"
-            elif _depth(feature) >= _MIN_COPY:
-                yield "second image", f"the column {name!r} holds arrays, which could be pixels"
-
-
-def _depth(feature: Any) -> int:
-    shape = getattr(feature, "shape", None)
-    if isinstance(shape, tuple):
-        return len(shape)
-    inner = getattr(feature, "feature", None)
-    if isinstance(feature, list):
-        inner = feature[0]
-    if isinstance(feature, Mapping):
-        return max(map(_depth, feature.values()), default=0)
-    return 0 if inner is None else 1 + _depth(inner)
 
 
 def value_leaks(column: str, values: pa.Array, forms: Sequence[bytes]) -> Iterator[tuple[int, str, str]]:
@@ -266,14 +246,14 @@ def value_leaks(column: str, values: pa.Array, forms: Sequence[bytes]) -> Iterat
 
     Args:
         column: its name.
-        values: an array; text and binary values inside lists and structs are looked at, too.
+        values: an array; values inside lists and structs are looked at, too.
         forms: of the keys.
     """
+    if holds_images(values):
+        for at in range(len(values)):
+            if holds_images(values.slice(at, 1)):
+                yield at, "second image", f"the column {column!r} holds images too, or what could be one"
     for row, array in enumerate_leaves(values):
-        if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
-            for at, value in _present(array):
-                if is_picture(value):
-                    yield row(at), "second image", f"the column {column!r} holds picture files, often clean ones"
         if _is_text(array.type):
             suspect = pc.fill_null(pc.match_substring_regex(array, _SUSPECT), False)
             for at, value in _present(array.filter(suspect), pc.indices_nonzero(suspect)):
@@ -341,27 +321,24 @@ def _present(array: pa.Array, places: Any = None) -> Iterator[tuple[int, Any]]:
             yield (at if places is None else places[at].as_py()), value
 
 
-def metadata_leaks(data: bytes, suffix: str, forms: Sequence[bytes]) -> Iterator[tuple[str, str]]:
-    """(check, what) for a metadata.csv or metadata.jsonl; the names in ``file_name`` are those of the files."""
-    if holds_secret(data, forms):
+def metadata_leaks(path: Path, forms: Sequence[bytes]) -> Iterator[tuple[str, str]]:
+    """(check, what) for a CSV or JSON lines beside the images; the names in ``file_name`` are those of the files."""
+    if holds_secret(read_regular(path), forms):
         yield "key", "the file holds the key"
     try:
-        text = data.decode("utf-8-sig")
-        if suffix == ".csv":
-            rows: list[Mapping[str, Any]] = list(csv.DictReader(io.StringIO(text, newline="")))
-        else:
-            rows = [parse_json(line, dict) for line in text.split("\n") if line.strip()]
-    except (ValueError, csv.Error):
+        _, rows, _ = read_table(path)
+    except ValueError:
         yield "unreadable", "the file is no table in UTF-8, so nobody knows what it tells"
         return
-    seen = set()
+    leaks = []
     for row in rows:
         for name, value in row.items():
-            for text_value in () if name == "file_name" else _texts(value):
-                told = text_leak(text_value)
-                if told and (name, told) not in seen:
-                    seen.add((name, told))
-                    yield told[0], f"{told[1]} in the column {name!r}"
+            if name != "file_name":
+                told = [leak for leak in map(text_leak, _texts(value)) if leak]
+                if is_image(value):
+                    told.append(("second image", "what could be an image"))
+                leaks += [(check, f"{what} in the column {name!r}") for check, what in told]
+    yield from dict.fromkeys(leaks)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import say
-from .method import COLUMN_OPTIONS, METHOD_OPTIONS, add_column_options, add_method_options, count, make_poison
+from .method import add_column_options, add_method_options, count, make_poison
 
 if TYPE_CHECKING:
     from ..evaluation.report import Report
@@ -86,8 +86,7 @@ def _compute(args: argparse.Namespace) -> "Report":
 
     if args.test is None:
         raise ValueError("say with --test which clean pictures to test on (or pass --report to draw OUT again)")
-    options = {**dict.fromkeys(METHOD_OPTIONS + COLUMN_OPTIONS), **vars(args)}
-    poisons = [make_poison(argparse.Namespace(**{**options, "key": key})) for key in args.key]
+    poisons = [make_poison(argparse.Namespace(**{**vars(args), "key": key})) for key in args.key]
     return evaluate(
         clean=args.clean,
         test=args.test,

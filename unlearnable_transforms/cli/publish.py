@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import UsageError
 from . import say
-from .method import COLUMN_OPTIONS, METHOD_OPTIONS, add_column_options, add_method_options, make_poison
+from .method import add_column_options, add_method_options, make_poison
 
 REFUSED = 1
 ANSWERS = {"yes": True, "no": False}
@@ -64,12 +64,11 @@ def run(args: argparse.Namespace) -> int:
     from ..publishing.hub import publish
 
     public = ANSWERS[args.originals_public] if args.originals_public else _ask()
-    options = {**dict.fromkeys(METHOD_OPTIONS + COLUMN_OPTIONS), **vars(args)}
     try:
         done = publish(
             args.source,
             args.repo,
-            poison=make_poison(argparse.Namespace(**options)),
+            poison=make_poison(args),
             original=args.original,
             ledger=args.ledger,
             report=args.report,
@@ -79,12 +78,15 @@ def run(args: argparse.Namespace) -> int:
             revision=args.revision,
             create_pr=args.create_pr,
             allow_partial=args.allow_partial,
+            allow_unverified=args.allow_unverified,
             allow_history=args.allow_history,
             originals_public=public,
             rename=args.rename,
             keep=args.keep_column,
             label=args.label,
             license=args.license,
+            description=args.description,
+            contact=args.contact,
             opt_out=not args.no_opt_out,
         )
     except LeakError as error:

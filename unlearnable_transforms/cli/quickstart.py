@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import say
+from .method import count
 
 if TYPE_CHECKING:
     import torch
@@ -43,14 +44,8 @@ def add_to(commands: Any) -> None:
     text = "protect handwritten digits and train on them, in under a minute"
     parser = commands.add_parser("quickstart", help=text, description=f"{text.capitalize()}.")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="folder of the picture (default: here)")
-    parser.add_argument("--keys", type=_count, default=3, metavar="N", help="how many keys to try (default: 3)")
+    parser.add_argument("--keys", type=count, default=3, metavar="N", help="how many keys to try (default: 3)")
     parser.set_defaults(run=run)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 up, not {text!r}")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -32,6 +32,7 @@ class Annotations:
         file_column: the column that names files.
         label_column: the column with one class a row; None where there is none.
         images: for each row the image below the source that it names; None where no file has that name.
+        delimiter: of a CSV.
     """
 
     path: str
@@ -40,12 +41,13 @@ class Annotations:
     file_column: str
     label_column: str | None
     images: list[str | None]
+    delimiter: str = ","
 
     def labels(self) -> dict[str, Any]:
-        """Image -> label.
+        """Image -> label, an integer or text without spaces around it.
 
         Raises:
-            ValueError: two rows give one image different labels, or a row has none.
+            ValueError: two rows give one image different labels, a row has none, or one that is no class.
         """
         assert self.label_column is not None
         result: dict[str, Any] = {}
@@ -53,8 +55,16 @@ class Annotations:
             if image is None:
                 continue
             label = row.get(self.label_column)
+            if isinstance(label, list) and len(label) == 1:
+                (label,) = label
+            label = label.strip() if isinstance(label, str) else label
             if label in (None, ""):
                 raise ValueError(f"{self.path} gives {image} no label in its column {self.label_column!r}")
+            if isinstance(label, bool) or not isinstance(label, int | str):
+                raise ValueError(
+                    f"{self.path} gives {image} the label {label!r}: a class is one integer or text; several "
+                    "labels, truth values and fractions are refused"
+                )
             if result.setdefault(image, label) != label:
                 raise ValueError(f"{self.path} gives {image} two labels: {result[image]!r} and {label!r}")
         return result
@@ -66,7 +76,7 @@ def read_metadata(source: Path, path: str, images: Collection[str]) -> Annotatio
     Raises:
         ValueError: it cannot be read, or names images in other columns, too.
     """
-    columns, rows = _read(source / path)
+    columns, rows, delimiter = read_table(source / path)
     several = [name for name in columns if name.endswith("file_names") or name.endswith("_file_name")]
     if several or "file_name" not in columns:
         raise ValueError(
@@ -75,18 +85,17 @@ def read_metadata(source: Path, path: str, images: Collection[str]) -> Annotatio
         )
     known = {_normal(image): image for image in images}
     folder = posixpath.dirname(path)
-    named = [
-        known.get(_normal(posixpath.normpath(posixpath.join(folder, str(row.get("file_name", "")).replace("\\", "/")))))
-        for row in rows
-    ]
+    named = [known.get(plain_path(posixpath.join(folder, str(row.get("file_name", ""))))) for row in rows]
     label = next((name for name in LABEL_KEYS if name in columns), None)
-    return Annotations(path, columns, rows, "file_name", label, named)
+    return Annotations(path, columns, rows, "file_name", label, named, delimiter)
 
 
 def read_csv(
     source: Path, path: str, images: Sequence[str], file_column: str | None = None, label_column: str | None = None
 ) -> Annotations | None:
     """A CSV whose rows name image files, by path, by name, or by name without suffix.
+
+    Its cells are divided by commas; by semicolons or tabs where the first line has no comma.
 
     Args:
         source: the folder.
@@ -101,13 +110,21 @@ def read_csv(
     Raises:
         ValueError: the table cannot be read, or it is not clear which column or which image is meant.
     """
-    columns, rows = _read(source / path)
-    places = _places(images)
+    columns, rows, delimiter = read_table(source / path)
+    paths, names = _places(images)
+    root = _normal(f"{source.resolve()}/")
+
+    def image_of(cell: Any) -> str:
+        name = plain_path(str(cell)).removeprefix(root)
+        return paths.get(name) or names.get(name, "")
+
+    if any(map(image_of, columns)):
+        raise ValueError(f"{source / path} has no line of column names: put one first, such as path,label")
     best, named = None, [""] * len(rows)
     for name in [file_column] if file_column is not None else columns:
         if name not in columns:
             raise ValueError(f"{source / path} has no column {name!r}; its columns are {columns}")
-        hits = [places.get(_normal(str(row[name]).replace("\\", "/")), "") for row in rows]
+        hits = [image_of(row[name]) for row in rows]
         if sum(map(bool, hits)) > sum(map(bool, named)):
             best, named = name, hits
     if best is None:
@@ -132,26 +149,23 @@ def read_csv(
                 f"{source / path} names the images in {best!r}; which of the columns {others} is the class? Say it "
                 "with --label-key COLUMN, or pass --label NAME to give all images one class"
             )
-    return Annotations(path, columns, rows, best, label, [hit or None for hit in named])
+    return Annotations(path, columns, rows, best, label, [hit or None for hit in named], delimiter)
 
 
 _SEVERAL = "\0"
 
 
-def _places(images: Sequence[str]) -> dict[str, str]:
-    """What a table may call an image -> its path; ``_SEVERAL`` where several images have that name."""
-    result: dict[str, str] = {}
+def _places(images: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Path -> image, and what else a table may call it -> image; ``_SEVERAL`` where several images have that name."""
+    paths: dict[str, str] = {}
+    names: dict[str, str] = {}
     for image in images:
         path = _normal(image)
-        names = {
-            path,
-            posixpath.basename(path),
-            os.path.splitext(path)[0],
-            os.path.splitext(posixpath.basename(path))[0],
-        }
-        for name in names:
-            result[name] = image if result.get(name, image) == image else _SEVERAL
-    return result
+        stem, base = os.path.splitext(path)[0], posixpath.basename(path)
+        paths[path] = image if path not in paths else _SEVERAL
+        for name in {base, stem, os.path.splitext(base)[0]}:
+            names[name] = image if name not in names else _SEVERAL
+    return paths, names
 
 
 def rewrite(source: Annotations, out: Path, written: Callable[[str], str | None]) -> list[str]:
@@ -171,10 +185,10 @@ def rewrite(source: Annotations, out: Path, written: Callable[[str], str | None]
         else:
             kept.append({**row, source.file_column: _renamed(str(row[source.file_column]), image, target, folder)})
     buffer = io.StringIO(newline="")
-    if source.path.endswith(".jsonl"):
+    if source.path.lower().endswith(".jsonl"):
         buffer.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
     else:
-        writer = csv.DictWriter(buffer, source.columns, lineterminator="\n")
+        writer = csv.DictWriter(buffer, source.columns, delimiter=source.delimiter, lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept)
     target_file = out / source.path
@@ -186,9 +200,9 @@ def rewrite(source: Annotations, out: Path, written: Callable[[str], str | None]
 
 def _renamed(name: str, image: str, target: str, folder: str) -> str:
     """What a table in ``folder`` calls ``image`` once it is ``target``: by path or name, with a suffix or without."""
-    if not _normal(image).endswith(_normal(name.replace("\\", "/"))):
+    if os.path.splitext(name)[1] != os.path.splitext(image)[1]:
         return name  # without a suffix, which is all that changes
-    if "/" not in name and "/" in posixpath.relpath(image, folder or "."):
+    if "/" not in plain_path(name) and "/" in posixpath.relpath(image, folder or "."):
         return posixpath.basename(target)
     return posixpath.relpath(target, folder or ".")
 
@@ -198,23 +212,39 @@ def _normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+def plain_path(name: str) -> str:
+    """What a table calls a file, as a path in its shortest form."""
+    return _normal(posixpath.normpath(name.replace("\\", "/")))
+
+
+def read_table(path: Path) -> tuple[list[str], list[dict[str, Any]], str]:
+    """Columns, rows and delimiter of a CSV or of JSON lines.
+
+    Raises:
+        ValueError: it cannot be read; the file is named.
+    """
     try:
         text = read_regular(path).decode("utf-8-sig")
-        return _parse_csv(text) if path.suffix == ".csv" else _parse_jsonl(text)
+        return _parse_csv(text) if path.suffix.lower() == ".csv" else (*_parse_jsonl(text), "")
     except (ValueError, RecursionError) as error:  # also text that is not UTF-8
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
-def _parse_csv(text: str) -> tuple[list[str], list[dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+def _parse_csv(text: str) -> tuple[list[str], list[dict[str, Any]], str]:
+    first = text.split("\n", 1)[0]
+    delimiter = next((sign for sign in ",;\t" if sign in first), ",")
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
         rows: list[dict[str, Any]] = list(reader)
     except csv.Error as error:
         raise ValueError(str(error)) from None
-    if any(None in row or None in row.values() for row in rows):
-        raise ValueError("a row has more or fewer fields than the header")
-    return list(reader.fieldnames or []), rows
+    for line, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise ValueError(f"line {line} has more or fewer fields than the header")
+    columns = list(reader.fieldnames or [])
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"two of the columns {columns} have one name")
+    return columns, rows, delimiter
 
 
 def _parse_jsonl(text: str) -> tuple[list[str], list[dict[str, Any]]]:

@@ -1,6 +1,6 @@
 """Where the picture and its label are in a row or a data set, and how stored pictures are read."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -34,22 +34,6 @@ def _find(names: list[str], given: str | None, common: tuple[str, ...], kind: st
         return found[0]
     problem = f"{found} could all be" if found else "none of the columns is known to be"
     raise KeyError(f"{problem} the {kind} column; say which with {kind}_key=. The columns are {names}")
-
-
-def image_columns(features: Mapping[str, Any]) -> list[str]:
-    """Names of the columns of a ``datasets.Features`` that hold pictures, also inside lists and structs."""
-    return [name for name, feature in features.items() if _holds_images(feature)]
-
-
-def _holds_images(feature: Any) -> bool:
-    if type(feature).__name__ == "Image":
-        return True
-    if isinstance(feature, Mapping):
-        return any(map(_holds_images, feature.values()))
-    if isinstance(feature, list | tuple):
-        return any(map(_holds_images, feature))
-    inner = getattr(feature, "feature", None)
-    return inner is not None and _holds_images(inner)
 
 
 def refuse_second_image(image_key: str, others: Collection[str]) -> None:

@@ -1,6 +1,7 @@
 """Folders of image files: one folder a class, splits of such folders, any tree with one label, or a table of labels."""
 
 import os
+import re
 from array import array
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ RAW = frozenset([".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"]
 IMAGES = frozenset(_IMAGES.split()) | RAW
 SUFFIXES = {"png": (".png",), "webp": (".webp",), "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif")}
 LONGEST_NAME = 255  # bytes, on the usual file systems
+_INTEGER = re.compile(r"-?\d{1,15}(\.0+)?")
 NO_CLASS = (
     "images that lie in no class folder have no class. Make one folder a class, name labels in a table (--labels "
     "table.csv), or pass --label NAME (an album, an artist or a person is a class)"
@@ -259,8 +261,8 @@ def _labels_of_tables(
         raise ValueError(f"{named([table.path for table in tables])} names none of the images of {data.source}")
     data.labels_from = ", ".join(f"{table.path}, column {table.label_column!r}" for table in tables)
     values = {str(value) for value in known.values()}
-    if all(value.removeprefix("-").isdecimal() for value in values):
-        return {name: _numbers([int(known[file.path]) for file in files]) for name, files in groups.items()}
+    if all(_INTEGER.fullmatch(value) for value in values):  # 1.0 as well: so pandas writes a column with gaps
+        return {name: _numbers([int(float(known[file.path])) for file in files]) for name, files in groups.items()}
     data.names, data.by_name = sorted(values), True
     places = {value: place for place, value in enumerate(data.names)}
     return {name: _numbers([places[str(known[file.path])] for file in files]) for name, files in groups.items()}

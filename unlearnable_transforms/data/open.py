@@ -89,10 +89,10 @@ def _open_path(source: str, *, label: str | None, unlabelled: bool, config: str 
     kind = kind_of(path)
     if kind == "images":
         return open_folder(path, label=label, unlabelled=unlabelled, **options)
-    if kind == "csv":
-        return open_folder(path.parent, table=path.name, **options)
     if label is not None:
         raise ValueError(f"--label is for folders of images, and {source} holds rows with labels")
+    if kind == "csv":
+        return open_folder(path.parent, table=path.name, unlabelled=unlabelled, **options)
     if kind == "tars":
         return open_tars(path, unlabelled=unlabelled, **options)
     return open_tables(path, **options)

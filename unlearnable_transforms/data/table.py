@@ -103,7 +103,7 @@ class TableSet(LabelledSet):
     label_key: str | None = None
     saved: str = ""
     path: Path | None = None
-    stamps: list[tuple[str, int, int]] = field(default_factory=list)
+    stamps: list[list[Any]] = field(default_factory=list)
     scratch: Any = field(default=None, repr=False)
 
     def tokens(self, split: str, poison: Any, rows: range | None = None) -> list[str]:
@@ -289,6 +289,8 @@ class Scratch:
 def _as_one_set(source: str) -> Iterator[None]:
     try:
         yield
+    except IndexError:  # load_from_disk's
+        raise ValueError(f"{source} cannot be read: it, or one of its splits, has no rows") from None
     except DatasetGenerationError as error:
         cause = error.__cause__ or error
         if isinstance(cause, OSError):  # a full disk, perhaps
@@ -316,10 +318,14 @@ def _parquet_files(path: Path) -> dict[str, list[str]]:
         if entry.problem:
             raise ValueError(f"{file}: {entry.problem}")
         try:
-            pq.read_schema(file)
+            rows = pq.read_metadata(file).num_rows
         except pa.ArrowInvalid as error:
             raise ValueError(f"{file} cannot be read: {error}") from None
+        if not rows:  # `datasets` cannot read such a file
+            continue
         splits.setdefault(split_of(Path(entry.path), path), []).append(str(file.resolve()))
+    if not splits:
+        raise ValueError(f"there are no rows in {path}")
     if "" in splits and len(splits) > 1:
         raise ValueError(f"{named(splits[''])}: training data or not? Name files or folders train..., test..., or none")
     return {name or TRAIN: [glob.escape(file) for file in files] for name, files in splits.items()}
@@ -345,7 +351,7 @@ def split_of(name: Path, source: Path) -> str:
     return ""
 
 
-def _stamps(path: Path, saved: str) -> list[tuple[str, int, int]]:
+def _stamps(path: Path, saved: str) -> list[list[Any]]:
     """Name, size and time of every file that is read, sorted."""
     if path.is_file():
         files = [one_file(path)]
@@ -355,7 +361,7 @@ def _stamps(path: Path, saved: str) -> list[tuple[str, int, int]]:
             for file in walk(path)[0]
             if file.suffix == ".parquet" or (saved and not file.name.startswith("cache-"))  # Dataset.map's
         ]
-    return sorted((file.path, file.size, file.mtime) for file in files)
+    return sorted([file.path, file.size, file.mtime] for file in files)
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------

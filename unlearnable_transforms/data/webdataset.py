@@ -6,20 +6,20 @@ sample.
 """
 
 import io
-import json
 import tarfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import parse_json
 from .base import TRAIN, Label, LabelledSet, NamedRows, SourceChanged, Unit
 from .codec import Codec
 from .columns import LABEL_KEYS
-from .folder import IMAGES, SUFFIXES
+from .folder import IMAGES, target_name
 from .image import Opened, open_bytes
 from .table import split_of
-from .walk import File, named, one_file, walk
+from .walk import File, is_hidden, named, one_file, walk
 
 TARS = (".tar",)
 CLASS, JSON = "cls", "json"
@@ -110,6 +110,13 @@ class TarSet(LabelledSet):
         for name in self.written:
             rows = self.splits[name]
             assert isinstance(rows, TarRows)
+            for sample in rows.samples:
+                image, target = (member := sample.members[sample.image]).name, target_name(member.name, codec.format)
+                if target != image and target in {other.name for other in sample.members}:
+                    raise ValueError(
+                        f"{self.root / rows.tars[sample.tar].path}: {image} would become {target}, which is there "
+                        "already: choose --format"
+                    )
             starts: dict[int, list[int]] = {}
             for row, sample in enumerate(rows.samples):
                 starts.setdefault(sample.tar, []).append(row)
@@ -121,14 +128,13 @@ class TarSet(LabelledSet):
     def write(self, unit: Unit, images: list[bytes], path: Path, codec: Codec) -> None:
         rows = self.splits[unit.split]
         assert isinstance(rows, TarRows)
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
             for row, image in zip(unit.rows, images, strict=True):
                 sample = rows.samples[row]
                 for place, member in enumerate(sample.members):
                     name, data = member.name, image
                     if place == sample.image:
-                        if f".{member.kind.rsplit('.', 1)[-1]}" not in SUFFIXES[codec.format]:
-                            name = name[: -len(member.kind)] + SUFFIXES[codec.format][0][1:]
+                        name = target_name(name, codec.format)
                     else:
                         data = rows.read(sample.tar, member)
                     entry = tarfile.TarInfo(name)
@@ -208,14 +214,20 @@ def _grouped(path: Path) -> dict[str, list[Member]]:
     try:
         with tarfile.open(path, "r:") as tar:
             for entry in tar:
-                if not entry.isfile():
+                parts = entry.name.removeprefix("./").split("/")
+                if entry.isdir() or any(is_hidden(part) and part != ".." for part in parts):
                     continue
                 folder, _, base = entry.name.rpartition("/")
                 stem, dot, kind = base.partition(".")
-                if entry.name.startswith("/") or ".." in entry.name.split("/") or not dot:
+                if not entry.isfile() or entry.issparse() or entry.name.startswith("/") or ".." in parts or not dot:
                     raise ValueError(f"{path} holds {entry.name!r}, which is no sample's file: take it out")
                 key = f"{folder}/{stem}" if folder else stem
+                if any(member.name == entry.name for member in groups.get(key, ())):
+                    raise ValueError(f"{path} holds {entry.name!r} twice: take one of them out")
                 groups.setdefault(key, []).append(Member(entry.name, kind, entry.offset_data, entry.size))
+            tar.fileobj.seek(tar.offset)
+            if any(tar.fileobj.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError("damaged behind the last sample that can be read")
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as a tar ({error}); compressed ones are unpacked first") from None
     if not groups:
@@ -242,15 +254,18 @@ def _label(rows: TarRows, sample: Sample, label_key: str | None) -> Label:
     where = f"{rows.root / rows.tars[sample.tar].path}: the sample {sample.name}"
     kind = label_key or CLASS
     if kind in kinds and kind != JSON:
-        text = rows.read(sample.tar, kinds[kind]).decode("utf-8", "replace").strip()
+        try:
+            text = rows.read(sample.tar, kinds[kind]).decode("utf-8-sig").strip()
+        except UnicodeDecodeError:
+            raise ValueError(f"{where}: its class in {kind} is not UTF-8") from None
         return int(text) if text.removeprefix("-").isdecimal() else text
     if JSON not in kinds:
         raise ValueError(f"{where} has no {kind} file with its class, and no json: say where it is, --label-key KIND")
     try:
-        values = json.loads(rows.read(sample.tar, kinds[JSON]))
-    except (ValueError, RecursionError):
+        values = parse_json(rows.read(sample.tar, kinds[JSON]), dict)
+    except ValueError:
         raise ValueError(f"{where}: its json is damaged") from None
     names = [label_key] if label_key is not None else [name for name in LABEL_KEYS if name in values]
-    if not isinstance(values, dict) or len(names) != 1 or names[0] not in values:
+    if len(names) != 1 or names[0] not in values:
         raise ValueError(f"{where}: which of its json's entries is the class? Say it with --label-key NAME")
     return values[names[0]]

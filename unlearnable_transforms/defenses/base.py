@@ -8,31 +8,18 @@ and a defense overrides the hooks it needs; everything else stays, so that the c
 """
 
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..registry import Registry
 from ..training.loop import Augment, Loss, Perturb, Recipe, seeded_generator
 
-REGISTRY: dict[str, type["Defense"]] = {}
-_D = TypeVar("_D", bound=type["Defense"])
-
-
-def register_defense(name: str) -> Callable[[_D], _D]:
-    """Class decorator: makes a defense known under ``name``."""
-
-    def add(cls: _D) -> _D:
-        if name in REGISTRY and REGISTRY[name].__qualname__ != cls.__qualname__:
-            raise ValueError(f"two defenses are called {name!r}: {REGISTRY[name]} and {cls}")
-        cls.name = name
-        REGISTRY[name] = cls
-        return cls
-
-    return add
+REGISTRY: Registry[type["Defense"]] = Registry("defense", "unlearnable_transforms.defenses", "docs/defenses.md")
+register_defense = REGISTRY.register
 
 
 @dataclass(frozen=True)

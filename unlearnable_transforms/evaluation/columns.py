@@ -1,14 +1,12 @@
 """The columns of a table: defenses by name and arguments, and how they are called."""
 
 import inspect
-import json
-import re
 from dataclasses import fields
-from fractions import Fraction
 from typing import Any
 
 from ..defenses import get_defense
 from ..defenses.base import Defense
+from ..params import read_value, short
 from .recipes import Plan
 from .robust import Attack
 
@@ -52,30 +50,12 @@ def _arguments(name: str, text: str, known: list[str]) -> dict[str, Any]:
         argument, equals, value = part.partition("=")
         if not equals or argument not in known:
             raise ValueError(f"{name} has the arguments {known}, got {part!r}")
-        given[argument] = _value(value)
+        given[argument] = None if value == "null" else read_value(value)
     return given
-
-
-def _value(text: str) -> Any:
-    if re.fullmatch(r"\d+/\d+", text):
-        return float(Fraction(text))
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def defense_label(defense: Defense) -> str:
     """The name, with those arguments that differ from the constructor's defaults."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(type(defense)).parameters.items()}
     changed = {name: value for name, value in defense.arguments().items() if value != defaults[name]}
-    return " ".join([defense.name, *(f"{name}={_short(value)}" for name, value in changed.items())])
-
-
-def _short(value: Any) -> str:
-    """As short as it may be without looking like another value."""
-    if not isinstance(value, float):
-        return str(value)
-    if 0 < value < 1 and round(value * 255) / 255 == value:
-        return f"{round(value * 255)}/255"
-    return f"{value:g}" if float(f"{value:g}") == value else str(value)
+    return " ".join([defense.name, *(f"{name}={short(value)}" for name, value in changed.items())])

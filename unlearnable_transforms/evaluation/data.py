@@ -128,11 +128,9 @@ def _few(values: Sequence) -> str:
 
 def numbers(pictures: Pictures, classes: list[int | str]) -> torch.Tensor:
     """int64 (N,): the place of each label in ``classes``."""
-    if pictures.names is not None or all(isinstance(name, str) for name in classes):
-        places = {name: place for place, name in enumerate(classes)}
-        return torch.tensor([label if isinstance(label, int) else places[label] for label in pictures.labels])
-    place = {name: place for place, name in enumerate(classes)}
-    return torch.tensor([place[label] for label in pictures.labels])
+    places = {name: place for place, name in enumerate(classes)}
+    counted = pictures.names is not None or all(isinstance(name, str) for name in classes)  # integers are places
+    return torch.tensor([label if counted and isinstance(label, int) else places[label] for label in pictures.labels])
 
 
 def settled(pictures: Pictures) -> Pictures:

@@ -5,7 +5,6 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,18 @@ from torch import Tensor
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from ..defenses.base import Defense
+from ..files import read_json
 from ..jobs.workers import run_tasks
 from ..poisons.base import Poison
 from ..sample import spread
 from ..training.loop import Recipe
-from ..victims.registry import get_builder
+from ..victims.registry import REGISTRY
 from .cells import FORMAT, INIT, Cell, Task, compute, describe_recipe, identity, read_cells, save, write
 from .columns import DEFENSES, defense_label, make_attack, make_defense
 from .data import Pictures, common_classes, digest, numbers, own_size, read_pictures, settled, to_tensor
 from .pictures import looks
 from .recipes import Plan, get_plan
-from .report import SETS, Report
+from .report import AGAIN, SETS, Report
 from .robust import Attack
 from .sets import TrainingSet, fitted, label_of, training_sets
 from .tables import PLAIN
@@ -97,7 +97,7 @@ def evaluate(
     asked = [asdict(make_attack(attack)) for attack in attacks]
     victims = list(victims or [plan.victim])
     for victim in victims:
-        get_builder(victim)  # an unknown one is refused before anything is read
+        REGISTRY.find(victim)  # an unknown one is refused before anything is read
     if not columns or not seeds:
         raise ValueError("there is nothing to compute: name at least one defense and one seed")
     named = dict(poisons) if isinstance(poisons, Mapping) else {label_of(poison): poison for poison in poisons}
@@ -115,7 +115,9 @@ def evaluate(
     for poison in named.values():
         fitted(poison, sets["clean"])
 
-    with _folder(out) as folder, tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch, "cells") if out is None else Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
         shared = save(Path(scratch, "test.npz"), *data.test)
         spare = None if data.spare is None else save(Path(scratch, "spare.npz"), *data.spare)
         known = {cell["id"]: cell.get("attacks", []) for cell in read_cells(folder)}
@@ -203,12 +205,7 @@ def _cells(
         recipe = plan.training(victim, defense.name)
         cell: Cell = {
             "data": about | {"spare": data.spare_digest if defense.needs_clean else None},
-            "set": {
-                "label": training.label,
-                "role": training.role,
-                "of": training.of,
-                "config": training.config,
-            },
+            "set": training.about(),
             "defense": {
                 "label": defense_label(defense),
                 "name": defense.name,
@@ -228,7 +225,7 @@ def _cells(
 def _looks(training: TrainingSet, clean: Pictures | None, samples: int, path: Path) -> dict[str, Any]:
     """How a set looks: from an earlier call, or measured now and kept beside the cells."""
     if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, dict, AGAIN)
     path.parent.mkdir(exist_ok=True)
     made = looks(training, clean, samples)
     write(made, path)
@@ -271,13 +268,3 @@ def _attempt(numbered: tuple[int, Task]) -> tuple[int, Exception | None]:
     except Exception as error:
         return place, error
     return place, None
-
-
-@contextmanager
-def _folder(out: str | Path | None) -> Iterator[Path]:
-    if out is None:
-        with tempfile.TemporaryDirectory() as scratch:
-            yield Path(scratch)
-    else:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        yield Path(out)

@@ -6,6 +6,7 @@ Accuracies are in [0, 1]; protection is a difference of them.
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from statistics import fmean as mean
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom. scipy has them, too, but is no dependency of
 # the core, and would be a hundred megabytes for these thirty numbers.
@@ -35,11 +36,6 @@ def worst_defense(accuracies: Mapping[str, float]) -> tuple[str, float]:
     """The defense with the highest accuracy on protected data, which a protector has to answer for."""
     name = max(accuracies, key=lambda defense: accuracies[defense])
     return name, accuracies[name]
-
-
-def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean."""
-    return statistics.fmean(values)
 
 
 def sd(values: Sequence[float]) -> float | None:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean as mean
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .cells import Cell
 from .charts import confusion, curves, line_styles
-from .metrics import mean
 from .tables import Entry, Table
 from .text import defense_name, entry_text, extent, headline_text, percent, recovery_text, title, weak_text
 

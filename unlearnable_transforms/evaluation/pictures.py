@@ -4,6 +4,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from statistics import fmean as mean
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from PIL import Image
 from ..pixels import SSIM_WINDOW, gain_fitted_psnr, psnr, ssim
 from ..sample import spread
 from .data import Pictures
-from .metrics import mean
 from .sets import TrainingSet
 
 MEASURED = 500  # pictures, spread evenly over the set
@@ -29,14 +29,7 @@ def looks(training: TrainingSet, clean: Pictures | None, samples: int) -> dict[s
         samples: pictures to show, of different classes where possible.
     """
     before, after = _pairs(training, clean)
-    found: dict[str, Any] = {
-        "label": training.label,
-        "role": training.role,
-        "of": training.of,
-        "config": training.config,
-        "quality": None,
-        "samples": [],
-    }
+    found: dict[str, Any] = {**training.about(), "quality": None, "samples": []}
     if before is None or after is None:
         return found
     rows = spread(len(before), MEASURED)

@@ -1,18 +1,19 @@
 """A report of cells: on the console, as JSON, and as one HTML page that needs no other file."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json
 from .cells import Cell, read_cells, write
 from .page import page
 from .tables import Table, tables
 from .text import text_table
 
 SETS = "sets"  # folder beside the cells: how each training set looks
+AGAIN = "remove it, and evaluate again"  # such a file that is damaged
 JSON_NAME, HTML_NAME = "report.json", "report.html"
 
 
@@ -43,8 +44,7 @@ class Report:
         cells = list(read_cells(folder))
         if not cells:
             raise ValueError(f"there are no cells in {folder}")
-        looks = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted((folder / SETS).glob("*.json"))}
-        return cls(cells, looks)
+        return cls(cells, {path.stem: read_json(path, dict, AGAIN) for path in sorted((folder / SETS).glob("*.json"))})
 
     def accuracy(self, set: str, defense: str, table: int = 0) -> float | None:
         """Mean accuracy after the last epoch of a training set, by its label, under a defense, by its label.

@@ -6,7 +6,7 @@ each picture. For a share of protected pictures: training on the clean rest alon
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +42,11 @@ class TrainingSet:
     config: Mapping[str, Any]
     pictures: Pictures
     change: Change | None = None
-    of: str | None = field(default=None)
+    of: str | None = None
+
+    def about(self) -> dict[str, Any]:
+        """What cells and reports say of it, as JSON values."""
+        return {"label": self.label, "role": self.role, "of": self.of, "config": self.config}
 
 
 def training_sets(

@@ -7,10 +7,11 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from statistics import fmean as mean
 from typing import Any, NamedTuple
 
 from .cells import Cell, settings
-from .metrics import mean, protection, recovery, sd, t_interval, wilson, worst_defense
+from .metrics import protection, recovery, sd, t_interval, wilson, worst_defense
 from .robust import Attack
 
 PLAIN = "erm"

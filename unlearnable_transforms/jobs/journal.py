@@ -24,11 +24,17 @@ import xxhash
 
 from ..data.base import Unit
 from ..data.codec import checksum
-from ..files import locked, private_directory, remove_parts, replacing
+from ..files import fits, locked, private_directory, remove_parts, replacing
 
 VERSION = 2
 REMEDY = "use the same again, or start with an empty output folder"
 Record = dict[str, Any]
+# What a line holds, see `files.fits`.
+FAILED = {"target": str, "status": str, "split": str, "start": int, "rows": int, "place": str, "unreadable": [[str]]}
+WRITTEN = {
+    **{"target": str, "status": str, "split": str, "start": int, "rows": int, "place": str, "size": int},
+    **{"stamp": object, "bytes": int, "checksum": str, "digest": str, "facts": [{"status": str}]},
+}
 
 
 class Journal:
@@ -98,7 +104,14 @@ class Journal:
         if resumed:
             before = self.settings()
             if before is None:
-                raise ValueError(f"{self.out} is not empty, and there is no journal to go on with: {REMEDY}")
+                raise ValueError(
+                    f"{self.out} is not empty, and there is no journal to go on with: start with an empty output folder"
+                )
+            if before.get("journal version") != VERSION:
+                raise ValueError(
+                    f"{self.out} was begun with another version of unlearnable-transforms: go on with that version, or "
+                    "start with an empty output folder"
+                )
             self._check_settings(before, settings)
             self._cut_torn_line()
         self.out.mkdir(exist_ok=True)
@@ -196,10 +209,10 @@ def _target(line: bytes) -> str | None:
     """The unit that a line is about; None for a line that a power failure damaged."""
     try:
         record = json.loads(line)
-        complete = record["status"] == "failed" or {"bytes", "checksum", "stamp", "digest"} <= set(record)
-        return record["target"] if complete and isinstance(record["target"], str) else None
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, RecursionError):
         return None
+    failed = isinstance(record, dict) and record.get("status") == "failed"
+    return record["target"] if fits(record, FAILED if failed else WRITTEN) else None
 
 
 def _agree(old: Any, new: Any) -> bool:

@@ -38,7 +38,7 @@ SCHEMA = pa.schema(
 
 ROW_GROUP = 50_000
 ID = "S16"  # as NumPy compares bytes
-KEY_CHECK, METHOD = b"key check", b"method"  # in the file's metadata
+KEY_CHECK, METHOD, LEARNT = b"key check", b"method", b"learnt"  # in the file's metadata
 
 
 def ledger_path(key_fingerprint: str | None, protected_ids: np.ndarray) -> Path:
@@ -60,7 +60,8 @@ def write_ledger(table: pa.Table, path: str | os.PathLike | None, poison: Poison
     ids = _sorted_ids(table)
     key_fingerprint = None if poison.key is None else poison.key.fingerprint
     method = json.dumps(method_of(poison))
-    schema = SCHEMA.with_metadata({KEY_CHECK: _key_check(key_fingerprint, ids), METHOD: method})
+    learnt = json.dumps(learnt_by(poison))
+    schema = SCHEMA.with_metadata({KEY_CHECK: _key_check(key_fingerprint, ids), METHOD: method, LEARNT: learnt})
     target = Path(path) if path is not None else ledger_path(key_fingerprint, ids)
     with replacing(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for start in range(0, max(1, len(table)), ROW_GROUP):  # no copy of the whole, which may lie on the disk
@@ -126,6 +127,7 @@ def read_ledger(path: str | os.PathLike) -> pa.Table:
     metadata = table.schema.metadata or {}
     try:
         parse_json(metadata.get(METHOD, b"{}"), dict)
+        parse_json(metadata.get(LEARNT, b"[]"), [dict])
         metadata.get(KEY_CHECK, b"").decode("ascii")
         table = table.cast(SCHEMA.with_metadata(table.schema.metadata))
         empty = any(table[name].null_count for name in ("clean_id", "protected_id", "class_token", "status"))
@@ -135,6 +137,25 @@ def read_ledger(path: str | os.PathLike) -> pa.Table:
     if empty or strange:
         raise DamagedError(path, RESTORE)
     return table
+
+
+def learnt_by(poison: Poison) -> list[dict[str, Any]]:
+    """What a method has learnt, link by link, as JSON values. It is as secret as the key."""
+    return [link.fitted_state() for link in getattr(poison, "links", (poison,))]
+
+
+def remember(poison: Poison, learnt: Sequence[dict[str, Any]]) -> None:
+    """Give a method what :func:`learnt_by` said of it; noise lies in the cache, where ``recall`` finds it."""
+    for link, state in zip(getattr(poison, "links", (poison,)), learnt, strict=False):
+        if not link.fitted and "noise" not in state:
+            vars(link).update(state)
+            link._prepare()
+
+
+def learnt_in(tables: Sequence[pa.Table]) -> list[dict[str, Any]]:
+    """What ledgers say that the method had learnt; nothing where they do not agree."""
+    states = {(table.schema.metadata or {}).get(LEARNT, b"[]") for table in tables}
+    return parse_json(states.pop(), [dict]) if len(states) == 1 else []
 
 
 def fits_key(table: pa.Table, key_fingerprint: str | None) -> bool:

@@ -89,16 +89,22 @@ class Job:
             images += chunk_images
             facts += chunk_facts
         if failed:
+            if self.data.may_leave_out and self._inside(unit):  # of an earlier run, when it could be read
+                (self.out / unit.target).unlink(missing_ok=True)
             reasons = [[rows.place(row), reason] for row, reason in failed]
             return {**record, "status": "failed", "unreadable": reasons}
         return {**record, "status": "written", "digest": str(digest), "facts": facts, **self._put(unit, images)}
+
+    def _inside(self, unit: Unit) -> bool:
+        """Whether the unit's folder lies in the output folder, and no link leads out of it."""
+        return (self.out / unit.target).parent.resolve().is_relative_to(self.out.resolve())
 
     def _put(self, unit: Unit, images: list[bytes]) -> dict[str, Any]:
         target = self.out / unit.target
         if not self.out.is_dir():
             raise FileNotFoundError(f"{self.out} is gone: put it back, or start again with an empty output folder")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.parent.resolve().is_relative_to(self.out.resolve()):
+        if not self._inside(unit):
             raise ValueError(
                 f"{target.parent} leads out of the output folder, to {target.parent.resolve()}: remove that link"
             )
@@ -189,6 +195,8 @@ def check_places(source: str | Path, out: Path) -> None:
         FileNotFoundError: there is no folder to make it in.
     """
     inner, outer = out.resolve(), Path(source).resolve()
+    if outer.suffix.lower() == ".csv" and outer.is_file():
+        outer = outer.parent  # which is read
     if inner == outer or outer in inner.parents or inner in outer.parents:
         raise ValueError(f"{out} and {source} lie in each other: choose an output folder outside of the source")
     if os.path.lexists(out) and not out.is_dir():
@@ -200,7 +208,8 @@ def check_places(source: str | Path, out: Path) -> None:
 def unfinished(data: LabelledSet, units: Sequence[Unit], journal: Journal) -> list[Unit]:
     """The units that have to be written: new ones, those that failed, and those whose source or output changed.
 
-    A source is compared by its content where its time stamp changed.
+    Where its time stamp changed, a source is compared by its content: of an image file; what else lies in a table or a
+    tar is not in the journal, so these are written again.
     """
     done = set()
     by_target = {unit.target: unit for unit in units}
@@ -210,7 +219,7 @@ def unfinished(data: LabelledSet, units: Sequence[Unit], journal: Journal) -> li
         if record["status"] == "failed" or not journal.intact(record):
             continue
         if record["stamp"] != unit.stamp or record["rows"] != len(unit.rows):
-            if digest_of_unit(data, unit) != record["digest"]:
+            if not data.may_leave_out or digest_of_unit(data, unit) != record["digest"]:
                 continue
             refreshed.append({**record, "stamp": unit.stamp})
         done.add(unit.target)

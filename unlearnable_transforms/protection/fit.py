@@ -1,5 +1,6 @@
 """Make a method ready for a data set: fit it, or find what an earlier run made and add what is new."""
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,10 +8,14 @@ from typing import Any
 
 from ..data.base import LabelledSet, Rows, Unit, joined, select
 from ..data.open import open_data
+from ..files import read_json, replacing
 from ..jobs.journal import Journal
+from ..jobs.ledger import learnt_by, remember
 from ..poisons.base import Poison
 from ..sample import class_value
 from ..secret.labels import check_options, hide
+
+LEARNT = "learnt.json"  # in the journal: what the method knew when the last run began
 
 
 def fit_source(
@@ -63,20 +68,27 @@ def make_ready(poison: Poison, data: LabelledSet, todo: Sequence[Unit], journal:
     """
     if poison.fitted:
         return
-    facts = [
-        fact
+    ids = [
+        bytes.fromhex(fact["clean_id"])
         for record in journal.records()
         if record["status"] != "failed"
         for fact in record["facts"]
         if fact["status"] == "protected"
     ]
-    if not facts:
+    learnt = journal.directory / LEARNT
+    if ids:
+        if learnt.exists():
+            remember(poison, read_json(learnt, [dict], "start with an empty output folder"))
+        poison.recall(ids)
+        _extend(poison, data, todo)
+    else:
         poison.fit(data.to_fit(poison))
-        return
-    poison.recall(
-        [bytes.fromhex(fact["clean_id"]) for fact in facts],
-        [class_value(token) for token in sorted({fact["token"] for fact in facts})],
-    )
+    with replacing(learnt) as temporary:
+        temporary.write_text(json.dumps(learnt_by(poison)))
+
+
+def _extend(poison: Poison, data: LabelledSet, todo: Sequence[Unit]) -> None:
+    """Let those parts of a method learn from new rows that can."""
     new = _rows_of(data, todo, poison)
     if len(new) and any(hasattr(link, "extend") for link in getattr(poison, "links", (poison,))):
         poison.extend(new)  # type: ignore[attr-defined]

@@ -27,7 +27,7 @@ from ..jobs.summary import Summary, hidden_note, measured_every
 from ..poisons.base import Poison, UnchangedWarning
 from ..poisons.batches import counted_in
 from ..poisons.fraction import is_chosen
-from ..sample import SampleError, name_rows, sample_id, spread
+from ..sample import SampleError, class_value, in_order, name_rows, sample_id, spread
 from ..secret.labels import check_options, hide
 from ..warn import warn
 from .fit import make_ready
@@ -417,7 +417,7 @@ def protect_source(
 
 def _keep_classes(data: LabelledSet, poison: Poison) -> list[str] | None:
     """The names of the classes, in the order of their numbers under the key, which keeps them for later runs."""
-    if data.by_name and data.secret is None and poison.key is not None and poison.classes is None:
+    if data.by_name and poison.key is not None and poison.classes is None:
         names = keep_names(data.names or [], poison.key)
         mine = set(class_numbers(data.names or [], poison.key).values())
         return [name if number in mine else "" for number, name in enumerate(names)]
@@ -496,7 +496,7 @@ def _finish(
     listed = {unit.target for unit in units}
     gone = [record for record in journal.records() if record["target"] not in listed and record["status"] != "failed"]
     table = pa.Table.from_batches(list(_ledger_batches([*records, *gone], data.named_splits, summary)), SCHEMA)
-    summary.ledger = str(write_ledger(table, ledger, poison, replaces=journal.directory / "ledger.txt"))
+    summary.ledger = str(write_ledger(table, ledger, poison, journal.directory / "ledger.txt"))
     written = {record["target"]: record["checksum"] for record in records if record["status"] != "failed"}
     summary.notes += data.finish(out, {unit: written[unit.target] for unit in units if unit.target in written})
     if gone:
@@ -506,16 +506,22 @@ def _finish(
         )
     if hidden is not None:
         summary.notes.append(hidden_note(hidden))
-    elif data.names is not None or data.labels_from == "--label":
-        summary.notes.append(classes_note(data))
+    else:
+        summary.notes.append(classes_note(data, poison))
     if data.left_out:
         summary.notes.append(f"splits left out, not being training data: {', '.join(data.left_out)} (--keep-split)")
     return summary
 
 
-def classes_note(data: LabelledSet) -> str:
+def classes_note(data: LabelledSet, poison: Poison) -> str:
     """What was read as classes, and where."""
-    names = data.names or ["one class for all images"]
+    names = data.names
+    if data.labels_from == "--label":
+        names = ["one class for all images"]
+    elif names is None:
+        names = list(
+            map(str, in_order(class_value(token) for name in data.training for token in data.tokens(name, poison)))
+        )
     return f"{len(names)} class{'es' if len(names) > 1 else ''} ({named(names)}), from {data.labels_from}"
 
 

@@ -22,7 +22,7 @@ from ..data.image import open_chunks, open_image
 from ..data.table import TableRows, TableSet, open_rows
 from ..errors import UnlearnableWarning
 from ..files import private_directory
-from ..jobs.ledger import check_fit, names_method, other_method, read_ledger
+from ..jobs.ledger import check_fit, learnt_in, names_method, other_method, read_ledger, remember
 from ..poisons.base import Poison
 from ..poisons.batches import counted_in
 from ..poisons.chain import Chain
@@ -143,6 +143,7 @@ class Records:
         for table in tables:
             for id_, *values in zip(*(table[name].to_pylist() for name in names), strict=True):
                 self.by_id.setdefault(id_, Record(*values))
+        self.learnt = learnt_in(tables)
         self.tokens = sorted({record.token for record in self.by_id.values()})
 
     def find(self, colour: np.ndarray, token: str | None) -> Record | None:
@@ -258,6 +259,7 @@ def make_unlocker(
         records.complete = True  # secret classes: where the ledger does not know a picture, its label says nothing
     ids = [record.clean_id for record in records.by_id.values() if record.status == "protected"]
     ids = ids or [sample_id(colour, token) for colour, token in some if token is not None]
+    remember(poison, records.learnt)
     poison.recall(ids, [class_value(token) for token in records.tokens])
     if not (changed or (records.named and has_keys(poison))):
         _check_pictures(poison, some, records)

@@ -82,7 +82,8 @@ def unlock_source(
     units = [unit for unit in data.units(codec) if unit.split in data.training]
     unlocker = make_unlocker(poison, some_images(data, poison), ledger, changed)
     tokens = {name: tokens_of(data, name, poison) for name in data.training}
-    with _appearing(out) as part, open_journal(part) as journal:
+    part = _part_of(out)
+    with open_journal(part) as journal, _appearing(part, out):
         journal.begin({"source": str(source.resolve()), **poison.public_config(), "files": [u.target for u in units]})
         records = run(Undo(data, part, codec, unlocker, tokens), units, journal, workers=workers, progress=progress)
         failed = [entry for record in records if record["status"] == "failed" for entry in record["unreadable"]]
@@ -109,18 +110,21 @@ def _open(source: Path, poison: Poison, label: str | None, config: str | None, u
         return open_data(source, unlabelled=True, **options)
 
 
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A private folder beside ``out`` that takes its place when the block ends without an error.
-
-    It is removed after an error, and stays after a kill: the next call finds it.
-    """
+def _part_of(out: Path) -> Path:
+    """The hidden folder beside ``out`` in which it is made: a call after a kill finds it by its name."""
     name = xxhash.xxh3_64(os.fsencode(out.resolve())).hexdigest()
-    part = out.resolve().parent / f"{PART_PREFIX}{name}"
-    part.mkdir(exist_ok=True)
+    return out.resolve().parent / f"{PART_PREFIX}{name}"
+
+
+@contextmanager
+def _appearing(part: Path, out: Path) -> Iterator[None]:
+    """``part``, private, takes the place of ``out`` when the block ends without an error.
+
+    It is removed after an error, and stays after a kill. The caller holds the lock of its journal.
+    """
     part.chmod(0o700)
     try:
-        yield part
+        yield
         if out.exists():  # empty; perhaps a link to a folder, or the current folder
             for entry in part.iterdir():
                 entry.rename(out.resolve() / entry.name)

@@ -26,7 +26,6 @@ from .stage import ALONE, CARD, Upload
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 LINK = "https://pypi.org/project/unlearnable-transforms/"
 UNVERIFIED = "coverage not verified"  # as the coverage begins where no record knows every image
-_PLAIN = "none (erm)"
 WON_BACK = 0.5  # a defense that wins back more than this share of what clean pictures give undoes the protection
 
 

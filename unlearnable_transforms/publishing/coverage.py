@@ -20,9 +20,9 @@ from ..files import private_directory
 from ..jobs.ledger import check_fit, other_method, read_ledger
 from ..poisons.base import NotFittedError, Poison
 from ..protection.protect import ledger_of
-from ..protection.unlock import UNKNOWN, make_unlocker
+from ..protection.unlock import UNKNOWN, Records, make_unlocker
 from ..protection.unlock_check import LEVELS, ONE_PICTURE, SHARE
-from ..sample import sample_id
+from ..sample import ids_as
 from .stage import Picture, Upload
 
 _SAMPLE = 200  # pictures by which a ledger is recognised
@@ -38,13 +38,10 @@ class Coverage:
     """
 
     def __init__(self, table: pa.Table, source: str = "the ledger") -> None:
-        self.source = source
-        self.splits, self.rows = table["split"].to_pylist(), table["row"].to_pylist()
-        self.status = table["status"].to_pylist()
-        self.protected_ids = table["protected_id"].to_pylist()
-        self._protected = {id_: row for row, id_ in enumerate(self.protected_ids)}
-        self._clean = {id_: row for row, id_ in enumerate(table["clean_id"].to_pylist())}
-        self._tokens = sorted(set(table["class_token"].to_pylist()))
+        self.source, self.table = source, table
+        self.records = Records([table], complete=True)
+        self._clean = set(table["clean_id"].to_pylist())
+        self.is_partial = any(record.status != "protected" for record in self.records.by_id.values())
         self.seen: Counter[bytes] = Counter()
 
     def look_up(self, colour: np.ndarray, token: str | None) -> str:
@@ -53,12 +50,10 @@ class Coverage:
         All classes are tried, its own first: the protection may have followed secret ones, and a clean picture is one
         under any label.
         """
-        for name in dict.fromkeys([*([token] if token else []), *self._tokens]):
-            id_ = sample_id(colour, name)
-            row = self._protected.get(id_)
-            if row is not None:
+        for id_ in ids_as(colour, dict.fromkeys([*([token] if token else []), *self.records.tokens])):
+            if id_ in self.records.by_id:
                 self.seen[id_] += 1
-                return self.status[row]
+                return self.records.by_id[id_].status
             if id_ in self._clean:
                 return "clean"
         return "unknown"
@@ -67,7 +62,8 @@ class Coverage:
         """Rows of the ledger of which the upload has no picture."""
         left = self.seen.copy()
         found: list[Place] = []
-        for split, row, id_ in zip(self.splits, self.rows, self.protected_ids, strict=True):
+        columns = (self.table[name].to_pylist() for name in ("split", "row", "protected_id"))
+        for split, row, id_ in zip(*columns, strict=True):
             if left[id_] > 0:
                 left[id_] -= 1
             else:

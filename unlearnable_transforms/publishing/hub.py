@@ -273,15 +273,12 @@ def _check_own(place: Path, forms: Sequence[bytes], findings: Findings) -> None:
 
 
 def _warn(originals_public: bool | None, coverage: str) -> None:
-    told = []
     if originals_public is None:
-        told.append("whether the originals are public was not said: pass originals_public=")
+        text = "whether the originals are public was not said: pass originals_public=. The card says so"
+        warn(text, PublishWarning)
     if coverage.startswith(UNVERIFIED):
-        told.append(
-            f"{coverage}: there is no ledger that knows these pictures, and no originals; pass ledger= or original="
-        )
-    for text in told:
-        warn(f"{text}. The card says so", PublishWarning)
+        text = "there is no ledger that knows these pictures, and no originals; pass ledger= or original="
+        warn(f"{coverage}: {text}. The card says so", PublishWarning)
 
 
 # ---- the Hub ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +34,6 @@ from ..checks.leaks import (
     value_leaks,
 )
 from ..checks.pairs import Looks, find_pairs
-from ..data.annotations import METADATA
 from ..data.image import open_bytes
 from ..data.table import ROW_GROUP
 from ..poisons.base import Poison
@@ -43,6 +41,7 @@ from ..sample import sample_id
 from .coverage import Coverage
 from .stage import Picture, Upload
 
+TABLES = (".csv", ".jsonl")
 EDIT = "remove or rewrite the column"
 PARTIAL = "protect all of them, leave them out, or pass allow_partial=True (--allow-partial)"
 
@@ -76,8 +75,8 @@ def check_files(upload: Upload, forms: Sequence[bytes], findings: Findings) -> N
             with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 if holds_secret(data, forms):
                     findings.add("key", "the file holds the key", NEW_KEY, path)
-        if PurePosixPath(path).name in METADATA:
-            for check, what in metadata_leaks(file.read_bytes(), file.suffix, forms):
+        if file.suffix.lower() in TABLES:
+            for check, what in metadata_leaks(file, forms):
                 findings.add(check, what, _remedy(check), path)
     if upload.features is None:
         for path in (path for paths in upload.splits.values() for path in paths):
@@ -89,7 +88,7 @@ def check_files(upload: Upload, forms: Sequence[bytes], findings: Findings) -> N
 def check_tables(upload: Upload, forms: Sequence[bytes], keep: Collection[str], findings: Findings) -> None:
     """Look at what tables hold beside the pictures; columns of ``keep`` may hold anything but the key."""
     assert upload.features is not None
-    for check, what in column_leaks(upload.features, upload.image_key, list(keep)):
+    for check, what in column_leaks(upload.features):
         findings.add(check, what, _remedy(check))
     others = [name for name in upload.features if name != upload.image_key]
     for split, paths in upload.splits.items():
@@ -156,7 +155,7 @@ class PictureCheck:
         self.places: dict[str, list[Place]] = defaultdict(list)  # training pictures by status
         self.others: dict[str, list[Place]] = defaultdict(list)  # those of other splits
         unprotected = set(upload.splits) - set(upload.training)
-        partly = coverage is not None and {"left", "unchanged"} & set(coverage.status)
+        partly = coverage is not None and coverage.is_partial
         self.looks = Looks() if unprotected or partly else None
         self.shown: list[tuple[Place, bool]] = []  # place and whether it is protected, as in ``looks``
 

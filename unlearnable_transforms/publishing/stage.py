@@ -28,11 +28,10 @@ from ..checks.leaks import Findings, Leak, LeakError, Place, file_leak
 from ..data.annotations import rewrite
 from ..data.base import LabelledSet
 from ..data.codec import Codec
-from ..data.columns import LABEL_KEYS, find_columns
 from ..data.folder import FolderSet
 from ..data.open import kind_of, open_data
 from ..data.splits import is_train_split
-from ..data.table import ROW_GROUP, is_saved, no_bars, open_rows
+from ..data.table import ROW_GROUP, columns_of, is_saved, no_bars, open_rows
 from ..data.walk import named
 from ..files import IrregularFileError, is_utf8, open_regular, read_regular
 from ..jobs.journal import open_journal
@@ -42,14 +41,10 @@ from ..sample import batch_tokens, class_token, spread
 CARD, MANIFEST = "README.md", "protection.json"
 DATA = "data"  # folder of the tables
 MOST_IMAGE = 1 << 32  # bytes of a file
-AGAIN = "remove it, and protect the folder again"  # a journal
-_SETTINGS = {"method": str, "version": int, "arguments": dict, "key_fingerprint": (str, None), "shards?": [str]}
 ALONE = "train"  # the split of what has no splits
 _OURS = frozenset((CARD, MANIFEST, ".gitattributes"))  # of an earlier publication; made anew
 LICENCE = r"(?i:licen[sc]e)(\.(?i:txt|md|rst))?"
-_SHARD = re.compile(
-    r"(?:data/)?(?P<split>\w+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.parquet"
-)  # as `protect` names them
+_SHARD = re.compile(r"(?:data/)?(?P<split>\w+)-\d{5}-of-\d{5}\.parquet")  # as `protect` names them
 
 
 class Picture(NamedTuple):
@@ -184,6 +179,10 @@ def stage(
         )
     if kind == "images":
         return _stage_pictures(path, folder, poison, findings, rename, label, copy)
+    if kind != "tables":
+        raise ValueError(
+            f"{source} is no folder made by `unlearnable protect`: publish takes image folders and Parquet"
+        )
     return _stage_parquet(path, folder, poison, findings, copy)
 
 
@@ -238,10 +237,7 @@ def _tables(folder: Path, training: list[str], features: Features, poison: Poiso
         KeyError: it is not clear which columns hold pictures and labels.
         ValueError: the image column does not hold pictures.
     """
-    image_key, _ = find_columns([*features, ""], poison.image_key, "")
-    label_key = None
-    if poison.label_key is not None or any(name in features for name in LABEL_KEYS):
-        _, label_key = find_columns(features, image_key, poison.label_key)
+    image_key, label_key = columns_of(list(features), poison.image_key, poison.label_key)
     if not isinstance(features[image_key], Image):
         raise ValueError(
             f"column {image_key!r} is {features[image_key]}, not Image, so pictures are not stored as files: protect "
@@ -280,26 +276,22 @@ def _check_names(names: Iterable[str]) -> None:
 
 def _stage_parquet(source: Path, folder: Path, poison: Poison, findings: Findings, copy: bool) -> Upload:
     found: dict[str, list[str]] = {}
-    numbers: dict[str, list[tuple[int, int]]] = {}
     for path in _all_files(source):
-        match = _SHARD.fullmatch(path)
-        if match:
+        if match := _SHARD.fullmatch(path):
             found.setdefault(match["split"], []).append(path)
-            numbers.setdefault(match["split"], []).append((int(match["number"]), int(match["count"])))
         elif path not in _OURS:
             _note_stray(source, path, findings)
     if not found:
         raise ValueError(f"there are no files of the form train-00000-of-00001.parquet in {source}: protect it first")
-    for split, parts in numbers.items():
-        if sorted(parts) != [(number, len(parts)) for number in range(len(parts))]:
-            raise ValueError(
-                f"{found[split]} are not all files of one {split} split: some are missing, or of another run"
-            )
-    schemas = {split: pq.read_schema(source / paths[0]) for split, paths in found.items()}
-    upload = _tables(folder, _training(found), Features.from_arrow_schema(next(iter(schemas.values()))), poison)
+    for split, paths in found.items():
+        complete = [f"{split}-{number:05d}-of-{len(paths):05d}.parquet" for number in range(len(paths))]
+        if sorted(map(posixpath.basename, paths)) != complete:
+            raise ValueError(f"{paths} are not all files of one {split} split: some are missing, or of another run")
+    schema = pq.read_schema(source / next(iter(found.values()))[0])
+    upload = _tables(folder, _training(found), Features.from_arrow_schema(schema), poison)
     for split, paths in sorted(found.items(), key=lambda item: (item[0] not in upload.training, item[0])):
         for path in paths:
-            if pq.read_schema(source / path) != next(iter(schemas.values())):
+            if pq.read_schema(source / path) != schema:
                 raise ValueError(f"{path} has other columns than the other files: a data set has the same in all")
             _put(source / path, folder / DATA / posixpath.basename(path), copy)
         upload.splits[split] = [f"{DATA}/{posixpath.basename(path)}" for path in paths]

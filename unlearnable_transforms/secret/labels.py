@@ -5,7 +5,6 @@ classes: clusters of pictures that look alike, or one class an album or person. 
 in the protection, and stand in the private ledger alone; labels that the data set has stay as they are.
 """
 
-import csv
 import json
 import posixpath
 import unicodedata
@@ -17,11 +16,13 @@ import numpy as np
 import xxhash
 from datasets import Dataset
 
+from ..data.annotations import plain_path, read_table
 from ..data.base import TRAIN, LabelledSet, joined, select
+from ..data.classes import class_numbers
 from ..data.memory import ArrayRows
 from ..data.table import open_rows
 from ..data.walk import named
-from ..files import replacing
+from ..files import read_json, replacing
 from ..key import Key
 from ..poisons.base import Poison
 from ..sample import SampleError, batch_tokens, class_value
@@ -30,6 +31,7 @@ from .features import Backbone, features_of, get_backbone
 
 AUTO, FOLDER = "auto", "folder"
 CLUSTERS = 10
+_KEPT = {"about": dict, "labels": {str: int}, "centres": ([[int]], None)}
 
 
 def auto_labels(
@@ -126,7 +128,7 @@ def hide(
     if isinstance(labels, str | Path) and str(labels) == AUTO:
         return _hide_in_clusters(data, poison, clusters or CLUSTERS, get_backbone(backbone), processes, memory, recall)
     if isinstance(labels, str | Path):
-        return _hide_by_path(data, str(labels))
+        return _hide_by_path(data, str(labels), poison.key)
     if not isinstance(labels, Mapping):
         if len(data.training) > 1:
             raise ValueError(f"there are several training splits: labels is a mapping from {data.training} to classes")
@@ -142,8 +144,8 @@ def hide(
     return {"labels": "by row"}
 
 
-def _hide_by_path(data: LabelledSet, labels: str) -> dict[str, Any]:
-    """One class a folder, or the names of a CSV file: places in the sorted names."""
+def _hide_by_path(data: LabelledSet, labels: str, key: Key | None) -> dict[str, Any]:
+    """One class a folder, or the names of a CSV file, which the key numbers as it numbers class folders."""
     rows = [(name, row) for name in data.training for row in range(len(data.splits[name]))]
     paths = [data.splits[name].place(row) for name, row in rows]
     if not data.may_leave_out:
@@ -156,8 +158,8 @@ def _hide_by_path(data: LabelledSet, labels: str) -> dict[str, Any]:
         names = [posixpath.dirname(path.split("/", 1)[1] if data.named_splits else path) for path in paths]
     else:
         names, settings = _by_table(Path(labels), paths)
-    data.names = sorted(set(names))
-    places = {name: place for place, name in enumerate(data.names)}
+    data.names, data.by_name = sorted(set(names)), True
+    places = class_numbers(data.names, key)
     data.secret = {name: [] for name in data.training}
     for (split, _), name in zip(rows, names, strict=True):
         data.secret[split].append(places[name])  # type: ignore[attr-defined]
@@ -206,9 +208,9 @@ def _hide_in_clusters(
 def _recall(path: Path | None, about: dict[str, Any]) -> dict[str, Any]:
     """What an earlier run kept, if it is about the same; else nothing."""
     if path is not None and path.exists():
-        memory = json.loads(path.read_text())
-        if memory["about"] == about:
-            return memory
+        kept = read_json(path, _KEPT, "start with an empty output folder")
+        if kept["about"] == about:
+            return kept
     return {"about": about, "labels": {}, "centres": None}
 
 
@@ -217,18 +219,13 @@ def _by_table(table: Path, paths: list[str]) -> tuple[list[str], str]:
     known: dict[str, str] = {}
     if not table.is_file():
         raise ValueError(f'labels is "auto", "folder" or a CSV file with the columns path,label; {table} is no file')
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        if not {"path", "label"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{table} has the columns {reader.fieldnames}: the first line is path,label")
-        try:
-            for row in reader:
-                path, label = (unicodedata.normalize("NFC", row[name] or "") for name in ("path", "label"))
-                path = posixpath.normpath(path)
-                if not label or known.setdefault(path, label) != label:
-                    raise ValueError(f"{table}, line {reader.line_num}: {path} has no label, or two")
-        except csv.Error as error:
-            raise ValueError(f"{table}, line {reader.line_num}: {error}") from None
+    columns, rows, _ = read_table(table)
+    if not {"path", "label"} <= set(columns):
+        raise ValueError(f"{table} has the columns {columns}: the first line is path,label")
+    for line, row in enumerate(rows, 2):
+        path, label = plain_path(row["path"]), unicodedata.normalize("NFC", row["label"].strip())
+        if not label or known.setdefault(path, label) != label:
+            raise ValueError(f"{table}, line {line}: {path} has no label, or two")
     missing = [path for path in paths if unicodedata.normalize("NFC", path) not in known]
     if missing:
         raise ValueError(f"{table} has no line for {named(missing)}: it names each picture below the source")

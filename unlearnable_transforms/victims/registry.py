@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
 
+from ..registry import Registry
+
 Builder = Callable[[int, int], nn.Module]
-_BUILDERS: dict[str, Builder] = {}
+REGISTRY: Registry[Builder] = Registry("victim", "unlearnable_transforms.victims", "docs/evaluate.md")
 
 
 def register_victim(name: str) -> Callable[[Builder], Builder]:
@@ -21,31 +21,12 @@ def register_victim(name: str) -> Callable[[Builder], Builder]:
     Raises:
         ValueError: the name is taken.
     """
-
-    def register(builder: Builder) -> Builder:
-        if name in _BUILDERS:
-            raise ValueError(f"a victim named {name!r} is already registered")
-        _BUILDERS[name] = builder
-        return builder
-
-    return register
+    return REGISTRY.register(name)
 
 
 def list_victims(pattern: str = "*") -> list[str]:
     """Sorted names of the registered victims that match the shell-style ``pattern``."""
-    return sorted(name for name in _BUILDERS if fnmatchcase(name, pattern))
-
-
-def get_builder(name: str) -> Builder:
-    """The constructor of a victim.
-
-    Raises:
-        KeyError: no such victim; the message names the nearest one and lists all.
-    """
-    if name not in _BUILDERS:
-        near = "".join(f" (did you mean {each!r}?)" for each in get_close_matches(name, _BUILDERS, 1))
-        raise KeyError(f"there is no victim {name!r}{near}; the victims are {list_victims()}")
-    return _BUILDERS[name]
+    return REGISTRY.names(pattern)
 
 
 def build_victim(name: str, num_classes: int, image_size: int, seed: int = 0) -> nn.Module:
@@ -68,7 +49,7 @@ def build_victim(name: str, num_classes: int, image_size: int, seed: int = 0) ->
         KeyError: no such victim.
         ValueError: fewer than 2 classes, or images smaller than 8 pixels.
     """
-    build = get_builder(name)
+    build = REGISTRY.find(name)
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
     if image_size < 8:
