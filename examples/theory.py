@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import theory_plots as plots
 
 from unlearnable_transforms import theory
-from unlearnable_transforms.theory import plots
 
 BLURS = np.linspace(0, 0.5, 20)
 GRID = BLURS[:, None], BLURS[None, :]

@@ -17,7 +17,6 @@ from unlearnable_transforms.files import (
     parse_json,
     private_directory,
     read_json,
-    read_json_lines,
 )
 
 NO_JSON = {
@@ -54,21 +53,6 @@ def test_a_large_file_is_not_read(tmp_path):
     path.write_text("[1, 2, 3]")
     with pytest.raises(DamagedError, match="larger than 5 bytes"):
         read_json(path, list, most=5)
-
-
-def test_lines_are_read_one_by_one_and_the_bad_one_is_named(tmp_path):
-    path = tmp_path / "done.jsonl"
-    path.write_bytes(b'{"a": 1}\n\n{"a": 2, "name": "caf\\udce9"}\n"status"\n')
-    lines = read_json_lines(path, {"a": int})
-    assert [next(lines), next(lines)] == [{"a": 1}, {"a": 2, "name": "caf\udce9"}]
-    with pytest.raises(DamagedError, match="line 4: of another kind"):
-        next(lines)
-
-
-def test_a_line_that_was_being_written_is_passed_over(tmp_path):
-    path = tmp_path / "done.jsonl"
-    path.write_bytes(b'{"a": 1}\n{"a": 2')
-    assert list(read_json_lines(path, {"a": int})) == [{"a": 1}]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes and devices are POSIX")

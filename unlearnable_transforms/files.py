@@ -37,10 +37,8 @@ class IrregularFileError(UnlearnableError, OSError):
 
 
 def check_hub_name(source: str | os.PathLike) -> None:
-    """Refuse a path that is not here, unless it can only be the name of a dataset of the Hub.
-
-    The name of a private folder that was mistyped does not leave this machine: a name of the Hub is ``user/name``, and
-    no folder ``user`` is here.
+    """Refuse a path that is not here, unless it can only be the name of a dataset of the Hub, ``user/name`` without a
+    folder ``user`` here: the name of a private folder that was mistyped does not leave this machine.
 
     Raises:
         FileNotFoundError: says how a dataset of the Hub is called.
@@ -75,8 +73,8 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
 def whole(path: Path) -> Iterator[Path]:
     """The name of a temporary file beside ``path`` that takes its place when the block ends without an error.
 
-    For public output in great numbers: what is written there gets the usual rights, and nothing waits for the disk
-    (:func:`replacing` does). A process that is killed leaves the temporary file: see :func:`remove_parts`.
+    For public output in great numbers: it gets the usual rights, and nothing waits for the disk, as :func:`replacing`
+    does. A process that is killed leaves the temporary file: see :func:`remove_parts`.
     """
     temporary = path.with_name(f"{PART_PREFIX}{os.getpid()}-{secrets.token_hex(4)}{PART_SUFFIX}")
     try:
@@ -97,10 +95,8 @@ def remove_parts(directory: Path) -> None:
 def private_directory(*parts: str) -> Path:
     """A folder of the library's cache, with mode 0700 at every level: what lies there is as secret as the key.
 
-    The cache's root gets the mode, too, but for a folder that the user chose and that holds other things already.
-
-    Warns:
-        UserWarning: others may write into such a folder, and so can put files of theirs in the place of ours.
+    The cache's root gets the mode, too, but for a folder that the user chose and that holds other things already. A
+    warning says so where others may write into such a folder, and so can put files of theirs in the place of ours.
     """
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen is None:
@@ -143,10 +139,9 @@ def open_regular(path: str | os.PathLike) -> BufferedReader:
 
 
 def read_regular(path: str | os.PathLike, most: int = MOST_JSON, remedy: str = RESTORE) -> bytes:
-    """The bytes of a regular file.
+    """The bytes of a regular file, opened by :func:`open_regular`.
 
     Raises:
-        FileNotFoundError, IrregularFileError: see :func:`open_regular`.
         DamagedError: it has more than ``most`` bytes.
     """
     with open_regular(path) as file:
@@ -160,13 +155,12 @@ def read_json(path: str | os.PathLike, kind: Any, remedy: str = RESTORE, *, most
     """The value in a JSON file, whoever wrote it.
 
     Args:
-        path: a regular file.
+        path: a regular file of at most ``most`` bytes.
         kind: what it has to be, see :func:`fits`.
         remedy: what to do about a damaged file; ends the message.
-        most: bytes that the file may have.
 
     Raises:
-        FileNotFoundError, IrregularFileError: see :func:`open_regular`.
+        FileNotFoundError, IrregularFileError: as :func:`open_regular`.
         DamagedError: it is no JSON, too deep, too large, or of another kind.
     """
     data = read_regular(path, most, remedy)
@@ -176,33 +170,8 @@ def read_json(path: str | os.PathLike, kind: Any, remedy: str = RESTORE, *, most
         raise DamagedError(path, remedy, str(error)) from None
 
 
-def read_json_lines(path: str | os.PathLike, kind: Any, remedy: str = RESTORE) -> Iterator[Any]:
-    """The values in a file of ours to which one JSON value a line is appended, one by one.
-
-    Empty lines are passed over, and so is a last line without its end: it was being written when the power went.
-
-    Raises:
-        FileNotFoundError, IrregularFileError: see :func:`open_regular`.
-        DamagedError: a line is no JSON, too deep, too long, or of another kind; its number is named.
-    """
-    with open_regular(path) as file:
-        number = 0
-        while (line := file.readline(MOST_JSON)).endswith(b"\n"):
-            number += 1
-            try:
-                if line.strip():
-                    yield parse_json(line, kind, any_text=True)
-            except ValueError as error:
-                raise DamagedError(path, remedy, f"line {number}: {error}") from None
-
-
-def parse_json(data: bytes | str, kind: Any = object, *, any_text: bool = False) -> Any:
-    """The value of some JSON text in UTF-8.
-
-    Args:
-        data: the text.
-        kind: what it has to be, see :func:`fits`.
-        any_text: let texts pass that are no Unicode, as the names of files that are not in UTF-8 become.
+def parse_json(data: bytes | str, kind: Any = object) -> Any:
+    """The value of some JSON text in UTF-8, of a kind as in :func:`fits`.
 
     Raises:
         ValueError: it is no JSON, a name occurs twice in an object, it is deeper than ``MOST_DEPTH``, or it is of
@@ -217,7 +186,7 @@ def parse_json(data: bytes | str, kind: Any = object, *, any_text: bool = False)
         raise ValueError("no JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else error) from None
     if text.count("[") + text.count("{") > MOST_DEPTH and not _is_flat(value, MOST_DEPTH):
         raise ValueError("too deep")
-    if "\\u" in text and not any_text and not is_utf8(json.dumps(value, ensure_ascii=False)):
+    if "\\u" in text and not is_utf8(json.dumps(value, ensure_ascii=False)):
         raise ValueError("half a character")
     if not fits(value, kind):
         raise ValueError("of another kind")
@@ -267,12 +236,8 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def is_inner_path(text: str, *, parts: int | None = None) -> bool:
-    """Whether text of others may become a path below a folder: relative, and leading nowhere else.
-
-    Args:
-        text: such as ``train/cat/1.png``.
-        parts: how many names it has to have; None is any number.
-    """
+    """Whether text of others, such as ``train/cat/1.png``, may become a path below a folder: relative, leading nowhere
+    else, and of so many ``parts`` where they are given."""
     if not is_utf8(text):
         return False
     path, sizes = PurePath(text), [len(name.encode()) for name in text.split("/")]
@@ -304,10 +269,8 @@ class Markdown(str):
 
 
 def markdown_text(value: Any) -> Markdown:
-    """Any value as Markdown that shows its text and does nothing else: no markup, HTML, link, or line of its own.
-
-    What cannot be seen (control characters, marks of the direction of writing) is written as its code.
-    """
+    """Any value as Markdown that shows its text and does nothing else: no markup, HTML, link, or line of its own. What
+    cannot be seen (control characters, marks of the direction of writing) is written as its code."""
     if isinstance(value, Markdown):
         return value
     text = " ".join(str(value).split())
@@ -319,10 +282,6 @@ def markdown_text(value: Any) -> Markdown:
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Holds a lock on a file, which is made, or on a folder, which must be there: one process at a time.
-
-    Args:
-        path: of the file or folder.
-        wait: whether to wait for another process, or to give up.
 
     Raises:
         BlockingIOError: another process holds the lock and ``wait`` is False.

@@ -30,10 +30,8 @@ _WORKERS_PROTOCOL = 4  # the lowest pickle protocol by which DataLoader, dataset
 class Key:
     """A 256-bit private key. Whoever has it can find, imitate and partly undo the protection: never publish it.
 
-    Make one with :meth:`Key.generate`, keep it with :meth:`save`, use one :meth:`derive`-d key a release.
-
-    Args:
-        secret: 32 bytes. Passphrases are refused: they can be guessed offline from one protected picture.
+    Make one with :meth:`Key.generate`, keep it with :meth:`save`, use one :meth:`derive`-d key a release. A secret is
+    32 bytes; passphrases are refused: they can be guessed offline from one protected image.
 
     Raises:
         TypeError: ``secret`` is not bytes.
@@ -62,13 +60,10 @@ class Key:
 
     @classmethod
     def public(cls, name: str) -> "Key":
-        """A key that everybody can make again from ``name``: for measurements and examples, protects nothing.
-
-        Its ``repr`` shows the name, so that a table can say which keys it used.
-        """
-        key = cls(hashlib.sha256(b"unlearnable-transforms public key\0" + name.encode()).digest())
-        key.name = f"public:{name}"
-        return key
+        """A key that everybody can make again from ``name``: for measurements and examples, protects nothing. Its
+        ``repr`` shows the name, so that a table can say which keys it used."""
+        secret = hashlib.sha256(b"unlearnable-transforms public key\0" + name.encode()).digest()
+        return _named(secret, f"public:{name}")
 
     @property
     def is_public(self) -> bool:
@@ -79,10 +74,8 @@ class Key:
         """The key of one release, e.g. ``key.derive("user/dataset")``. One release's key tells nothing of another's."""
         if not isinstance(name, str) or not name:
             raise ValueError("derive needs the release's name, e.g. key.derive('user/dataset')")
-        key = Key(self._digest(b"derive", (name,), _KEY_BYTES))
-        if self.name is not None:
-            key.name = f"{self.name}/{name}"
-        return key
+        secret = self._digest(b"derive", (name,), _KEY_BYTES)
+        return _named(secret, None if self.name is None else f"{self.name}/{name}")
 
     @property
     def fingerprint(self) -> str:
@@ -147,18 +140,15 @@ class Key:
         return f"Key({self.name or 'fingerprint ' + self.fingerprint})"
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
-        """For workers and copies, which use protocols 4 and 5; ``torch.save`` and ``yaml.dump`` use 2.
-
-        Raises:
-            UsageTypeError: a protocol below 4, by which the key would get into a checkpoint.
-        """
+        """For workers and copies, which use protocols 4 and 5. ``torch.save`` and ``yaml.dump`` use 2, by which the key
+        would get into a checkpoint: a UsageTypeError."""
         if protocol < _WORKERS_PROTOCOL:
             raise UsageTypeError(
                 "torch.save or yaml.dump would write the key into the file: leave keys and poisons out "
                 "of checkpoints, in Lightning with save_hyperparameters(ignore=['poison']), and load the key with "
                 "Key.load(path)"
             )
-        return _restore, (self._secret, self.name)
+        return _named, (self._secret, self.name)
 
 
 def _parse(text: str) -> tuple[Key | None, str]:
@@ -171,9 +161,8 @@ def _parse(text: str) -> tuple[Key | None, str]:
         return None, "is not a key file; make one with `unlearnable keygen`"
     if not re.fullmatch(f"[0-9a-f]{{{2 * _KEY_BYTES}}}", fields[1]):
         return None, f"is damaged: the key is not {_KEY_BYTES} bytes in hexadecimal; restore it from a copy"
-    key = Key(bytes.fromhex(fields[1]))
     try:
-        key.name = None if name is None else bytes.fromhex(name).decode()
+        key = _named(bytes.fromhex(fields[1]), None if name is None else bytes.fromhex(name).decode())
     except ValueError:
         return None, "is damaged: its name is unreadable; restore it from a copy"
     if fields[2] != key._checksum():
@@ -181,7 +170,7 @@ def _parse(text: str) -> tuple[Key | None, str]:
     return key, ""
 
 
-def _restore(secret: bytes, name: str | None) -> Key:
+def _named(secret: bytes, name: str | None) -> Key:
     key = Key(secret)
     key.name = name
     return key

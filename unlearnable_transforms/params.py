@@ -48,9 +48,8 @@ class Param:
         secret: what is said in public instead of a value: with "filters", ``4 secret filters``.
         decides: ``bytes``, what the method makes of an image; ``columns``, which columns are read; ``work``, how a fit
             runs; ``key`` for the key alone. Only the first two are arguments, and only the first makes another method.
-        then: the value is not kept, but handed to the method of this name at the end of the constructor.
-        omit: leave it out of ``arguments()`` while it has its default, so that what was written down before there was
-            this parameter stays equal.
+        then: the method to which the constructor hands the value at its end, instead of keeping it.
+        omit: left out of ``arguments()`` at its default: records older than the parameter stay equal.
         alias: the argument's name where the attribute has another.
         kw_only: False for an argument that may be given by position.
         learnt: what ``fit`` learns, see :func:`learnt`.
@@ -143,26 +142,17 @@ def learnt(doc: str, *, default: Any) -> Any:
     return Param(doc, default, learnt=True)
 
 
-class _Signature:
-    """``__signature__`` of a class without a constructor of its own."""
-
-    def __get__(self, instance: Any, owner: Any) -> inspect.Signature:
-        if owner.__init__ is not Parameters.__init__:
-            raise AttributeError("the constructor has a signature")
-        return owner._signature()
-
-
 @dataclass_transform(kw_only_default=True, field_specifiers=(param, learnt))
 class Parameters:
     """Base of classes whose parameters are declared with :func:`param`."""
 
-    __signature__ = _Signature()
-    _declarations: ClassVar[dict[str, Param]]
-    _declared_signature: ClassVar[inspect.Signature]
+    _declarations: ClassVar[dict[str, Param]] = {}  # by the attributes they belong to, those of base classes first
+    _signature: ClassVar[inspect.Signature]
+    __signature__: ClassVar[inspect.Signature | None] = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
-            given = self._signature().bind(*args, **kwargs).arguments
+            given = self._signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise TypeError(f"{type(self).__name__}: {error}") from None
         declared = self.declared().values()
@@ -176,14 +166,22 @@ class Parameters:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = [(name, value) for name, value in vars(cls).items() if isinstance(value, Param)]
-        if own and cls.__doc__:
-            lines = [f"    {each.alias or name}: {each.doc}" for name, each in own]
+        declared = [(name, value) for name, value in vars(cls).items() if isinstance(value, Param)]
+        if declared and cls.__doc__:
+            lines = [f"    {each.alias or name}: {each.doc}" for name, each in declared]
             cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__), "", "Args:", *lines])
+        hints, parameters = get_type_hints(cls), []
+        names = {n: v for base in reversed(cls.__mro__) for n, v in vars(base).items() if isinstance(v, Param)}
+        cls._declarations = {n: cls._adapted(_typed(each, each.alias or n, hints[n])) for n, each in names.items()}
+        for name, each in sorted(cls._declarations.items(), key=lambda item: item[1].kw_only):
+            kind = inspect.Parameter.KEYWORD_ONLY if each.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD
+            parameters.append(inspect.Parameter(each.name, kind, default=each.default, annotation=hints[name]))
+        cls._signature = inspect.Signature(parameters)
+        cls.__signature__ = cls._signature if cls.__init__ is Parameters.__init__ else None
 
     def _set(self, values: Mapping[str, Any]) -> None:
         """Check and keep values by the names of their arguments; all others get their defaults."""
-        for name, each in self._attributes().items():
+        for name, each in self._declarations.items():
             if not each.then:
                 setattr(self, name, each.check(values.get(each.name, each.default), type(self)))
         self._prepare()
@@ -193,25 +191,6 @@ class Parameters:
         them, and what follows from them."""
 
     @classmethod
-    def _attributes(cls) -> dict[str, Param]:
-        """The declarations by the attributes they belong to, those of base classes first; made when first needed."""
-        if "_declarations" not in vars(cls):
-            hints = get_type_hints(cls)
-            names = {n: v for base in reversed(cls.__mro__) for n, v in vars(base).items() if isinstance(v, Param)}
-            cls._declarations = {n: cls._adapted(_typed(each, each.alias or n, hints[n])) for n, each in names.items()}
-        return cls._declarations
-
-    @classmethod
-    def _signature(cls) -> inspect.Signature:
-        if "_declared_signature" not in vars(cls):
-            hints, parameters = get_type_hints(cls), []
-            for name, each in sorted(cls._attributes().items(), key=lambda item: item[1].kw_only):
-                kind = inspect.Parameter.KEYWORD_ONLY if each.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD
-                parameters.append(inspect.Parameter(each.name, kind, default=each.default, annotation=hints[name]))
-            cls._declared_signature = inspect.Signature(parameters)
-        return cls._declared_signature
-
-    @classmethod
     def _adapted(cls, each: Param) -> Param:
         """A declaration as this class has it."""
         return each
@@ -219,12 +198,12 @@ class Parameters:
     @classmethod
     def declared(cls) -> dict[str, Param]:
         """The parameters by the names of their arguments, what ``fit`` learns included."""
-        return {each.name: each for each in cls._attributes().values()}
+        return {each.name: each for each in cls._declarations.values()}
 
     def arguments(self) -> dict[str, Any]:
         """The values of the parameters as plain JSON values, but the key: equal objects give equal ones."""
         values = {}
-        for name, each in self._attributes().items():
+        for name, each in self._declarations.items():
             if each.decides in ("bytes", "columns") and not (each.learnt or each.then):
                 value = getattr(self, name)
                 if not (each.omit and value is each.default):
@@ -243,7 +222,7 @@ class Parameters:
 
     def fitted_state(self) -> dict[str, Any]:
         """What ``fit`` has learnt, as plain JSON values; None where nothing is."""
-        return {each.name: getattr(self, name) for name, each in self._attributes().items() if each.learnt}
+        return {each.name: getattr(self, name) for name, each in self._declarations.items() if each.learnt}
 
     def __repr__(self) -> str:
         values = {**self.public_arguments(), **self.fitted_state()}

@@ -19,8 +19,7 @@ def keep_heap() -> None:
 
     glibc hands freed blocks of this size back to the system, and every pass then pays for fresh pages: freeing one
     block of just under 32 MB raises that limit (mallopt(3), M_MMAP_THRESHOLD). ``CUDAPoison.apply`` on 2,000 images of
-    32 pixels, one thread, best of 6 in each of 3 processes: 52,000 to 62,000 images a second of CPU time, and 23,000 to
-    29,000 without; at 224 pixels no difference.
+    32 pixels, one thread: 52,000 to 62,000 images a second of CPU time, and 23,000 to 29,000 without.
     """
     block = torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
     del block
@@ -51,30 +50,28 @@ def chunk_length(values_per_image: int) -> int:
 
 def psnr(clean: np.ndarray, changed: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB (peak 255) of two uint8 arrays of one shape; ``inf`` where they are equal."""
-    error = np.mean((clean.astype(np.float64) - changed.astype(np.float64)) ** 2)
-    return math.inf if error == 0 else float(10 * np.log10(255**2 / error))
+    return _psnr(clean.astype(np.float64), changed.astype(np.float64))
 
 
 def gain_fitted_psnr(clean: np.ndarray, changed: np.ndarray) -> float:
-    """PSNR in dB after the best single gain is applied to ``changed``.
-
-    CUDA rescales each picture's brightness; a viewer adapts to that, so this figure is nearer to what is seen.
-    """
+    """PSNR in dB after the best single gain is applied to ``changed``: CUDA rescales the brightness, to which a viewer
+    adapts, so this figure is nearer to what is seen."""
     a, b = clean.astype(np.float64).ravel(), changed.astype(np.float64).ravel()
     power = float(b @ b)
     gain = float(a @ b) / power if power else 1.0
-    error = np.mean((a - gain * b) ** 2)
+    return _psnr(a, gain * b)
+
+
+def _psnr(a: np.ndarray, b: np.ndarray) -> float:
+    error = np.mean((a - b) ** 2)
     return math.inf if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 def ssim(clean: np.ndarray, changed: np.ndarray) -> float:
-    """Structural similarity of two uint8 pictures (H, W, C), mean over places and channels; 1 where they are equal.
+    """Structural similarity of two uint8 images (H, W, C), mean over places and channels; 1 where they are equal.
 
     Wang et al. 2004: Gaussian window of 11 pixels with sigma 1.5, K1 = 0.01, K2 = 0.03; places where the window does
-    not fit are left out.
-
-    Raises:
-        ValueError: a side is shorter than the window.
+    not fit are left out. Images with a side shorter than the window are refused.
     """
     if min(clean.shape[:2]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs pictures of {SSIM_WINDOW} pixels a side, got {clean.shape[:2]}")
@@ -99,10 +96,8 @@ def _sliding(window: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def unchanged_rows(before: torch.Tensor, after: torch.Tensor) -> list[int]:
-    """Rows of two uint8 batches (B, C, H, W) that are equal pixel for pixel.
-
-    The middle pixel is compared first: only rows that agree there are compared whole.
-    """
+    """Rows of two uint8 batches (B, C, H, W) that are equal pixel for pixel: only those that agree in the middle pixel
+    are compared whole."""
     middle = (slice(None), 0, before.shape[2] // 2, before.shape[3] // 2)
     a, b = before.numpy(), after.numpy()  # far faster than torch
     rows = np.flatnonzero(a[middle] == b[middle])
@@ -110,10 +105,8 @@ def unchanged_rows(before: torch.Tensor, after: torch.Tensor) -> list[int]:
 
 
 def grey_rows(images: torch.Tensor) -> torch.Tensor:
-    """Which pictures of a uint8 batch (B, C, H, W) have equal channels, bool (B,); C = 1 or 3.
-
-    The middle pixel is compared first: only rows that agree there are compared whole.
-    """
+    """Which images of a uint8 batch (B, C, H, W) have equal channels, bool (B,); C = 1 or 3. As
+    :func:`unchanged_rows`."""
     values = images.numpy()
     middle = values[:, :, images.shape[2] // 2, images.shape[3] // 2]
     grey = (middle == middle[:, :1]).all(1)
@@ -129,13 +122,8 @@ def equal_arrays(before: np.ndarray, after: np.ndarray) -> bool:
 
 
 def content_in_alpha(colour: np.ndarray, alpha: np.ndarray) -> bool:
-    """Whether what an image shows lives in its alpha channel: nothing is visible, or all that is has one colour while
-    alpha varies. No change of the colours protects such an image.
-
-    Args:
-        colour: uint8 (H, W, C), C = 1 or 3.
-        alpha: uint8 (H, W, 1).
-    """
+    """Whether what an image shows, uint8 (H, W, 1 or 3), lives in its alpha channel, uint8 (H, W, 1): nothing is
+    visible, or all that is has one colour while alpha varies. No change of the colours protects such an image."""
     lowest, highest = int(alpha.min()), int(alpha.max())
     if highest == 0:
         return True

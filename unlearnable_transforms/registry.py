@@ -15,10 +15,8 @@ C = TypeVar("C", bound=Any)
 class Registry(dict[str, T]):
     """What the files of a package registered.
 
-    Args:
-        kind: noun for messages.
-        package: its files are imported when something is looked up.
-        page: of the docs, for messages.
+    ``kind`` is the noun for messages, ``package`` is imported, file by file, when something is looked up, and ``page``
+    of the docs is named in messages.
     """
 
     def __init__(self, kind: str, package: str, page: str) -> None:
@@ -26,11 +24,8 @@ class Registry(dict[str, T]):
         self.unlisted: set[str] = set()
 
     def register(self, name: str, *, listed: bool = True) -> Callable[[C], C]:
-        """Decorator: make a class, or a function, known under ``name``, which becomes its attribute ``name``.
-
-        Raises:
-            ValueError: the name is taken by another.
-        """
+        """Decorator: make a class, or a function, known under ``name``, which becomes its attribute ``name``. A name
+        that another has is a ValueError."""
 
         def add(item: C) -> C:
             other = self.get(name)

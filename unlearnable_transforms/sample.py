@@ -18,7 +18,7 @@ MAX_NAMED_ROWS = 5
 class SampleError(UnlearnableError, ValueError):
     """Samples that cannot be protected, and what to do about it.
 
-    Args:
+    Attributes:
         reason: what is wrong, and the remedy.
         rows: positions of the samples, counted in the batch or data set that was passed.
     """
@@ -70,8 +70,7 @@ def _token(label: Any, known: list[str] | None) -> str:
         label = label.item()  # (1,): a row of labels (N, 1), as Keras and MedMNIST have them
     elif isinstance(label, list | tuple) and len(label) == 1:
         (label,) = label
-    if isinstance(label, np.generic):
-        label = label.item()
+    label = label.item() if isinstance(label, np.generic) else label
     if label is None:
         raise ValueError("the label is missing; label the sample or leave it out")
     if isinstance(label, bool):
@@ -141,7 +140,7 @@ def batch_tokens(labels: Any, count: int, classes: Sequence | None = None) -> li
 
     Raises:
         TypeError: a label of a kind that is refused (see :func:`class_token`), rows named.
-        SampleError: as many labels as images are needed; or labels that say "unlabelled", rows named.
+        SampleError: as many labels as images are needed; or labels that mean "unlabelled", rows named.
     """
     known = None if classes is None else class_tokens(classes)
     labels = _as_list(labels)
@@ -225,12 +224,7 @@ def ids_as(pixels: np.ndarray, tokens: Iterable[str]) -> list[bytes]:
 
 
 def sample_ids(images: torch.Tensor, tokens: Sequence[str]) -> list[bytes]:
-    """:func:`sample_id` of each picture of a batch, several times faster.
-
-    Args:
-        images: uint8 (B, C, H, W) on the CPU, C = 1 or 3.
-        tokens: class token of each.
-    """
+    """As :func:`sample_id`, of a batch, several times faster: uint8 (B, C, H, W) on the CPU, C = 1 or 3."""
     count, channels, height, width = images.shape
     pixels = np.empty((count, height, width, 3), np.uint8)
     planes = images.numpy()

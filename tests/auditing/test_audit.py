@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.auditing import signs
-from unlearnable_transforms.auditing.audit import HARDLY, NONE, NOT, PROTECTED, SIGNS, WEAKLY, judge
+from unlearnable_transforms.auditing.audit import HARDLY, NONE, NOT, ON_THE_LINE, PROTECTED, SIGNS, WEAKLY, judge
 from unlearnable_transforms.auditing.measure import Measured, measure
 from unlearnable_transforms.evaluation.data import read_pictures
 
@@ -233,6 +233,8 @@ def test_numbers_of_each_class():
         (0.9, 0.9, HARDLY, NOT),
         (0.2, 0.3, PROTECTED, PROTECTED),
         (0.2, 0.8, WEAKLY, WEAKLY),
+        (0.2, 0.54, ON_THE_LINE, ON_THE_LINE),
+        (0.2, 0.56, ON_THE_LINE, ON_THE_LINE),
         (0.87, 0.87, HARDLY, NOT),
     ],
 )
@@ -242,6 +244,15 @@ def test_a_measurement_decides(plain, best, verdict, without):
     assert judge([sign], measured) == verdict
     assert judge([], measured) == without
     assert judge([sign], None) == SIGNS
+
+
+def test_half_of_few_test_pictures_is_on_the_line_and_its_interval_that_of_the_textbook():
+    few = Measured(0.413, {"erm": 0.183, "rsk-ff": 0.296}, 222, 334, 0.05)
+    assert judge([], few) == ON_THE_LINE  # 51 % are left, between 25 % and 77 %
+    assert few.kept_interval == pytest.approx((0.251, 0.766), abs=1e-3)
+    draws = np.random.default_rng(0).binomial(334, [[0.413, 0.183, 0.296]] * 20_000) / 334
+    shares = (draws[:, 0] - draws[:, 2]) / (draws[:, 0] - draws[:, 1])
+    assert np.percentile(shares, (2.5, 97.5)) == pytest.approx(few.kept_interval, abs=0.05)
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ class Trial(CUDAPoison):
         self.total, self.reach = total, reach
 
     def _shape(self, side: int) -> Shape:
-        return Shape(3, self.total, max(2, round(side / self.reach)), "halo")
+        return Shape(3, self.total, max(2, round(side / self.reach)), ("halo",))
 
 
 class Dense(Trial):

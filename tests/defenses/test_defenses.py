@@ -10,6 +10,7 @@ import torch
 
 from unlearnable_transforms.defenses import get_defense, list_defenses
 from unlearnable_transforms.defenses.base import Defense, Setting, register_defense
+from unlearnable_transforms.evaluation.columns import defense_label
 from unlearnable_transforms.training.loop import DIGITS, recipe_augment, train
 from unlearnable_transforms.training.model import predict
 from unlearnable_transforms.training.transforms import each_image, seeded_globally
@@ -117,6 +118,21 @@ def test_arguments_are_those_that_were_passed():
     assert get_defense("at-pgd")().radius == 8 / 255
     assert get_defense("at-fgsm")(eps=0.1).attack_step == pytest.approx(0.125)
     assert get_defense("at-fgsm")(eps=0.1, step_size=0.02).attack_step == 0.02
+
+
+def test_arguments_stay_as_they_were_passed_since_cells_tell_1_from_1_0():
+    assert json.dumps(get_defense("at-pgd")(norm="l2", eps=1).arguments()["eps"]) == "1"
+    assert get_defense("jpeg")(30).arguments() == {"quality": 30, "at_test": False}  # by position, too
+
+
+def test_a_defense_may_have_a_constructor_of_its_own():
+    class Shifted(Defense):
+        def __init__(self, by: int = 1) -> None:
+            self.by = by
+
+    assert Shifted(3).arguments() == {"by": 3}
+    assert repr(Shifted(3)) == "Shifted(by=3)"
+    assert defense_label(Shifted(3)) == "Shifted by=3"
 
 
 @pytest.mark.parametrize(

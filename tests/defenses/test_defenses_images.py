@@ -15,7 +15,9 @@ from unlearnable_transforms.defenses.base import Setting
 from unlearnable_transforms.defenses.coin import displace
 from unlearnable_transforms.defenses.projection import linear_weights, project_out
 from unlearnable_transforms.defenses.rsk import keep_low_frequencies, sharpen
-from unlearnable_transforms.training.loop import Recipe
+from unlearnable_transforms.training.loop import Recipe, recipe_augment
+from unlearnable_transforms.training.model import PixelModel, to_pixels
+from unlearnable_transforms.victims import build_victim
 
 RECIPE = Recipe(epochs=2, batch_size=32, max_lr=0.1, augment="none")
 SETTING = Setting(10, 32, "smallcnn", RECIPE, seed=0)
@@ -350,9 +352,12 @@ def test_orthogonal_projection_prepares_floats_and_its_control_does_not():
     out = control.augment(images[:1].expand(40, -1, -1, -1), seeded())
     assert len({image.numpy().tobytes() for image in out}) > 30
     plain = get_defense("orthogonal-projection")(strong=False)
-    assert plain.augment is None
-    assert plain.loss is None
-    assert not plain.replaces_augment
+    plain.prepare(images, labels, setting)
+    assert plain.augment(images, seeded()).equal(recipe_augment(RECIPE)(images, seeded()))
+    net = build_victim("smallcnn", 4, 8).eval()
+    model = PixelModel(net, bf16=False)
+    loss, logits = plain.loss(model, to_pixels(images), labels, seeded())
+    assert loss == F.cross_entropy(logits, labels)
 
 
 def test_strong_augmentation_turns_by_at_most_ten_degrees_and_jitters_by_a_fifth():

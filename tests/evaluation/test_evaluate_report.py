@@ -21,7 +21,6 @@ from unlearnable_transforms.evaluation.charts import confusion, curves, line_sty
 from unlearnable_transforms.evaluation.data import read_pictures
 from unlearnable_transforms.evaluation.metrics import (
     macro_recall,
-    protection,
     recovery,
     sd,
     t_interval,
@@ -39,8 +38,7 @@ EVIL = "<script>alert('x')</script> & \"quotes\""
 # ---- metrics
 
 
-def test_protection_and_recovery():
-    assert protection(0.9, 0.25) == pytest.approx(0.65)
+def test_recovery_and_the_worst_defense():
     assert recovery(protected=0.5, clean=0.8, undefended=0.2) == pytest.approx(0.5)
     assert recovery(0.2, 0.8, 0.2) == 0
     assert recovery(0.8, 0.8, 0.2) == 1

@@ -5,10 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+import theory_plots as plots
 from scipy import optimize, stats
 
 from unlearnable_transforms import theory
-from unlearnable_transforms.theory import plots
 
 
 @pytest.mark.parametrize("p", [1, 1.5, 2, np.inf])
@@ -150,7 +150,6 @@ def test_bad_arguments_of_latent_mixtures():
 
 
 def test_pictures_are_drawn(tmp_path):
-    pytest.importorskip("matplotlib")
     differences, noises = [0.01, 0.1], [0.1, 1.0]
     poisoned, clean = plots.difference_curves(differences, noises, maps=1)
     assert poisoned.shape == (2, 2)
@@ -167,12 +166,6 @@ def test_pictures_are_drawn(tmp_path):
     ):
         figure.savefig(tmp_path / f"{number}.png")
         assert (tmp_path / f"{number}.png").stat().st_size > 5000
-
-
-def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match="pip install matplotlib"):
-        plots.contours(points=3)
 
 
 def test_it_stands_apart():

@@ -13,7 +13,6 @@ from torch import nn
 from unlearnable_transforms.training.loop import DIGITS, History, Recipe, train
 from unlearnable_transforms.training.model import PixelModel, accuracy, predict
 from unlearnable_transforms.training.transforms import crop_flip, resized_crop_flip
-from unlearnable_transforms.victims.nets import ResNet9
 from unlearnable_transforms.victims.registry import build_victim
 
 SHORT = replace(DIGITS, epochs=2)
@@ -142,8 +141,6 @@ def test_digits_are_learned_and_accuracy_is_the_manual_one(digits):
     assert len(history.test_accuracy) == len(history.train_loss) == len(history.train_accuracy) == 15
     assert history.train_loss[-1] < 0.1 * history.train_loss[0]
     assert (history.batches, history.forward_images, history.backward_images) == (15 * 21, 15 * 1300, 15 * 1300)
-    assert history.passes == 15 * 2600
-    assert history.seconds > 0
 
     x = test[0].expand(-1, 3, -1, -1).float() / 255
     pixels = images[:1300].double() / 255
@@ -181,18 +178,26 @@ def test_last_batch_of_one_image_is_trained_on(name):
     seen = []
     recipe = Recipe(epochs=1, batch_size=8, max_lr=0.01)
     net = build_victim(name, 10, 8, 0)
-    history = train(net, *_random_set(17), recipe=recipe, seed=0, on_batch=lambda epoch, rows, loss: seen.append(rows))
-    assert [len(rows) for rows in seen] == [8, 9]
-    assert torch.cat(seen).sort().values.equal(torch.arange(17))
+    images, labels = _random_set(17)
+    history = train(net, images, labels, recipe=recipe, seed=0, augment=lambda batch, _: seen.append(batch) or batch)
+    assert [len(batch) for batch in seen] == [8, 9]
+    assert {image.numpy().tobytes() for image in torch.cat(seen)} == {
+        image.numpy().tobytes() for image in images.expand(-1, 3, -1, -1)
+    }
     assert history.batches == 2
     assert history.forward_images == 17
 
 
 def test_each_epoch_has_its_own_order():
     seen = []
-    train(_small(), *_random_set(64), recipe=SHORT, seed=0, on_batch=lambda epoch, rows, loss: seen.append(rows))
-    assert not seen[0].equal(seen[1])
-    assert seen[0].sort().values.equal(seen[1].sort().values)
+    images = torch.arange(64, dtype=torch.uint8).view(64, 1, 1, 1).expand(64, 3, 8, 8)
+    train(
+        _small(), images, _random_set(64)[1], recipe=SHORT, seed=0,
+        augment=lambda batch, _: seen.append(batch[:, 0, 0, 0]) or batch,
+    )  # fmt: skip
+    first, second = torch.cat(seen).view(2, 64)
+    assert not first.equal(second)
+    assert first.sort().values.equal(second.sort().values)
 
 
 def test_bf16_agrees_with_float32():
@@ -233,14 +238,12 @@ def test_hooks_replace_augmentation_perturbation_and_loss():
     assert history.forward_images == history.backward_images == 2 * 20
 
 
-def test_progress_gets_every_epoch(capsys):
+def test_progress_gets_every_epoch():
     seen = []
     test = _random_set(10)
     told = lambda epoch, history: seen.append((epoch, history.last))  # noqa: E731
     history = train(_small(), *_random_set(20), recipe=SHORT, seed=0, test=test, progress=told)
     assert seen == [(1, history.test_accuracy[0]), (2, history.test_accuracy[1])]
-    train(_small(), *_random_set(20), recipe=SHORT, seed=0, progress=True)
-    assert capsys.readouterr().out.count("epoch") == 2
 
 
 def test_nan_loss_names_the_epoch():
@@ -280,7 +283,7 @@ def test_bad_test_set_and_untrained_network():
     with pytest.raises(ValueError, match="test labels"):
         train(_small(), IMAGES, LABELS, recipe=SHORT, seed=0, test=(IMAGES, LABELS + 10))
     with pytest.raises(ValueError, match="train"):
-        predict(ResNet9(10), IMAGES)
+        predict(torch.nn.Flatten(), IMAGES)
 
 
 @pytest.mark.parametrize(

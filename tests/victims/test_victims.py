@@ -8,14 +8,12 @@ import torch
 from conftest import seeded
 from torch import nn
 
-from unlearnable_transforms.victims.nets import ResNet9
 from unlearnable_transforms.victims.registry import (
     build_surrogate,
     build_victim,
     list_victims,
     register_victim,
 )
-from unlearnable_transforms.victims.standard import resnet18
 
 
 def test_list_is_sorted_and_filtered():
@@ -40,7 +38,6 @@ def test_widths_are_the_documented_ones():
     convolutions = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
     assert [c.out_channels for c in convolutions] == [16, 32, 32, 32, 64, 128, 128, 128]
     assert net(torch.rand(2, 3, 32, 32)).shape == (2, 10)
-    assert ResNet9(10, widths=(4, 5, 6, 7)).classifier.in_features == 7
 
 
 def test_weights_come_from_the_seed_alone():
@@ -100,8 +97,6 @@ def test_bad_requests():
         build_victim("smallcnn", 1, 32)
     with pytest.raises(ValueError, match="image_size"):
         build_victim("smallcnn", 10, 7)
-    with pytest.raises(ValueError, match="pool"):
-        ResNet9(10, pool="median")
     with pytest.raises(ValueError, match="two victims are called 'smallcnn'"):
         register_victim("smallcnn")(lambda num_classes, image_size: nn.Identity())
 
@@ -178,11 +173,9 @@ def test_small_stem_keeps_small_pictures_large(name):
     assert min(spatial) == 32 / 2 ** HALVINGS[name]
 
 
-def test_large_stem_on_small_pictures_warns_and_on_large_ones_is_the_rule():
-    with pytest.warns(UserWarning, match="32 px"):
-        net = resnet18(10, 32, stem="large")
-    assert net.conv1.kernel_size == (7, 7)
-    assert build_victim("resnet18", 10, 224).conv1.stride == (2, 2)
+def test_the_large_stem_is_for_large_images():
+    large = build_victim("resnet18", 10, 224).conv1
+    assert (large.kernel_size, large.stride) == ((7, 7), (2, 2))
     assert build_victim("resnet18", 10, 64).conv1.stride == (1, 1)
 
 

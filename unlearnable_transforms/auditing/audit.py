@@ -1,6 +1,7 @@
 """``audit``: is this set protected, and how well? A verdict, and what it rests on."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..key import Key
 from ..sample import spread
 from .measure import Measured, measure
 from .signs import Sign, brightness, grid, look, per_class
-from .traces import Stored, Traces, name_formats, read, read_traces
+from .traces import Stored, Traces, read, read_traces
 
 ROWS = 4000
 FEWEST = 200
@@ -24,7 +25,9 @@ SIDE, SMALLEST = 64, 8  # pixels: larger pictures are shrunk, and looked at once
 STRONG_GRID = 1.3  # ratio: JPEG of quality 10 gives 1.8 to 2, photographs and CIFAR-10 as stored 1 to 1.15
 NONE, SIGNS = "no signs of protection", "signs of protection"
 NOT, WEAKLY, PROTECTED = "not protected (measured)", "weakly protected (measured)", "protected (measured)"
+ON_THE_LINE = "on the line between weakly protected and protected (measured)"
 HARDLY = "signs of protection, hardly felt by quick victims (measured)"
+HALF = 0.5  # of the loss has to be left, for "protected"
 FOUND, LEAKS = 1, 3  # exit codes
 _ORDER = Key.public("audit")  # which rows are looked at is no secret: the same set gives the same answer
 
@@ -35,8 +38,8 @@ class Audit:
 
     Attributes:
         verdict: without a test set ``no signs of protection`` or ``signs of protection``; with one ``not protected``,
-            ``signs of protection, hardly felt by quick victims``, ``weakly protected`` or ``protected``, each followed
-            by ``(measured)``.
+            ``signs of protection, hardly felt by quick victims``, ``weakly protected``, ``on the line between weakly
+            protected and protected`` or ``protected``, each followed by ``(measured)``.
         rows, looked_at: pictures of the set, and those that the signs rest on.
         classes: names or numbers.
         side: in pixels, of what was looked at.
@@ -65,7 +68,7 @@ class Audit:
     @property
     def found(self) -> bool:
         """Whether the verdict is that there is a protection, or that there are signs of one."""
-        return self.verdict in (SIGNS, HARDLY, WEAKLY, PROTECTED)
+        return self.verdict in (SIGNS, HARDLY, WEAKLY, ON_THE_LINE, PROTECTED)
 
     @property
     def leaks(self) -> list[Leak]:
@@ -103,7 +106,8 @@ class Audit:
             after = strong if self.grid > STRONG_GRID else ""
             yield f"  steps across the borders of JPEG's blocks: {self.grid:.2f} times those elsewhere{after}"
         if self.traces.formats:
-            yield f"  files: {name_formats(self.traces.formats)}; kinds of encoding: {self.traces.encodings}"
+            formats = ", ".join(f"{count:,} {name}" for name, count in Counter(self.traces.formats).most_common())
+            yield f"  files: {formats}; kinds of encoding: {self.traces.encodings}"
         yield from (f"  leak: {leak}" for leak in self.leaks)
         if self.measured is None:
             yield "  Signs are not proof, and no signs are no proof of the contrary: pass a clean test set to measure."
@@ -116,8 +120,9 @@ def _told(measured: Measured) -> Iterator[str]:
         f"{measured.accuracies['erm']:.1%}; under {others}; of as many clean test pictures {measured.reference:.1%}"
     )
     if measured.taken > measured.margin:
+        low, high = measured.kept_interval
         lost = f"of the {100 * measured.taken:.0f} points lost, {measured.kept:.0%} are still lost"
-        yield f"  {lost} under {measured.worst[0]}, the best of these"
+        yield f"  {lost} under {measured.worst[0]}, the best of these ({low:.0%} to {high:.0%} by so few test pictures)"
 
 
 def audit(
@@ -193,7 +198,8 @@ def judge(signs: list[Sign], measured: Measured | None) -> str:
         return SIGNS if found else NONE
     if measured.taken <= measured.margin:
         return HARDLY if found else NOT
-    return PROTECTED if measured.kept > 0.5 else WEAKLY
+    low, high = measured.kept_interval
+    return PROTECTED if low > HALF else WEAKLY if high < HALF else ON_THE_LINE
 
 
 def views(pairs: Iterable[tuple[np.ndarray, Stored | None]]) -> tuple[Tensor, Tensor | None, list[Stored]]:

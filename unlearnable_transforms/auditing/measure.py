@@ -5,7 +5,7 @@ from typing import Any
 
 from ..evaluation.data import Pictures
 from ..evaluation.evaluate import evaluate
-from ..evaluation.metrics import worst_defense
+from ..evaluation.metrics import Z95, worst_defense
 from ..evaluation.recipes import Plan
 from ..evaluation.report import Report
 from ..poisons.checks import FEWEST, QUICK, QUICK_ROWS
@@ -50,16 +50,21 @@ class Measured:
         left = self.reference - self.worst[1]
         return min(max(left / self.taken, 0.0), 1.0) if self.taken > self.margin else 0.0
 
+    @property
+    def kept_interval(self) -> tuple[float, float]:
+        """95 % interval of ``kept``, of which the number of test pictures is the only uncertainty: the first-order
+        error of a ratio, with the three accuracies taken as independent."""
+        kept = self.kept
+        terms = ((self.worst[1], 1.0), (self.accuracies["erm"], kept), (self.reference, 1 - kept))
+        variance = sum(weight**2 * share * (1 - share) for share, weight in terms) / self.tested
+        half = Z95 * variance**0.5 / max(self.taken, self.margin)
+        return max(kept - half, 0.0), min(kept + half, 1.0)
+
 
 def measure(pictures: Pictures, test: Pictures, size: int, seed: int, device: str | None = None) -> Measured:
     """Train quick victims on the set, plainly and under three cheap defenses, and one on clean test pictures.
 
-    Args:
-        pictures: the audited set.
-        test: clean pictures of the same classes; a part of them trains the reference, the rest is what is tested on.
-        size: side in pixels of what victims see.
-        seed: of the trainings.
-        device: "cpu" or "cuda".
+    A part of the clean test pictures trains the reference, the rest is tested on. Victims see ``size`` pixels a side.
 
     Raises:
         ValueError: too few test pictures, or classes that do not fit together.

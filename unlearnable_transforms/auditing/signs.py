@@ -57,10 +57,8 @@ def look(
     """The signs in pictures of one size, and how well the coarse picture tells their class.
 
     Args:
-        images: uint8 (N, 3, H, W), sides of at least 8 pixels, in random order.
-        light: of them, as :func:`brightness` gives it.
-        labels: int64 (N,), the places of the classes.
-        order: int64 (N,), a permutation: that of the shuffled labels.
+        images: uint8 (N, 3, H, W), sides of at least 8 pixels, in random order; ``light`` is their brightness.
+        labels: int64 (N,), the places of the classes; ``order`` is the permutation that shuffles them.
         content: given where the pictures are cut out of larger ones: how well these tell the class.
     """
     shuffled = labels[order]

@@ -39,13 +39,8 @@ FILES = 100_000  # of a folder that are looked at
 
 @dataclass
 class Traces:
-    """What was seen in files.
-
-    Attributes:
-        formats: how many of the pictures looked at are of which format.
-        encodings: how many kinds of encoder settings there are among them.
-        leaks: what the set gives away.
-    """
+    """What was seen in files: how many pictures are of which format, how many kinds of encoder settings there are among
+    them, and what the set gives away."""
 
     formats: dict[str, int] = field(default_factory=dict)
     encodings: int = 0
@@ -62,10 +57,6 @@ class Stored(NamedTuple):
 
 def read(pictures: Pictures, rows: Sequence[int]) -> Iterator[tuple[np.ndarray, Stored | None]]:
     """The pixels of some images, uint8 (H, W, C), and what their files tell, None of arrays; each is read once.
-
-    Args:
-        pictures: the set.
-        rows: of the set.
 
     Raises:
         SampleError: a file that is no image; its row is named.
@@ -86,13 +77,8 @@ def read(pictures: Pictures, rows: Sequence[int]) -> Iterator[tuple[np.ndarray, 
 def read_traces(files: Sequence[Stored], pictures: Pictures, path: Path | None, rows: int) -> Traces:
     """What encoded pictures tell, the values beside them in a table, and the files around them in a folder.
 
-    The key is looked for by the head of a key file alone: whose key it could be is not known.
-
-    Args:
-        files: of the pictures that were read.
-        pictures: the set; only a table has columns.
-        path: where it lies, or None.
-        rows: of a table, at most so many, evenly spread.
+    At most ``rows`` rows of a table are looked at, evenly spread. Of keys only the head of a key file is
+    looked for: whose it could be is not known.
     """
     findings = Findings()
     if isinstance(pictures.rows, TableRows):
@@ -142,9 +128,3 @@ def _around(path: Path, findings: Findings) -> None:
         if file.name in METADATA:
             for check, what in metadata_leaks(file, key_forms(())):
                 findings.add(check, what, REMEDIES.get(check, CLEAN), place)
-
-
-def name_formats(formats: dict[str, int]) -> str:
-    """``3,900 PNG, 100 JPEG``."""
-    ordered: Sequence[tuple[str, int]] = sorted(formats.items(), key=lambda item: -item[1])
-    return ", ".join(f"{count:,} {name}" for name, count in ordered)

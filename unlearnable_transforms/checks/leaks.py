@@ -204,9 +204,7 @@ def text_leak(text: str) -> tuple[str, str] | None:
 def encoding_leaks(encoding: Encoding, additive: bool) -> Iterator[tuple[str, str]]:
     """(check, what) for how one picture is encoded.
 
-    Args:
-        encoding: from :func:`~.encodings.read_encoding`.
-        additive: whether it was protected by a method that lossy encoding weakens.
+    It is ``additive`` where it was protected by a method that lossy encoding weakens.
     """
     if encoding.format == "unknown":
         yield "encoding", "neither a whole PNG, nor WebP, nor JPEG"
@@ -242,13 +240,8 @@ def column_leaks(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def value_leaks(column: str, values: pa.Array, forms: Sequence[bytes]) -> Iterator[tuple[int, str, str]]:
-    """(row, check, what) for the values of a column that is not the image column.
-
-    Args:
-        column: its name.
-        values: an array; values inside lists and structs are looked at, too.
-        forms: of the keys.
-    """
+    """(row, check, what) for the values of a column that is not the image column, also inside lists and structs;
+    ``forms`` are the keys'."""
     if holds_images(values):
         for at in range(len(values)):
             if holds_images(values.slice(at, 1)):

@@ -68,13 +68,8 @@ class Looks:
 def find_pairs(looks: Looks, unprotected: np.ndarray, protected: np.ndarray) -> Iterator[tuple[int, int]]:
     """Pairs (unprotected, protected) that show one picture.
 
-    Args:
-        looks: all pictures.
-        unprotected, protected: places in ``looks``, int64.
-
-    Yields:
-        Places in ``looks``; at most one protected picture for each unprotected one. Pictures smaller than ``SMALLEST``
-        are passed over.
+    All are places in ``looks``. There is at most one protected picture for each unprotected one; pictures smaller than
+    ``SMALLEST`` are passed over.
     """
     unprotected, protected = (places[looks.large_enough()[places]] for places in (unprotected, protected))
     if not len(unprotected) or not len(protected):
@@ -97,12 +92,8 @@ def find_pairs(looks: Looks, unprotected: np.ndarray, protected: np.ndarray) -> 
 def compare(clean: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How well a 3x3 filter, one for all channels, and a brightness a channel make each of ``others`` from ``clean``.
 
-    Args:
-        clean: uint8 (S, S, 3).
-        others: uint8 (n, S, S, 3).
-
-    Returns:
-        What is left, in levels squared, and the share that is explained; float64 (n,) each.
+    Shape: uint8 (S, S, 3) and (n, S, S, 3) -> what is left, in levels squared, and the share that is explained; float64
+    (n,) each.
     """
     side = clean.shape[0]
     shifted = [clean[y : side - 2 + y, x : side - 2 + x] for y in range(3) for x in range(3)]

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from ..protection.fit import fit_source
 
     poison = make_poison(args)
-    links = [link for link in getattr(poison, "links", [poison]) if isinstance(link, FittedPoison)]
+    links = [link for link in poison.links if isinstance(link, FittedPoison)]
     if not links:
         raise ValueError(f"the method {args.method} needs no fit: use `unlearnable protect`")
     fit_source(

@@ -2,41 +2,22 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
-from ..training.attacks import (
-    Norm,
-    attacking,
-    check_attack,
-    gaussian_noise,
-    pgd,
-    random_start,
-    summed_cross_entropy,
-)
+from ..params import param
+from ..training.attacks import Norm, attacking, gaussian_noise, pgd, random_start, summed_cross_entropy
+from ..training.loop import LossAndLogits
 from ..training.model import PixelModel
-from .base import Defense, register_defense
+from .base import WHITE, Defense, register_defense
 
 
-@register_defense("at-pgd")
-class ATPGD(Defense):
-    """Training on the adversarial images of PGD with a random start, and on nothing else (Madry et al., ICLR 2018,
-    arXiv 1706.06083, section 2). Costs steps + 1 plain trainings.
+class PGDTraining(Defense):
+    """Training on the adversarial images of PGD with a random start, and on nothing else."""
 
-    The radius is what matters: protections that claim to resist are broken from their own radius on. Report a ladder,
-    such as 1, 2, 4, 8 / 255 in L-inf and 0.25, 0.5, 0.75, 1 in L2.
-
-    Args:
-        norm: "linf" or "l2".
-        eps: radius in units of 1 = white; None is 8/255 in L-inf and 1.0 in L2.
-        steps: of the attack.
-        step_size: None is 2.5 * eps / steps. Benchmarks that keep 2/255 in L2 hardly move at all.
-    """
-
-    def __init__(
-        self, norm: Norm = "linf", eps: float | None = None, steps: int = 10, step_size: float | None = None
-    ) -> None:
-        self.norm, self.eps, self.steps, self.step_size = norm, eps, steps, step_size
-        check_attack(norm, self.radius, steps)
+    norm: Norm = "linf"
+    eps: float | None
+    steps: int = 1
+    step_size: float | None
 
     @property
     def radius(self) -> float:
@@ -48,7 +29,7 @@ class ATPGD(Defense):
         """``step_size``; None is the attack's own default."""
         return self.step_size
 
-    def perturb(self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def perturb(self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: Generator) -> Tensor:
         """float (B, 3, H, W) in [0, 1] -> the same, at most eps away."""
         start = random_start(pixels, generator, norm=self.norm, eps=self.radius)
         return pgd(
@@ -57,20 +38,32 @@ class ATPGD(Defense):
         )  # fmt: skip
 
 
+@register_defense("at-pgd")
+class ATPGD(PGDTraining):
+    """Adversarial training (Madry et al., ICLR 2018, arXiv 1706.06083, section 2). Costs steps + 1 plain trainings.
+
+    The radius is what matters: protections that claim to resist are broken from their own radius on. Report a ladder,
+    such as 1, 2, 4, 8 / 255 in L-inf and 0.25, 0.5, 0.75, 1 in L2.
+    """
+
+    norm: Norm = param("of the radius", default="linf")
+    eps: float | None = param("radius; none is 8/255 in L-inf and 1.0 in L2", default=None, low=0, unit=WHITE)
+    steps: int = param("of the attack", default=10, low=1)
+    step_size: float | None = param(
+        "none is 2.5 * eps / steps. Benchmarks that keep 2/255 in L2 hardly move at all", default=None
+    )
+
+
 @register_defense("at-fgsm")
-class ATFGSM(ATPGD):
+class ATFGSM(PGDTraining):
     """FGSM-RS, "fast" adversarial training: one step from a random start (Wong, Rice and Kolter, ICLR 2020,
     arXiv 2001.03994). Costs two plain trainings.
 
     Its known weakness: the network may learn to defeat the single step alone ("catastrophic overfitting").
-
-    Args:
-        eps: L-inf radius in units of 1 = white.
-        step_size: None is 1.25 * eps, the paper's.
     """
 
-    def __init__(self, eps: float = 8 / 255, step_size: float | None = None) -> None:
-        super().__init__("linf", eps, 1, step_size)
+    eps: float = param("L-inf radius", default=8 / 255, low=0, unit=WHITE)
+    step_size: float | None = param("none is 1.25 * eps, the paper's", default=None)
 
     @property
     def attack_step(self) -> float:
@@ -84,27 +77,21 @@ class TRADES(Defense):
     trainings.
 
     Its clean half lets a shortcut in, so that it is a defense of its own and no stand-in for adversarial training.
-
-    Args:
-        eps: L-inf radius in units of 1 = white.
-        steps, step_size: of the attack, which starts at a normal delta of standard deviation 0.001.
-        beta: weight of the divergence.
     """
 
-    def __init__(self, eps: float = 0.031, steps: int = 10, step_size: float = 0.007, beta: float = 6.0) -> None:
-        check_attack("linf", eps, steps)
-        self.eps, self.steps, self.step_size, self.beta = eps, steps, step_size, beta
+    eps: float = param("L-inf radius", default=0.031, low=0, unit=WHITE)
+    steps: int = param("of the attack, which starts at a normal delta of standard deviation 0.001", default=10, low=1)
+    step_size: float = param("of the attack", default=0.007)
+    beta: float = param("weight of the divergence", default=6.0)
 
-    def loss(
-        self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: Generator) -> LossAndLogits:
         """(scalar loss, logits of the clean images)."""
         adversarial = self.attack(model, pixels, generator)
         logits = model(pixels)
         divergence = kl_divergence(model(adversarial), logits.softmax(1)) / len(pixels)
         return self.cross_entropy(logits, labels) + self.beta * divergence, logits
 
-    def attack(self, model: PixelModel, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    def attack(self, model: PixelModel, pixels: Tensor, generator: Generator) -> Tensor:
         """float (B, 3, H, W) in [0, 1] -> the same, at most eps away, where the prediction differs most."""
         with attacking(model.net), torch.no_grad():
             probabilities = model(pixels).softmax(1)

@@ -5,11 +5,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..training.attacks import check_attack, pgd, random_start, summed_cross_entropy
+from ..params import param
+from ..training.attacks import pgd, random_start, summed_cross_entropy
 from ..training.loop import train
 from ..training.model import PixelModel, native_bf16, to_pixels
 from ..victims import build_victim
-from .base import Defense, Setting, register_defense
+from .base import WHITE, Defense, Setting, register_defense
 
 TEST_BATCH = 500
 
@@ -25,29 +26,19 @@ class AdversarialInput(Defense):
     that learnt from protected pictures follows the shortcut, too; one that learnt from clean ones assumes that there
     are such. Report both. Transforms of the input seldom withstand an attack that knows them (Athalye, Carlini and
     Wagner, ICML 2018, arXiv 1802.00420).
-
-    Args:
-        external: what the external network learns from: the "protected" training set, or the attacker's own "clean"
-            pictures.
-        eps: L-inf radius in units of 1 = white.
-        steps: of the attack.
-        step_size: None is 2.5 * eps / steps.
-        start: whether each attack begins at a random place of the ball.
     """
 
-    def __init__(
-        self,
-        external: Literal["protected", "clean"] = "protected",
-        eps: float = 0.2,
-        steps: int = 13,
-        step_size: float | None = None,
-        start: bool = True,
-    ) -> None:
-        check_attack("linf", eps, steps)
-        if external not in ("protected", "clean"):
-            raise ValueError(f'external must be "protected" or "clean", got {external!r}')
-        self.external, self.eps, self.steps, self.step_size, self.start = external, eps, steps, step_size, start
-        self.needs_clean = external == "clean"
+    external: Literal["protected", "clean"] = param(
+        "what the external network learns from: the protected training set, or the attacker's own clean pictures",
+        default="protected",
+    )
+    eps: float = param("L-inf radius", default=0.2, low=0, unit=WHITE)
+    steps: int = param("of the attack", default=13, low=1)
+    step_size: float | None = param("none is 2.5 * eps / steps", default=None)
+    start: bool = param("whether each attack begins at a random place of the ball", default=True)
+
+    def _prepare(self) -> None:
+        self.needs_clean = self.external == "clean"
 
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
         """Trains the external network; the pictures stay as they are until each batch."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from ..params import param
 from ..training.transforms import each_image
 from .base import Defense, register_defense
 
@@ -15,15 +16,11 @@ from .base import Defense, register_defense
 class Cutout(Defense):
     """One black square an image, its centre uniform over all pixels, clipped at the border (DeVries and Taylor 2017,
     arXiv 1708.04552, section 3.2).
-
-    Args:
-        size: side in pixels; None is half the image's: 16 at 32 pixels, the setting of the literature.
     """
 
-    def __init__(self, size: int | None = None) -> None:
-        if size is not None and size < 1:
-            raise ValueError(f"size must be at least 1 pixel, got {size}")
-        self.size = size
+    size: int | None = param(
+        "side in pixels; none is half the image's: 16 at 32 pixels, the setting of the literature", default=None, low=1
+    )
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """(B, 3, H, W) of any dtype -> the same."""

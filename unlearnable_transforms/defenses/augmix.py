@@ -1,10 +1,12 @@
 """AugMix, plain and with boundary mining around it."""
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torchvision.transforms import v2
 
+from ..params import param
 from ..training.attacks import attacking
+from ..training.loop import LossAndLogits
 from ..training.model import PixelModel
 from ..training.transforms import each_image
 from .base import Defense, Setting, register_defense
@@ -20,32 +22,19 @@ class AugMix(Defense):
     With ``bullet`` the views go where they change something (after Hua et al., NeurIPS 2021, arXiv 2109.14707, which
     mines AugMix, too; how, is our reading): an image of the boundary has all, a robust one ``robust_views``, an outlier
     ``outlier_views``; see :class:`~.bullet.Mining`. Experimental: nobody published results on unlearnable data.
-
-    Args:
-        views: mixed views of each image.
-        beta: weight of the Jensen-Shannon divergence between the predictions.
-        bullet: mine the boundary.
-        robust_views, outlier_views: of the others, with ``bullet``.
     """
 
-    def __init__(
-        self, views: int = 2, beta: float = 12.0, bullet: bool = False, robust_views: int = 1, outlier_views: int = 0
-    ) -> None:
-        if views < 1 or min(robust_views, outlier_views) < 0 or beta < 0:
-            raise ValueError(
-                "augmix needs views >= 1, robust_views, outlier_views and beta >= 0, got "
-                f"{views}, {robust_views}, {outlier_views} and {beta}"
-            )
-        self.views, self.beta, self.bullet = views, beta, bullet
-        self.robust_views, self.outlier_views = robust_views, outlier_views
+    views: int = param("mixed views of each image", default=2, low=1)
+    beta: float = param("weight of the Jensen-Shannon divergence between the predictions", default=12.0, low=0)
+    bullet: bool = param("mine the boundary", default=False)
+    robust_views: int = param("of robust images, with bullet", default=1, low=0)
+    outlier_views: int = param("of outliers, with bullet", default=0, low=0)
 
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
         self.mining = Mining()
         return super().prepare(images, labels, setting)
 
-    def loss(
-        self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: Generator) -> LossAndLogits:
         """(scalar loss, logits of the images themselves)."""
         counts = self._counts(model, pixels, labels)
         rows = torch.arange(len(pixels), device=pixels.device).repeat_interleave(counts)
@@ -71,10 +60,7 @@ class AugMix(Defense):
 def jensen_shannon(logits: Tensor, others: Tensor, rows: Tensor) -> Tensor:
     """Jensen-Shannon divergence (B,) between the predictions on each image and on its views; 0 where it has none.
 
-    Args:
-        logits: (B, classes).
-        others: (R, classes), of the views.
-        rows: int64 (R,), which image each view is of.
+    Shape: logits (B, classes), of the views (R, classes); ``rows``, int64 (R,), says which image each view is of.
     """
     counts = 1 + torch.bincount(rows, minlength=len(logits))
     middle = logits.softmax(1).index_add(0, rows, others.softmax(1)) / counts[:, None]

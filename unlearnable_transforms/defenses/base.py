@@ -8,18 +8,21 @@ and a defense overrides the hooks it needs; everything else stays, so that the c
 """
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..params import Param, Parameters
 from ..registry import Registry
 from ..training.loop import Augment, Loss, Perturb, Recipe, seeded_generator
 
 REGISTRY: Registry[type["Defense"]] = Registry("defense", "unlearnable_transforms.defenses", "docs/defenses.md")
 register_defense = REGISTRY.register
+WHITE = "in units of 1 = white"
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,10 @@ class Setting:
     """What a defense may know: the attacker's own situation, never the protection's name or key.
 
     Attributes:
-        num_classes: of the classification task.
         image_size: side in pixels of the square training images.
         victim: registered name of the network, for defenses that train another one of its kind.
         recipe: the plain recipe of this training.
-        seed: training seed; the only source of randomness.
-        device: where it is trained.
+        seed: the only source of randomness.
         clean: unprotected pictures that this attacker has, uint8 (M, 3, H, W) and int64 (M,), disjoint from the
             training and test sets, or None. Most defenses need none; those that do say so in ``needs_clean``.
     """
@@ -50,12 +51,18 @@ class Setting:
         return seeded_generator(self.seed, use)
 
 
-class Defense:
-    """Base of all defenses. Subclasses are cheap to make, keep every constructor argument, as it was passed, in an
-    attribute of its name and override hooks. An instance serves one training at a time.
+class BatchHooks:
+    """Hooks of every batch, of the types in ``training/loop.py``; None is plain training's. ``augment`` gets what the
+    recipe's crop and flip gave, unless ``replaces_augment``."""
 
-    Hooks that are None are those of plain training. The types are documented in ``training/loop.py``; ``augment`` gets
-    what the recipe's crop and flip gave, unless ``replaces_augment``.
+    augment: Augment | None = None
+    perturb: Perturb | None = None
+    loss: Loss | None = None
+
+
+class Defense(BatchHooks, Parameters):
+    """Base of all defenses. Subclasses declare their parameters with ``param``, or keep every argument of their own
+    constructor in an attribute of its name, and override hooks. An instance serves one training at a time.
 
     Attributes:
         name: the registered one; of a class that is not registered, the class's own name.
@@ -71,29 +78,36 @@ class Defense:
     needs_clean: bool = False
     replaces_augment: bool = False
     starts_trained: bool = False
-    setting: Setting
-
-    augment: Augment | None = None
-    perturb: Perturb | None = None
-    loss: Loss | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "name" not in vars(cls):  # never its parent's: their results must not be taken for one another's
             cls.name = cls.__name__
 
+    @classmethod
+    def _adapted(cls, each: Param) -> Param:
+        return replace(each, kw_only=False)
+
+    def _set(self, values: Mapping[str, Any]) -> None:
+        """As :class:`Parameters` does, but each value stays as it was passed: a cell tells 1 from 1.0."""
+        for name, each in self._attributes().items():
+            value = values.get(name, each.default)
+            each.check(value, type(self))
+            setattr(self, name, value)
+        self._prepare()
+
     def arguments(self) -> dict[str, Any]:
         """The constructor arguments as plain JSON values: with name and version they identify a cell of a table."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """The recipe this defense trains with."""
+        """The recipe that this defense trains with."""
         return recipe
 
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
         """Whole-data-set preparation, the first hook: uint8 (N, 3, H, W) -> uint8 of that shape, or float32 where 1 is
         white. Whoever overrides it calls ``super().prepare`` if another hook needs ``self.setting``."""
-        self.setting = setting
+        self.setting: Setting = setting
         return images
 
     def network(self, net: nn.Module, setting: Setting) -> nn.Module:

@@ -5,14 +5,15 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
-from ..training.attacks import attacking, check_attack, gaussian_noise, pgd, random_start, summed_cross_entropy
+from ..params import param
+from ..training.attacks import attacking, gaussian_noise, pgd, random_start, summed_cross_entropy
+from ..training.loop import LossAndLogits
 from ..training.model import PixelModel
 from .adversarial import kl_divergence
-from .base import Defense, Setting, register_defense
+from .base import WHITE, Defense, Setting, register_defense
 
-Around = Literal["pgd", "trades", "mart"]
 REACH = 1.7  # an attack of few steps goes this far in all, in units of eps
 MEMORY = 0.9  # share of the old value in the moving fractions
 
@@ -56,40 +57,25 @@ class BulletTrain(Defense):
 
     On protected data most pictures are confidently right by the shortcut, count as robust and are hardly attacked,
     which spares the shortcut: docs/companions.md has the figures.
-
-    Args:
-        around: the training it saves work in: "pgd" (Madry et al.), "trades" (Zhang et al., 2019), or "mart" (Wang et
-            al., ICLR 2020, equation 9).
-        eps: L-inf radius in units of 1 = white.
-        steps: of the attack on boundary pictures; step size 2.5 * eps / steps.
-        outlier_steps, robust_steps: of the others, step size 1.7 * eps / steps. 0 leaves them at the random start.
-        beta: weight of the divergence in "trades" and "mart"; None is 6 and 5.
     """
 
-    def __init__(
-        self,
-        around: Around = "pgd",
-        eps: float = 8 / 255,
-        steps: int = 10,
-        outlier_steps: int = 0,
-        robust_steps: int = 1,
-        beta: float | None = None,
-    ) -> None:
-        check_attack("linf", eps, steps)
-        if around not in ("pgd", "trades", "mart"):
-            raise ValueError(f'around must be "pgd", "trades" or "mart", got {around!r}')
-        if min(outlier_steps, robust_steps) < 0:
-            raise ValueError(f"steps are at least 0, got {outlier_steps} for outliers, {robust_steps} for robust ones")
-        self.around, self.eps, self.steps = around, eps, steps
-        self.outlier_steps, self.robust_steps, self.beta = outlier_steps, robust_steps, beta
+    around: Literal["pgd", "trades", "mart"] = param(
+        "the training it saves work in: of Madry et al.; of Zhang et al., 2019; of Wang et al., ICLR 2020, equation 9",
+        default="pgd",
+    )
+    eps: float = param("L-inf radius", default=8 / 255, low=0, unit=WHITE)
+    steps: int = param("of the attack on boundary pictures; step size 2.5 * eps / steps", default=10, low=1)
+    outlier_steps: int = param(
+        "of outliers, step size 1.7 * eps / steps; 0 leaves them at the random start", default=0, low=0
+    )
+    robust_steps: int = param("of robust pictures, likewise", default=1, low=0)
+    beta: float | None = param("weight of the divergence in trades and mart; none is 6 and 5", default=None)
 
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
         self.mining = Mining()
         return super().prepare(images, labels, setting)
 
-    def loss(
-        self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: Generator) -> LossAndLogits:
         """(scalar loss, logits: of the adversarial images around "pgd", of the clean ones else)."""
         with attacking(model.net), torch.no_grad():
             before = model(pixels).softmax(1)
@@ -105,9 +91,7 @@ class BulletTrain(Defense):
             return plain + (6.0 if self.beta is None else self.beta) * divergence, clean
         return self._mart(clean, after, labels), clean
 
-    def attack(
-        self, model: PixelModel, pixels: Tensor, labels: Tensor, before: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def attack(self, model: PixelModel, pixels: Tensor, labels: Tensor, before: Tensor, generator: Generator) -> Tensor:
         """float (B, 3, H, W) in [0, 1] -> the same, at most eps away; each group with its own number of steps."""
         start = (
             gaussian_noise(pixels, generator, std=0.001)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..params import param
 from ..training.model import to_pixels
 from .base import Defense, register_defense
 
@@ -15,15 +16,9 @@ class COIN(Defense):
     Each pixel's offsets in x and y are independent, uniform in [-alpha, alpha], and shared by the three channels. The
     picture continues on the other side of its border (as a torus; the authors' wrap repeats one column and one row).
     The paper's recipe is 80 epochs at a constant learning rate of 0.1; here the recipe is the victim's own.
-
-    Args:
-        alpha: largest offset in pixels; the paper's is 2.
     """
 
-    def __init__(self, alpha: float = 2.0) -> None:
-        if alpha <= 0:
-            raise ValueError(f"alpha must be positive, got {alpha}")
-        self.alpha = alpha
+    alpha: float = param("largest offset in pixels; the paper's is 2", default=2.0, above=0)
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """(B, 3, H, W), uint8 or float in [0, 1] -> float in [0, 1]."""

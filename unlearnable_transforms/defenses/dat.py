@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..params import param
 from ..training.attacks import attacking
 from ..training.model import PixelModel
 from .base import Defense, register_defense
@@ -21,31 +22,17 @@ class DAT(Defense):
 
     Our reading: filters are clamped after every step, not before it, so that the last ones lie in the box as well; the
     attack sees the network in evaluation mode.
-
-    Args:
-        kernel_size: side in pixels, odd; the paper tries 3, 5 and 7.
-        steps: of gradient ascent.
-        step_size: of gradient ascent, on the gradient itself.
-        bound: weights and bias stay in [-bound, bound].
-        init: "default" starts at PyTorch's random filter of a new ConvTranspose2d, as the authors do, which scrambles
-            the image before the first step; "identity" starts at the unchanged image, the fairer attack.
     """
 
-    def __init__(
-        self,
-        kernel_size: int = 7,
-        steps: int = 10,
-        step_size: float = 0.1,
-        bound: float = 5.0,
-        init: Literal["default", "identity"] = "default",
-    ) -> None:
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
-        if init not in ("default", "identity"):
-            raise ValueError(f'init must be "default" or "identity", got {init!r}')
-        if steps < 0 or bound <= 0:
-            raise ValueError(f"dat needs steps >= 0 and bound > 0, got {steps} and {bound}")
-        self.kernel_size, self.steps, self.step_size, self.bound, self.init = kernel_size, steps, step_size, bound, init
+    kernel_size: int = param("side in pixels; the paper tries 3, 5 and 7", default=7, low=1, odd=True)
+    steps: int = param("of gradient ascent", default=10, low=0)
+    step_size: float = param("of gradient ascent, on the gradient itself", default=0.1)
+    bound: float = param("weights and bias stay in [-bound, bound]", default=5.0, above=0)
+    init: Literal["default", "identity"] = param(
+        "default starts at PyTorch's random filter of a new ConvTranspose2d, as the authors do, which scrambles the "
+        "image before the first step; identity starts at the unchanged image, the fairer attack",
+        default="default",
+    )
 
     def perturb(self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """float (B, 3, H, W) -> float in [0, 1], each image from 0 to 1."""

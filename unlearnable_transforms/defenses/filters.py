@@ -1,26 +1,30 @@
 """Low-pass filters of whole data sets, as the REM repository offers them before augmentation (training images only)."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as v2
 
+from ..params import Param, param
 from ..pixels import chunk_length
 from .base import Defense, Setting, register_defense
 
 
 class ImageFilter(Defense, ABC):
-    """A fixed change of every picture, made once before training. Subclasses implement :meth:`filter`.
+    """A fixed change of every picture, made once before training. Subclasses implement :meth:`filter`."""
 
-    Args:
-        at_test: change the test images too. The literature filters the training images alone, with few exceptions;
-            compare only columns that agree in this.
-    """
+    at_test: bool = param(
+        "change the test images too. The literature filters the training images alone, with few exceptions; compare "
+        "only columns that agree in this",
+        default=False,
+    )
 
-    def __init__(self, *, at_test: bool = False) -> None:
-        self.at_test = at_test
+    @classmethod
+    def _adapted(cls, each: Param) -> Param:
+        return replace(each, kw_only=each.name == "at_test")
 
     @abstractmethod
     def filter(self, images: Tensor) -> Tensor:
@@ -43,17 +47,13 @@ class Gaussian(ImageFilter):
 
     Public benchmarks run this column with sigma 0.1, whose side weights are 2e-22: nothing is blurred. The default is
     what OpenCV derives for a kernel of 3: side weights 0.239.
-
-    Args:
-        sigma: standard deviation in pixels, at least 0.3 (a side weight of 0.004: less changes hardly a pixel).
-        kernel_size: side in pixels, odd.
     """
 
-    def __init__(self, sigma: float = 0.8, kernel_size: int = 3, *, at_test: bool = False) -> None:
-        if sigma < 0.3:
-            raise ValueError(f"sigma must be at least 0.3 pixels to blur at all, got {sigma}")
-        super().__init__(at_test=at_test)
-        self.sigma, self.kernel_size = sigma, _odd(kernel_size)
+    sigma: float = param(
+        "standard deviation in pixels, from a side weight of 0.004 on: less changes hardly a pixel",
+        default=0.8, low=0.3,
+    )  # fmt: skip
+    kernel_size: int = param("side in pixels", default=3, low=3, odd=True)
 
     def filter(self, images: Tensor) -> Tensor:
         return v2.gaussian_blur(images, [self.kernel_size] * 2, [self.sigma] * 2)  # rounds
@@ -61,15 +61,9 @@ class Gaussian(ImageFilter):
 
 @register_defense("median")
 class Median(ImageFilter):
-    """Median of a square around each pixel, a channel at a time; the border is repeated, as in OpenCV.
+    """Median of a square around each pixel, a channel at a time; the border is repeated, as in OpenCV."""
 
-    Args:
-        kernel_size: side of the square in pixels, odd.
-    """
-
-    def __init__(self, kernel_size: int = 3, *, at_test: bool = False) -> None:
-        super().__init__(at_test=at_test)
-        self.kernel_size = _odd(kernel_size)
+    kernel_size: int = param("side of the square in pixels", default=3, low=3, odd=True)
 
     def filter(self, images: Tensor) -> Tensor:
         size, (height, width) = self.kernel_size, images.shape[2:]
@@ -85,18 +79,11 @@ class Bilateral(ImageFilter):
 
     Each pixel becomes the mean of its disc, weighted by exp(-distance^2 / 2 sigma_space^2) and by
     exp(-colour distance^2 / 2 sigma_color^2): it smooths areas and keeps edges.
-
-    Args:
-        d: diameter in pixels, odd, below twice the side of the images.
-        sigma_color: in units of 0-255.
-        sigma_space: in pixels.
     """
 
-    def __init__(self, d: int = 9, sigma_color: float = 75, sigma_space: float = 75, *, at_test: bool = False) -> None:
-        if sigma_color <= 0 or sigma_space <= 0:
-            raise ValueError(f"both sigmas must be positive, got {sigma_color} and {sigma_space}")
-        super().__init__(at_test=at_test)
-        self.d, self.sigma_color, self.sigma_space = _odd(d), sigma_color, sigma_space
+    d: int = param("diameter in pixels, below twice the side of the images", default=9, low=3, odd=True)
+    sigma_color: float = param("in units of 0-255", default=75, above=0)
+    sigma_space: float = param("in pixels", default=75, above=0)
 
     def filter(self, images: Tensor) -> Tensor:
         radius, (height, width) = self.d // 2, images.shape[2:]
@@ -116,9 +103,3 @@ class Bilateral(ImageFilter):
                 total.addcmul_(weight, neighbour)
                 weights += weight
         return total.div_(weights).round_().byte()
-
-
-def _odd(size: int) -> int:
-    if size < 3 or size % 2 == 0:
-        raise ValueError(f"a kernel's side must be odd and at least 3 pixels, got {size}")
-    return size

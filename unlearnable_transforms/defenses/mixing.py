@@ -5,32 +5,27 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
+from ..params import param
+from ..training.loop import LossAndLogits
 from ..training.model import PixelModel
 from .base import Defense, register_defense
 
 
 class Mixing(Defense, ABC):
-    """Each image of a batch is mixed with a random other one, and the loss with the same weight.
+    """Each image of a batch is mixed with a random other one, and the loss with the same weight."""
 
-    Args:
-        alpha: the share of an image's own part is drawn from Beta(alpha, alpha), once a batch.
-        probability: of mixing a batch at all.
-    """
-
-    def __init__(self, alpha: float, probability: float) -> None:
-        if alpha <= 0 or not 0 <= probability <= 1:
-            raise ValueError(f"need alpha > 0 and probability in [0, 1], got {alpha} and {probability}")
-        self.alpha, self.probability = alpha, probability
+    alpha: float = param(
+        "the share of an image's own part is drawn from Beta(alpha, alpha), once a batch", default=1.0, above=0
+    )
+    probability: float = param("of mixing a batch at all", default=1.0, low=0, high=1)
 
     @abstractmethod
-    def mix(self, pixels: Tensor, others: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
+    def mix(self, pixels: Tensor, others: Tensor, share: float, generator: Generator) -> tuple[Tensor, float]:
         """Pixels of both, and the share that the first really have."""
 
-    def loss(
-        self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: Generator) -> LossAndLogits:
         """(share * CE(own label) + (1 - share) * CE(other's label), logits of the mixed images)."""
         order = torch.arange(len(pixels))
         share = 1.0
@@ -50,10 +45,7 @@ class Mixing(Defense, ABC):
 class MixUp(Mixing):
     """Weighted means of two images (Zhang et al., ICLR 2018, arXiv 1710.09412, section 2)."""
 
-    def __init__(self, alpha: float = 1.0, probability: float = 1.0) -> None:
-        super().__init__(alpha, probability)
-
-    def mix(self, pixels: Tensor, others: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
+    def mix(self, pixels: Tensor, others: Tensor, share: float, generator: Generator) -> tuple[Tensor, float]:
         return others.lerp(pixels, share), share
 
 
@@ -65,10 +57,9 @@ class CutMix(Mixing):
     then taken from its area. The default probability is that of the authors' runs on CIFAR.
     """
 
-    def __init__(self, alpha: float = 1.0, probability: float = 0.5) -> None:
-        super().__init__(alpha, probability)
+    probability: float = param("of mixing a batch at all", default=0.5, low=0, high=1)
 
-    def mix(self, pixels: Tensor, others: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
+    def mix(self, pixels: Tensor, others: Tensor, share: float, generator: Generator) -> tuple[Tensor, float]:
         height, width = pixels.shape[2:]
 
         def interval(side: int) -> slice:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..params import param
 from ..training.loop import Recipe, train
 from ..training.transforms import seeded_globally
 from .base import Defense, Setting, register_defense
@@ -20,21 +21,23 @@ class FineTune(Defense):
 
     The pre-trained network may classify well before it sees a protected picture: compare with the accuracy it has
     then, and with the same defense on clean data.
-
-    Args:
-        weights: a .safetensors file or a PyTorch state dictionary, by the victim's own names, instead of pre-training;
-            then no clean pictures are needed. A last layer for other classes is left out.
-        lr_scale: the recipe's largest learning rate is multiplied by this: 0.1 makes 0.01 of the usual 0.1.
     """
 
     starts_trained = True
 
-    def __init__(self, weights: str | None = None, lr_scale: float = 0.1) -> None:
-        if lr_scale <= 0:
-            raise ValueError(f"lr_scale must be positive, got {lr_scale}")
-        self.weights = None if weights is None else str(weights)
-        self.lr_scale = lr_scale
-        self.needs_clean = weights is None
+    weights: str | Path | None = param(
+        "a .safetensors file or a PyTorch state dictionary, by the victim's own names, instead of pre-training; then "
+        "no clean pictures are needed. A last layer for other classes is left out",
+        default=None,
+    )
+    lr_scale: float = param(
+        "the recipe's largest learning rate is multiplied by this: 0.1 makes 0.01 of the usual 0.1",
+        default=0.1, above=0,
+    )  # fmt: skip
+
+    def _prepare(self) -> None:
+        self.weights = None if self.weights is None else str(self.weights)
+        self.needs_clean = self.weights is None
 
     def recipe(self, recipe: Recipe) -> Recipe:
         return replace(recipe, max_lr=recipe.max_lr * self.lr_scale)
@@ -54,12 +57,9 @@ class FineTune(Defense):
 class LastLayer(FineTune):
     """A new last layer alone is trained, on the frozen features of a pre-trained network, as in the CUDA paper
     (Sadasivan et al., CVPR 2023, arXiv 2303.04278). BatchNorm statistics are frozen, too.
-
-    Arguments as for ``fine-tune``; the new layer learns at the recipe's own rate.
     """
 
-    def __init__(self, weights: str | None = None, lr_scale: float = 1.0) -> None:
-        super().__init__(weights, lr_scale)
+    lr_scale: float = param("of the recipe's largest learning rate", default=1.0, above=0)
 
     def network(self, net: nn.Module, setting: Setting) -> nn.Module:
         net = super().network(net, setting).requires_grad_(False)

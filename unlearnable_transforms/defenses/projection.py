@@ -2,11 +2,12 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 from torchvision.transforms import v2
 
+from ..params import param
 from ..pixels import chunk_length
-from ..training.loop import recipe_augment
+from ..training.loop import LossAndLogits, recipe_augment
 from ..training.model import PixelModel, to_pixels
 from ..training.transforms import each_image
 from .base import Defense, Setting, register_defense
@@ -26,22 +27,17 @@ class OrthogonalProjection(Defense):
 
     The paper trains 50 epochs of SGD 0.1 with weight decay 1e-4 and steps at 1/2 and 3/4; here the recipe is the
     victim's own. Its strong augmentation alone is the control: ``project=False``.
-
-    Args:
-        project: False leaves out steps 1 and 2.
-        strong: False leaves out step 3: the recipe's own augmentation and loss.
     """
 
-    def __init__(self, project: bool = True, strong: bool = True) -> None:
-        self.project, self.strong = project, strong
-        self.replaces_augment = strong
-        if strong:
-            self.augment, self.loss = self._augment, self._cutmix_loss
+    replaces_augment = True
+
+    project: bool = param("false leaves out steps 1 and 2", default=True)
+    strong: bool = param("false leaves out step 3: the recipe's own augmentation and loss", default=True)
 
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
         """uint8 (N, 3, H, W) -> float32 of that shape, also beyond [0, 1]; without projection as they are."""
         super().prepare(images, labels, setting)
-        self._cutmix = CutMix(alpha=1.0, probability=0.5)
+        self._cutmix = CutMix(probability=0.5 if self.strong else 0.0)
         self._cutmix.prepare(images, labels, setting)
         if not self.project:
             return images
@@ -49,7 +45,8 @@ class OrthogonalProjection(Defense):
         weights = linear_weights(images, labels, setting.num_classes, generator, device=setting.device)
         return project_out(images, weights)
 
-    def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def augment(self, images: Tensor, generator: Generator) -> Tensor:
+        """(B, 3, H, W) of any dtype -> the same."""
         distort = v2.Compose(
             [
                 v2.RandomRotation(10),
@@ -57,11 +54,11 @@ class OrthogonalProjection(Defense):
                 v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
             ]
         )
-        return recipe_augment(self.setting.recipe)(each_image(distort, images, generator), generator)
+        images = each_image(distort, images, generator) if self.strong else images
+        return recipe_augment(self.setting.recipe)(images, generator)
 
-    def _cutmix_loss(
-        self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: Generator) -> LossAndLogits:
+        """(scalar loss, logits of the images that were mixed)."""
         return self._cutmix.loss(model, pixels, labels, generator)
 
 
@@ -69,7 +66,7 @@ def linear_weights(
     images: Tensor,
     labels: Tensor,
     num_classes: int,
-    generator: torch.Generator,
+    generator: Generator,
     *,
     epochs: int = 20,
     batch_size: int = 1024,
@@ -78,10 +75,7 @@ def linear_weights(
 ) -> Tensor:
     """Weights (num_classes, d) of a logistic regression without bias on pixels in [0, 1], by SGD without momentum.
 
-    Args:
-        images: uint8 (N, C, H, W), d = C * H * W, or float.
-        labels: int64 (N,).
-        lr: divided by 10 after 1/2 and after 3/4 of the epochs.
+    Images are (N, C, H, W), d = C * H * W. The rate is divided by 10 after 1/2 and after 3/4 of the epochs.
     """
     bound = images[0].numel() ** -0.5
     weights = torch.empty(num_classes, images[0].numel()).uniform_(-bound, bound, generator=generator).to(device)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..params import param
 from .base import register_defense
 from .filters import ImageFilter
 
@@ -19,21 +20,18 @@ class Purify(ImageFilter):
     pictures), ECLIPSE (Wang et al., ESORICS 2024, arXiv 2406.15093), D-VAE (Yu et al., ICML 2024, arXiv 2405.01460) and
     others. Mind the range: AVATAR's model expects [-1, 1]. A purifier trained on clean pictures of the same kind is
     clean data by another name: say what it was trained on.
-
-    Args:
-        purifier: uint8 (B, 3, H, W) -> uint8 of that shape, or its name "package.module:function", which a command line
-            can pass. It sees the images in their order, and brings its own seed.
-        batch_size: images a call.
-        at_test: purify the test images too.
     """
 
-    def __init__(
-        self, purifier: Callable[[Tensor], Tensor] | str, batch_size: int = 500, *, at_test: bool = False
-    ) -> None:
-        if not (callable(purifier) or isinstance(purifier, str)):
-            raise TypeError(f"purifier must be a function or its name, got {type(purifier).__name__}")
-        super().__init__(at_test=at_test)
-        self.purifier, self.batch_size = purifier, batch_size
+    purifier: Any = param(
+        'uint8 (B, 3, H, W) -> uint8 of that shape, or its name "package.module:function", which a command line can '
+        "pass. It sees the images in their order, and brings its own seed",
+        default=None,
+    )
+    batch_size: int = param("images a call", default=500, low=1)
+
+    def _prepare(self) -> None:
+        if not (callable(self.purifier) or isinstance(self.purifier, str)):
+            raise TypeError(f"purifier must be a function or its name, got {type(self.purifier).__name__}")
 
     def arguments(self) -> dict[str, Any]:
         named = self.purifier

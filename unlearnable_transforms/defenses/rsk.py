@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..params import param
 from ..training.loop import recipe_augment
 from ..training.model import to_pixels
 from .base import Defense, register_defense
@@ -23,19 +24,16 @@ class RSKFF(Defense):
     Settings are those of the paper and its repository. Our reading: the lost frame is filled with zeros, as padding
     does before the repository's crop, and a share of coefficients is rounded, so that small pictures keep some. The
     paper's recipe is 60 epochs of SGD 0.1 with a cosine schedule; here the recipe is the victim's own.
-
-    Args:
-        center: mean of the kernel's centre.
-        std: standard deviation of the centre and of each arm; 0 gives one fixed kernel.
-        keep: part of the rows and of the columns of coefficients kept, in (0, 1]; 1 means no frequency filtering.
     """
 
     replaces_augment = True
 
-    def __init__(self, center: float = 2.5, std: float = 0.1, keep: float = 0.3) -> None:
-        if std < 0 or not 0 < keep <= 1:
-            raise ValueError(f"rsk-ff needs std >= 0 and 0 < keep <= 1, got std={std} and keep={keep}")
-        self.center, self.std, self.keep = center, std, keep
+    center: float = param("mean of the kernel's centre", default=2.5)
+    std: float = param("deviation of the centre and of each arm; 0 gives one fixed kernel", default=0.1, low=0)
+    keep: float = param(
+        "part of the rows and of the columns of coefficients kept; 1 means no frequency filtering",
+        default=0.3, above=0, high=1,
+    )  # fmt: skip
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """(B, 3, H, W), uint8 or float in [0, 1] -> float in [0, 1]."""

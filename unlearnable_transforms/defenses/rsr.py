@@ -1,13 +1,14 @@
 """RSR, robust sparse regularization: noise in the weights, a lasso on them, adversarial training, pruning."""
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..training.attacks import check_attack, pgd, random_start, summed_cross_entropy
-from ..training.loop import Recipe
+from ..params import param
+from ..training.attacks import pgd, random_start, summed_cross_entropy
+from ..training.loop import LossAndLogits, Recipe
 from ..training.model import PixelModel
-from .base import Defense, Setting, register_defense
+from .base import WHITE, Defense, Setting, register_defense
 
 
 @register_defense("rsr")
@@ -19,43 +20,38 @@ class RSR(Defense):
 
     Our reading, where the text leaves it open: the size of the lasso, no noise on weights that are zero, and none on
     BatchNorm. Noise at test time makes an attack's gradients random: judge robust accuracy without it, too.
-
-    Args:
-        eps: L-inf radius in units of 1 = white.
-        steps: of the attack, from a random start and away from the network's own answer, so that no label leaks.
-        step_size: None is 2.5 * eps / steps; the authors' 0.01 at 0.031 is 2.3 times eps / steps.
-        clean_weight: share of the loss on images as they are.
-        noise: amplitude at the start, one for every output channel, in standard deviations of the layer's weights.
-        lasso: weight of the sum of all weights' absolute values. What prunes is its product with all learning rates: a
-            training of few steps needs more.
-        sparsity: share of the weights of all convolutions and linear layers together that are zero in the end.
-        noise_at_test: whether the noise stays, as in the paper.
-        plain_share: first part of the epochs, rounded down, without an attack.
     """
 
-    def __init__(
-        self,
-        eps: float = 8 / 255,
-        steps: int = 7,
-        step_size: float | None = None,
-        clean_weight: float = 0.5,
-        noise: float = 0.25,
-        lasso: float = 1e-4,
-        sparsity: float = 0.85,
-        noise_at_test: bool = True,
-        plain_share: float = 5 / 160,
-    ) -> None:
-        check_attack("linf", eps, steps)
-        if not (0 <= clean_weight <= 1 and 0 <= sparsity < 1 and 0 <= plain_share < 1):
-            raise ValueError(
-                "clean_weight must be in [0, 1], sparsity and plain_share in [0, 1), got "
-                f"{clean_weight}, {sparsity} and {plain_share}"
-            )
-        if noise < 0 or lasso < 0:
-            raise ValueError(f"noise and lasso must not be negative, got {noise} and {lasso}")
-        self.eps, self.steps, self.step_size, self.clean_weight = eps, steps, step_size, clean_weight
-        self.noise, self.lasso, self.sparsity = noise, lasso, sparsity
-        self.noise_at_test, self.plain_share = noise_at_test, plain_share
+    eps: float = param("L-inf radius", default=8 / 255, low=0, unit=WHITE)
+    steps: int = param(
+        "of the attack, from a random start and away from the network's own answer, so that no label leaks",
+        default=7, low=1,
+    )  # fmt: skip
+    step_size: float | None = param(
+        "none is 2.5 * eps / steps; the authors' 0.01 at 0.031 is 2.3 times eps / steps", default=None
+    )
+    clean_weight: float = param("share of the loss on images as they are", default=0.5, low=0, high=1)
+    noise: float = param(
+        "amplitude at the start, one for every output channel, in standard deviations of the layer's weights",
+        default=0.25, low=0,
+    )  # fmt: skip
+    lasso: float = param(
+        "weight of the sum of all weights' absolute values. What prunes is its product with all learning rates: a "
+        "training of few steps needs more",
+        default=1e-4, low=0,
+    )  # fmt: skip
+    sparsity: float = param(
+        "share of the weights of all convolutions and linear layers together that are zero in the end, below 1",
+        default=0.85, low=0, high=1,
+    )  # fmt: skip
+    noise_at_test: bool = param("whether the noise stays, as in the paper", default=True)
+    plain_share: float = param(
+        "first part of the epochs, rounded down, without an attack, below 1", default=5 / 160, low=0, high=1
+    )
+
+    def _prepare(self) -> None:
+        if 1 in (self.sparsity, self.plain_share):
+            raise ValueError(f"sparsity and plain_share are below 1, got {self.sparsity} and {self.plain_share}")
 
     def recipe(self, recipe: Recipe) -> Recipe:
         self._plain_epochs = int(self.plain_share * recipe.epochs)
@@ -74,9 +70,7 @@ class RSR(Defense):
     def on_epoch(self, epoch: int) -> None:
         self._attacking = epoch > self._plain_epochs
 
-    def loss(
-        self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: Generator) -> LossAndLogits:
         """(scalar loss, logits of the clean images)."""
         penalty = self.lasso * sum(weight.abs().sum() for weight in weights(model.net))
         clean = model(pixels)
@@ -100,13 +94,10 @@ class ChannelNoise(nn.Module):
     """weight -> weight + amplitude of its output channel * standard deviation of the layer's weights * N(0, 1), drawn
     anew each time the weight is used; zero weights stay zero.
 
-    Args:
-        weight: (out, ...).
-        amplitude: of all channels, at the start.
-        generator: of the draws.
+    The amplitude is that of all channels at the start.
     """
 
-    def __init__(self, weight: Tensor, amplitude: float, generator: torch.Generator) -> None:
+    def __init__(self, weight: Tensor, amplitude: float, generator: Generator) -> None:
         super().__init__()
         shape = (len(weight), *[1] * (weight.ndim - 1))
         self.amplitude = nn.Parameter(torch.full(shape, amplitude, device=weight.device))

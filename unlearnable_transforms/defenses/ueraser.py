@@ -7,8 +7,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from ..params import param
+from ..training.loop import LossAndLogits
 from ..training.model import PixelModel
 from .base import Defense, register_defense
 from .compression import compress
@@ -28,41 +30,31 @@ class UEraser(Defense):
 
     Our reading: each image has an operation of its own, where the authors' library draws one for a batch; shears have
     the slopes of TrivialAugment, up to 0.3, where that library takes 0.3 for 54 degrees; at least one bit is kept.
-
-    Args:
-        variant: "lite", K = 1; "standard", K = 5 in the first quarter of the epochs and then 1; "max", K = 5.
-        jpeg: quality of a JPEG compression after all that, or None. The authors use 10 against some attacks and None
-            against others, which tells the defender the attack: choose one for a whole table.
-        repeats: K of "standard" and "max".
-        warmup: part of the epochs that "standard" spends with K draws; the paper's is 50 epochs of 200.
-        probability: of brightness, contrast and permutation, each for each image.
     """
 
-    def __init__(
-        self,
-        variant: Literal["lite", "standard", "max"] = "standard",
-        jpeg: int | None = None,
-        repeats: int = 5,
-        warmup: float = 0.25,
-        probability: float = 0.5,
-    ) -> None:
-        if variant not in ("lite", "standard", "max"):
-            raise ValueError(f'variant must be "lite", "standard" or "max", got {variant!r}')
-        if repeats < 1 or not 0 <= warmup <= 1 or not 0 <= probability <= 1:
-            raise ValueError("ueraser needs repeats >= 1, and warmup and probability in [0, 1]")
-        if jpeg is not None and not 1 <= jpeg <= 100:
-            raise ValueError(f"jpeg must be None or a quality from 1 to 100, got {jpeg}")
-        self.variant, self.jpeg, self.repeats, self.warmup = variant, jpeg, repeats, warmup
-        self.probability = probability
+    variant: Literal["lite", "standard", "max"] = param(
+        "lite: K = 1; standard: K = 5 in the first quarter of the epochs and then 1; max: K = 5", default="standard"
+    )
+    jpeg: int | None = param(
+        "quality of a JPEG compression after all that, or none. The authors use 10 against some attacks and none "
+        "against others, which tells the defender the attack: choose one for a whole table",
+        default=None, low=1, high=100,
+    )  # fmt: skip
+    repeats: int = param("K of standard and max", default=5, low=1)
+    warmup: float = param(
+        "part of the epochs that standard spends with K draws; the paper's is 50 epochs of 200",
+        default=0.25, low=0, high=1,
+    )  # fmt: skip
+    probability: float = param(
+        "of brightness, contrast and permutation, each for each image", default=0.5, low=0, high=1
+    )
 
     def on_epoch(self, epoch: int) -> None:
         warm = epoch <= math.ceil(self.warmup * self.setting.recipe.epochs)
         several = self.variant == "max" or (self.variant == "standard" and warm)
         self._draws = self.repeats if several else 1
 
-    def loss(
-        self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, model: PixelModel, pixels: Tensor, labels: Tensor, generator: Generator) -> LossAndLogits:
         """(cross-entropy on the hardest of the draws of each image, its logits)."""
         draws = [self.transform(pixels, generator) for _ in range(self._draws)]
         hardest = draws[0]
@@ -74,7 +66,7 @@ class UEraser(Defense):
         return self.cross_entropy(logits, labels), logits
 
     @torch.no_grad()
-    def transform(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    def transform(self, pixels: Tensor, generator: Generator) -> Tensor:
         """One draw: float (B, 3, H, W) in [0, 1] -> the same."""
         for change in (plasma_brightness, plasma_contrast, shuffle_channels):
             chosen = draw(generator, pixels, 1, 1, 1) < self.probability

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,8 @@ Cell = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker process needs to compute a cell.
-
-    Attributes:
-        cell: identity and description, without results.
-        path: the file to write.
-        train, test, spare: ``.npz`` files with ``images`` and ``labels``; spare ones may be missing.
-        defense, recipe: as plain training gets it; the defense may change it.
-    """
+    """What a worker process needs to compute a cell, of which ``cell`` is identity and description, into ``path``. Sets
+    are ``.npz`` files with ``images`` and ``labels``; the recipe is that of plain training, which a defense changes."""
 
     cell: Cell
     path: Path
@@ -84,7 +79,7 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     return {f.name: getattr(recipe, f.name) for f in fields if getattr(recipe, f.name) != f.default}
 
 
-def compute(task: Task) -> Cell:
+def compute(task: Task) -> None:
     """Train, test, write the cell. A loss that is no longer finite gives a cell of status "diverged"."""
     started = time.perf_counter()
     history = History()
@@ -96,9 +91,8 @@ def compute(task: Task) -> Cell:
     except FloatingPointError as error:
         cell |= {"status": "diverged", "reason": str(error), "result": _curves(history)}
     cell["result"]["seconds"] = round(time.perf_counter() - started, 2)
-    cell |= {"machine": machine(task.device, task.recipe), "versions": versions(), "date": _now()}
-    write(cell, task.path)
-    return cell
+    date = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    write(cell | {"machine": machine(task.device, task.recipe), "versions": versions(), "date": date}, task.path)
 
 
 def _train(task: Task, history: History) -> dict[str, Any]:
@@ -154,12 +148,7 @@ def _robust(
 ) -> dict[str, float]:
     """Accuracies under one attack that knows what the defense does to test pictures."""
     images, labels = (tensor[spread(len(tensor), attack.rows)] for tensor in test)
-    transform = None
-    if type(defense).test is not Defense.test:
-
-        def transform(pixels: Tensor) -> Tensor:
-            return defense.test(pixels, setting)
-
+    transform = None if type(defense).test is Defense.test else partial(defense.test, setting=setting)
     options = {name: value for name, value in vars(attack).items() if name != "rows"}
     found = robust_accuracy(net, images, labels, **options, transform=transform, device=setting.device)
     return {"clean": found.clean, "robust": found.robust}
@@ -167,17 +156,9 @@ def _robust(
 
 def _curves(history: History) -> dict[str, Any]:
     return {
-        "test_accuracy": _rounded(history.test_accuracy),
-        "train_accuracy": _rounded(history.train_accuracy),
-        "train_loss": _rounded(history.train_loss),
-        "batches": history.batches,
-        "forward_images": history.forward_images,
-        "backward_images": history.backward_images,
+        name: [round(each, 6) for each in value] if isinstance(value, list) else value
+        for name, value in vars(history).items()
     }
-
-
-def _rounded(values: list[float]) -> list[float]:
-    return [round(value, 6) for value in values]
 
 
 def _augment(defense: Defense, recipe: Recipe) -> Augment | None:
@@ -281,7 +262,3 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):  # code that runs without having been installed
             result[name] = metadata.version(name)
     return result
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

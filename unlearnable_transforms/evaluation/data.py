@@ -62,13 +62,11 @@ class Pictures:
 def read_pictures(
     source: Any, *, what: str, split: str = "train", image_key: str | None = None, label_key: str | None = None
 ) -> Pictures:
-    """Open one split of a labelled set.
+    """Open one split of what :func:`~unlearnable_transforms.data.open.open_data` takes.
 
     Args:
-        source: what :func:`~unlearnable_transforms.data.open.open_data` takes.
         what: what the set is for, for messages.
         split: taken where the source has several.
-        image_key, label_key: columns; default: the common names.
 
     Raises:
         TypeError: a kind of source that is refused; the message says what to do.
@@ -89,8 +87,7 @@ def read_pictures(
 def common_classes(**sets: Pictures) -> list[int | str]:
     """The classes of several sets, in the order in which a network numbers them.
 
-    Args:
-        sets: the training set comes first: where no set names its classes, they are its labels, sorted.
+    Where no set names its classes, they are the sorted labels of the first set, which is the training set.
 
     Raises:
         ValueError: fewer than two classes, or sets that do not fit together.
@@ -141,11 +138,7 @@ def settled(pictures: Pictures) -> Pictures:
 
 
 def own_size(pictures: Pictures) -> int:
-    """The side of the pictures where all are squares of one size.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """The side of the pictures; a ValueError where they are not squares of one size."""
     shapes = {image.shape[:2] for image in pictures.images}
     (height, width), *rest = shapes
     if rest or height != width:

@@ -1,7 +1,4 @@
-"""From accuracies to statements: protection, recovery, the worst defense, and how sure one may be.
-
-Accuracies are in [0, 1]; protection is a difference of them.
-"""
+"""From accuracies, in [0, 1], to statements: recovery, the worst defense, and how sure one may be."""
 
 import math
 import statistics
@@ -14,12 +11,7 @@ _T95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
-_Z95 = statistics.NormalDist().inv_cdf(0.975)
-
-
-def protection(clean: float, protected: float) -> float:
-    """What the protection takes away under one defense: acc(clean, D) - acc(protected, D)."""
-    return clean - protected
+Z95 = statistics.NormalDist().inv_cdf(0.975)
 
 
 def recovery(protected: float, clean: float, undefended: float) -> float | None:
@@ -57,13 +49,13 @@ def t_quantile(freedom: int) -> float:
     """Two-sided 95 % quantile of Student's t, to three digits."""
     if freedom <= len(_T95):
         return _T95[freedom - 1]
-    z = _Z95  # the expansion around the normal quantile (Abramowitz and Stegun, 26.7.5)
+    z = Z95  # the expansion around the normal quantile (Abramowitz and Stegun, 26.7.5)
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
     """95 % interval (Wilson 1927) of a share of ``count`` test pictures: what the test set's size alone leaves open."""
-    z2 = _Z95**2
+    z2 = Z95**2
     middle = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = math.sqrt(z2 * (share * (1 - share) / count + z2 / (4 * count**2))) / (1 + z2 / count)
     return middle - half, middle + half

@@ -21,7 +21,8 @@ def page(tables: Sequence[Table], cells: Sequence[Cell], sets: Mapping[str, Any]
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    templates.filters |= {"percent": percent, "entry_text": entry_text, "name": defense_name, "plain": plain}
+    named = {"name": defense_name, "recovery": recovery_text}
+    templates.filters |= {function.__name__: function for function in (percent, entry_text, plain)} | named
     dates = sorted({cell["date"] for cell in cells})
     return templates.get_template("report.html.j2").render(
         tables=tables,
@@ -30,10 +31,10 @@ def page(tables: Sequence[Table], cells: Sequence[Cell], sets: Mapping[str, Any]
         dates=dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
         settings=_settings(cells),
         machines=sorted({plain(cell[what]) for cell in cells for what in ("machine", "versions")}),
-        cell_lines=[_cell_line(cell) for cell in sorted(cells, key=_order)],
+        sorted_cells=sorted(cells, key=_order),
         line_styles=lambda table: line_styles([table.names[row] for row in table.rows], table.names.get(table.clean)),
         **{function.__name__.lstrip("_"): function for function in (
-            _heat, _details, _interval, _mean_curves, _confusions, _quality_text, curves, extent, headline_text, title,
+            _heat, _interval, _mean_curves, _confusions, _quality_text, curves, extent, headline_text, title,
             weak_text,
         )},
     )  # fmt: skip
@@ -63,22 +64,6 @@ def _heat(entry: Entry) -> int | None:
         return None
     left = max(0.0, min(1.0, entry.protection / max(entry.clean, 0.01)))
     return round(55 * (1 - left))
-
-
-def _details(entry: Entry) -> Iterator[str]:
-    """The small lines of a field."""
-    yield f"last 5 {percent(entry.last5)}, best {percent(entry.best)}"
-    if entry.protection is not None:
-        yield f"clean {percent(entry.clean)}"
-        yield f"protection {percent(entry.protection)}"
-    if entry.recovery is not None:
-        yield recovery_text(entry.recovery)
-    before = entry.cells[0]["result"].get("before_training")
-    if before is not None:
-        yield f"before training {percent(before)}"
-    yield from (f"{attack} {percent(share)}" for attack, share in entry.robust.items())
-    if entry.diverged:
-        yield f"{entry.diverged} of {len(entry.cells)} diverged"
 
 
 def _mean_curves(table: Table, column: str) -> dict[str, list[float]]:
@@ -127,24 +112,3 @@ def _settings(cells: Sequence[Cell]) -> list[list[str]]:
 
 def _order(cell: Cell) -> tuple[str, str, str, int]:
     return cell["set"]["label"], cell["defense"]["label"], cell["victim"], cell["seed"]
-
-
-def _cell_line(cell: Cell) -> list[str]:
-    result = cell["result"]
-    accuracies = ["diverged", "", "", ""]
-    if cell["status"] == "done":
-        best = f"{percent(result['best'])} ({result['best_epoch']})"
-        accuracies = [percent(result["last"]), percent(result["last5"]), best, percent(result["macro_recall"])]
-    return [
-        cell["set"]["label"],
-        cell["defense"]["label"],
-        cell["victim"],
-        str(cell["seed"]),
-        *accuracies,
-        percent(result["train_accuracy"][-1] if result["train_accuracy"] else None),
-        f"{result['seconds']:.1f}",
-        f"{result['forward_images']:,}",
-        f"{result['backward_images']:,}",
-        cell["date"],
-        cell["id"],
-    ]

@@ -21,13 +21,8 @@ GAIN = 4  # of the difference that is shown
 
 
 def looks(training: TrainingSet, clean: Pictures | None, samples: int) -> dict[str, Any]:
-    """What the report shows of a set, as JSON values.
-
-    Args:
-        training: the set.
-        clean: the unprotected pictures. A set that is not made from them is compared where labels and sizes agree.
-        samples: pictures to show, of different classes where possible.
-    """
+    """What the report shows of a set, as JSON values, with some samples of different classes where possible. A set that
+    is not made from the ``clean`` pictures is compared where labels and sizes agree."""
     before, after = _pairs(training, clean)
     found: dict[str, Any] = {**training.about(), "quality": None, "samples": []}
     if before is None or after is None:
@@ -83,12 +78,7 @@ def _of_different_classes(labels: Sequence[int | str], count: int) -> list[int]:
 
 def _sample(clean: np.ndarray, changed: np.ndarray, label: int | str) -> dict[str, Any]:
     difference = np.clip(128 + GAIN * (changed.astype(np.int16) - clean), 0, 255).astype(np.uint8)
-    return {
-        "label": label,
-        "clean": png(clean),
-        "changed": png(changed),
-        "difference": png(difference),
-    }
+    return {"label": label, "clean": png(clean), "changed": png(changed), "difference": png(difference)}
 
 
 def png(pixels: np.ndarray, side: int = SHOWN_SIDE) -> str:

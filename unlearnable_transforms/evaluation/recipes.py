@@ -9,12 +9,8 @@ from ..training.loop import DIGITS, SCREEN, Recipe
 
 @dataclass(frozen=True)
 class Column:
-    """Settings of one defense under one recipe.
-
-    Attributes:
-        arguments: of the defense where it is asked for by its bare name.
-        epochs: in place of the recipe's, for every form of the defense and for its clean control alike.
-    """
+    """One defense under one recipe: ``arguments`` where it is asked for by its bare name; ``epochs`` in place of the
+    recipe's, for every form of the defense and for its clean control alike."""
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     epochs: int | None = None
@@ -22,15 +18,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe with its surroundings.
-
-    Attributes:
-        name: how it is asked for.
-        recipe: of plain training.
-        victim: default.
-        rows: training rows, spread evenly over the set; None takes all.
-        columns: defense name -> settings.
-    """
+    """A recipe of plain training with its default victim, the number of training rows (None takes all), and settings of
+    defenses by their names."""
 
     name: str
     recipe: Recipe

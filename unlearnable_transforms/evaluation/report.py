@@ -20,9 +20,7 @@ JSON_NAME, HTML_NAME = "report.json", "report.html"
 class Report:
     """What :func:`~.evaluate.evaluate` found. ``print(report)`` shows the tables.
 
-    Args:
-        cells: computed cells.
-        sets: how their training sets look, by the digest of the pixels.
+    ``sets`` is how the training sets look, by the digest of their pixels.
     """
 
     def __init__(self, cells: Iterable[Cell], sets: Mapping[str, Any]) -> None:

@@ -74,13 +74,8 @@ class Defended(PixelModel):
 
 @dataclass(frozen=True)
 class Robustness:
-    """Shares of test images, 0..1, that a network is right on.
-
-    Attributes:
-        clean: as they are.
-        robust: as they are and at every adversarial image that the attack tried.
-        norm, eps, steps, restarts: of the attack.
-    """
+    """Shares of test images, 0..1, that a network is right on: ``clean``, as they are; ``robust``, as they are and at
+    every adversarial image that the attack of the other attributes tried."""
 
     clean: float
     robust: float
@@ -92,8 +87,7 @@ class Robustness:
     def __str__(self) -> str:
         return (
             f"clean {self.clean:.1%}, robust {self.robust:.1%} (PGD-{self.steps}, {self.norm} "
-            f"{radius(self.norm, self.eps)}, "
-            f"{self.restarts} random start{'s' * (self.restarts > 1)})"
+            f"{radius(self.norm, self.eps)}, {self.restarts} random start{'s' * (self.restarts > 1)})"
         )
 
 
@@ -122,16 +116,11 @@ def robust_accuracy(
             ``pixel_std``, each (3,).
         images: uint8 (N, C, H, W).
         labels: int64 (N,).
-        norm: "linf" or "l2".
-        eps: radius in units of 1 = white; None is 8/255 in L-inf and 0.5 in L2.
-        steps: of the attack; PGD-20 is what the literature reports.
+        norm, eps: "linf" or "l2", and the radius in units of 1 = white; None is 8/255 in L-inf and 0.5 in L2.
         step_size: None is 2.5 * eps / steps.
         restarts: random starts; an image counts as robust if it withstands all.
         transform: what is done to pictures before the network sees them, uint8 (B, C, H, W) -> uint8, or float32 where
             1 is white. The attack knows it, and takes its gradient for 1 (see :class:`Defended`).
-        batch_size: images at once.
-        seed: of the starts.
-        device: where to attack.
         progress: called with (images done, images in all) after each batch.
 
     Raises:

@@ -100,7 +100,7 @@ def fitted(poison: Poison, pictures: Pictures) -> Poison:
 
 def _control(label: str, poison: Poison, config: dict[str, Any], clean: Pictures) -> TrainingSet:
     """As much change that says nothing of the class: one filter for all of them, or noise. Of a chain, link by link."""
-    links = poison.links if isinstance(poison, Chain) else (poison,)
+    links = poison.links
     tokens = clean.tokens(poison)
     one = min(tokens, key=lambda token: (len(token), token))  # class 0, or the first name among the shortest
 

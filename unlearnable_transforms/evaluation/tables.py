@@ -11,7 +11,7 @@ from statistics import fmean as mean
 from typing import Any, NamedTuple
 
 from .cells import Cell, settings
-from .metrics import protection, recovery, sd, t_interval, wilson, worst_defense
+from .metrics import recovery, sd, t_interval, wilson, worst_defense
 from .robust import Attack
 
 PLAIN = "erm"
@@ -32,7 +32,8 @@ class Entry:
         sd, interval: of ``last`` over seeds; None for one seed.
         wilson: what the size of the test set alone leaves open.
         clean: ``last`` of clean data under the same defense.
-        protection, recovery: see :mod:`~.metrics`.
+        protection: what the protection takes away under this defense, ``clean - last``.
+        recovery: see :func:`~.metrics.recovery`.
         robust: mean accuracies under the attacks that all of its victims were tested by, by the attack's label, which
             names all of its settings.
     """
@@ -57,13 +58,8 @@ class Entry:
 
 @dataclass
 class Headline:
-    """What a protector has to answer for: the defense under which a victim gets furthest.
-
-    Attributes:
-        row, defense, entry: the place in the table.
-        defenses: how many were tried.
-        beyond: protection beyond that of the poison's control under the same defense, where it was measured.
-    """
+    """What a protector has to answer for: of so many ``defenses`` tried the one under which a victim gets furthest.
+    ``beyond`` is protection beyond that of the poison's control under it, where that was measured."""
 
     row: Row
     defense: str
@@ -77,13 +73,12 @@ class Table:
     """Everything that may be compared: one victim, plain recipe, image size, clean and test set.
 
     Attributes:
-        about: victim and its initialisation, recipe, sizes and class names.
         rows: training sets, clean first.
         columns: labels of the defenses, plain training first. Defenses of one label and other settings have those
             behind it.
         entries: by row and column; missing where no cell was computed.
+        sets: what the cells of a row say of its training set.
         headlines: one a protected set.
-        clean: the row of clean images, where there is one.
         names: of the rows, no two alike.
         weak: accuracy on clean images under plain training, where it is so low that the table says little.
     """
@@ -92,6 +87,7 @@ class Table:
     rows: list[Row] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
     entries: dict[tuple[Row, str], Entry] = field(default_factory=dict)
+    sets: dict[Row, dict[str, Any]] = field(default_factory=dict)
     headlines: list[Headline] = field(default_factory=list)
     clean: Row | None = None
     weak: float | None = None
@@ -163,6 +159,7 @@ def _table(cells: list[Cell]) -> Table:
     for cell in sorted(cells, key=lambda cell: cell["seed"]):  # sets of equal pixels are one, whatever made them
         grouped[row_of(cell), columns[_canonical(_column(cell))]].setdefault(cell["seed"], cell)
     table.entries = {place: _entry(list(group.values())) for place, group in grouped.items()}
+    table.sets = {row: table.entries[row, column].cells[0]["set"] for row, column in reversed(grouped)}
     clean = table.clean = next((row for row in table.rows if roles[row] == "clean"), None)
     for (row, column), entry in table.entries.items():
         _compare(entry, table.entries.get((clean, column)) if clean else None, table.entries.get((row, PLAIN)))
@@ -245,7 +242,7 @@ def _compare(entry: Entry, clean: Entry | None, plain: Entry | None) -> None:
     entry.clean = clean.last
     if entry is clean:
         return
-    entry.protection = protection(clean.last, entry.last)
+    entry.protection = clean.last - entry.last
     if plain is not None and plain.last is not None and plain is not entry:
         entry.recovery = recovery(entry.last, clean.last, plain.last)
 

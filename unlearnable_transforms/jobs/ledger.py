@@ -141,12 +141,12 @@ def read_ledger(path: str | os.PathLike) -> pa.Table:
 
 def learnt_by(poison: Poison) -> list[dict[str, Any]]:
     """What a method has learnt, link by link, as JSON values. It is as secret as the key."""
-    return [link.fitted_state() for link in getattr(poison, "links", (poison,))]
+    return [link.fitted_state() for link in poison.links]
 
 
 def remember(poison: Poison, learnt: Sequence[dict[str, Any]]) -> None:
     """Give a method what :func:`learnt_by` said of it; noise lies in the cache, where ``recall`` finds it."""
-    for link, state in zip(getattr(poison, "links", (poison,)), learnt, strict=False):
+    for link, state in zip(poison.links, learnt, strict=False):
         if not link.fitted and "noise" not in state:
             vars(link).update(state)
             link._prepare()

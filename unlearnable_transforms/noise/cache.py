@@ -17,7 +17,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,16 @@ import xxhash
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
-from ..files import DamagedError, is_inner_path, open_regular, private_directory, read_json, read_regular, replacing
+from ..files import (
+    DamagedError,
+    is_inner_path,
+    locked,
+    open_regular,
+    private_directory,
+    read_json,
+    read_regular,
+    replacing,
+)
 from .table import REMEDY, NoiseError, NoiseTable, Shard
 
 SHARD_BYTES = 1 << 28
@@ -48,10 +57,11 @@ _MOST_SURROGATE = 1 << 32  # bytes
 
 
 class Entry:
-    """One fit in the cache.
+    """One fit in the cache: a folder with a manifest.
 
-    Args:
-        folder: that its manifest lies in.
+    Attributes:
+        rows: how many images it knows.
+        report: what the fit reported of itself.
 
     Raises:
         NoiseError: the manifest is missing or damaged.
@@ -74,17 +84,9 @@ class Entry:
             or not 0 <= manifest["created"] < _LATEST
         ):
             raise NoiseError(f"{path} is damaged: {REMEDY}")
-        self.manifest = manifest
-
-    @property
-    def rows(self) -> int:
-        """How many pictures it knows."""
-        return self.manifest["rows"]
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """What the fit reported of itself."""
-        return self.manifest["report"]
+        self.manifest: dict[str, Any] = manifest
+        self.rows: int = manifest["rows"]
+        self.report: dict[str, Any] = manifest["report"]
 
     @property
     def bytes(self) -> int:
@@ -92,19 +94,11 @@ class Entry:
         return sum(path.stat().st_size for path in self.folder.iterdir())
 
     def table(self) -> NoiseTable:
-        """The noise; one copy a process.
-
-        Raises:
-            NoiseError: a shard is missing, cut off, damaged, or belongs to another table.
-        """
+        """The noise, one copy a process; a damaged shard, or one of another table, is a NoiseError."""
         return _open_table(self.folder, self.manifest["digest"])
 
     def surrogate(self) -> dict[str, np.ndarray]:
-        """The tensors that ``extend`` starts from, verified.
-
-        Raises:
-            NoiseError: they are damaged.
-        """
+        """The tensors that ``extend`` starts from, verified; a NoiseError where they are damaged."""
         path, known = self.folder / SURROGATE, self.manifest["surrogate"]
         try:
             data = read_regular(path, _MOST_SURROGATE)
@@ -115,27 +109,22 @@ class Entry:
             raise NoiseError(f"{path} is damaged: {REMEDY}") from None
 
     def copy(self, target: Path) -> None:
-        """Copy the files that belong to it, and no others, to a new folder that only its owner can read."""
-        target.mkdir(mode=0o700)
+        """Copy the files that belong to it, and no others, to an empty folder."""
         for name in (*(shard["file"] for shard in self.manifest["shards"]), SURROGATE, "manifest.json"):
             _copy(self.folder / name, target / name)
 
     def verify(self) -> None:
-        """Read everything and compare it with its checksums.
-
-        Raises:
-            NoiseError: something is damaged.
-        """
+        """Read everything and compare it with its checksums; a NoiseError where something is damaged."""
         table = _read_table(self.folder, self.manifest["shards"], self.manifest["digest"])
-        table.verify()
+        for row in range(len(table)):
+            table[row]
         self.surrogate()
 
 
 class NoiseCache:
     """All noise that one method makes with one key.
 
-    Args:
-        address: JSON values that tell what makes the noise: method, version, arguments, key_fingerprint.
+    ``address``: JSON values that say what makes the noise: method, version, arguments, key_fingerprint.
     """
 
     def __init__(self, address: Mapping[str, Any]) -> None:
@@ -144,11 +133,7 @@ class NoiseCache:
 
     @property
     def folder(self) -> Path:
-        """Where its tables lie; made when it is first asked for.
-
-        Raises:
-            NoiseError: what lies there was made by something else.
-        """
+        """Where its tables lie, made when it is first asked for; a NoiseError where something else made it."""
         folder = private_directory("noise", self.name)
         path = folder / "address.json"
         if not path.exists():
@@ -167,14 +152,6 @@ class NoiseCache:
         """The first fit that knows all of these pictures, whatever their order and whatever else it knows."""
         return next((entry for entry in self.entries() if entry.rows >= len(ids) and entry.table().covers(ids)), None)
 
-    def open(self, digest: str) -> Entry:
-        """The fit of a name.
-
-        Raises:
-            NoiseError: it is not there, or damaged.
-        """
-        return Entry(self.folder / digest)
-
     def save(
         self,
         shards: Iterable[Shard],
@@ -183,23 +160,18 @@ class NoiseCache:
         *,
         extends: Entry | None = None,
     ) -> Entry:
-        """Keep a fit, whole or not at all. The caller holds the lock.
+        """Keep a fit, whole or not at all, with what ``extend`` needs. The caller holds the lock.
 
         Args:
             shards: written as they come.
-            surrogate: for ``extend``.
+            surrogate: tensors.
             report: JSON values.
             extends: an earlier fit whose shards are part of this one, too: they are linked, not copied.
         """
-        part = self.folder / f".part-{os.getpid()}"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(mode=0o700)
-        try:
-            listed: list[dict[str, Any]] = []
-            for old in extends.manifest["shards"] if extends else ():
-                assert extends is not None
-                _link(extends.folder / old["file"], part / f"{len(listed):05}.safetensors")
-                listed.append({**old, "file": f"{len(listed):05}.safetensors"})
+        listed = list(extends.manifest["shards"]) if extends else []
+        with self._part() as part:
+            for known in listed:
+                _link(extends.folder / known["file"], part / known["file"])  # type: ignore[union-attr]
             for shard in shards:
                 path = part / f"{len(listed):05}.safetensors"
                 with replacing(path) as temporary:
@@ -220,11 +192,28 @@ class NoiseCache:
             }
             with replacing(part / "manifest.json") as temporary:
                 temporary.write_text(json.dumps({**manifest, "checksum": _json_checksum(manifest)}, indent=1))
-            target = self.folder / table.digest
-            if not target.exists():
-                part.rename(target)
+            return self._keep(part, table.digest)
+
+    def take(self, entry: Entry) -> Entry:
+        """Keep a copy of a fit of another cache, whole or not at all. The caller holds the lock."""
+        with self._part() as part:
+            entry.copy(part)
+            return self._keep(part, entry.manifest["digest"])
+
+    @contextmanager
+    def _part(self) -> Iterator[Path]:
+        """A folder for a fit that is being written; gone at the end unless it was kept."""
+        part = self.folder / f".part-{os.getpid()}"
+        part.mkdir(mode=0o700)
+        try:
+            yield part
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+    def _keep(self, part: Path, digest: str) -> Entry:
+        target = self.folder / digest
+        if not target.exists():
+            part.rename(target)
         return Entry(target)
 
     def work(self, ids: np.ndarray) -> Path:
@@ -236,11 +225,7 @@ class NoiseCache:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """For one process at a time: others wait here, and then find what this one has made."""
-        with os.fdopen(os.open(self.folder / "lock", os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
-            with suppress(ImportError):  # Windows: two fits at once are not noticed there
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.folder / "lock"):
             for rest in self.folder.glob(".part-*"):  # what a killed process left
                 shutil.rmtree(rest, ignore_errors=True)
             yield
@@ -255,17 +240,12 @@ def list_folders() -> list[Path]:
 
 
 def read_address(folder: Path) -> dict[str, Any]:
-    """What made the noise in a folder.
-
-    Raises:
-        NoiseError: it does not say, or its name is that of another.
-    """
+    """What made the noise in a folder; a NoiseError where it does not say, or has the name of another."""
     path = folder / "address.json"
     address = _read_json(path, _ADDRESS)
     fingerprint = address["key_fingerprint"]
-    if not is_inner_path(address["method"], parts=1) or not (
-        fingerprint is None or _FINGERPRINT.fullmatch(fingerprint)
-    ):
+    named = fingerprint is None or _FINGERPRINT.fullmatch(fingerprint)
+    if not named or not is_inner_path(address["method"], parts=1):
         raise NoiseError(f"{path} is damaged: {REMEDY}")
     return address
 
@@ -276,10 +256,10 @@ def find_folder(digest: str) -> Path:
     Raises:
         KeyError: there is none, or more than one.
     """
-    found = [folder for folder in list_folders() if folder.name.startswith(digest)]
-    if len(found) != 1:
-        raise KeyError(f"{len(found) or 'none'} of the fits in the cache begins with {digest!r}: see `cache ls`")
-    return found[0]
+    folders = [folder for folder in list_folders() if folder.name.startswith(digest)]
+    if len(folders) != 1:
+        raise KeyError(f"{len(folders) or 'none'} of the fits in the cache begins with {digest!r}: see `cache ls`")
+    return folders[0]
 
 
 def export_noise(digest: str, target: Path) -> Path:
@@ -292,7 +272,8 @@ def export_noise(digest: str, target: Path) -> Path:
     folder = find_folder(digest)
     entry = Entry(folder)
     entry.verify()
-    target.mkdir(mode=0o700)
+    for made in (target, target / folder.name):
+        made.mkdir(mode=0o700)
     entry.copy(target / folder.name)
     _copy(folder.parent / "address.json", target / "address.json")
     return target
@@ -312,13 +293,7 @@ def import_noise(source: Path) -> Entry:
     entry.verify()
     cache = NoiseCache(read_address(source))
     with cache.locked():
-        part, target = cache.folder / f".part-{os.getpid()}", cache.folder / entry.manifest["digest"]
-        shutil.rmtree(part, ignore_errors=True)
-        entry.copy(part)
-        if not target.exists():
-            part.rename(target)
-        shutil.rmtree(part, ignore_errors=True)
-    return Entry(target)
+        return cache.take(entry)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

@@ -46,9 +46,6 @@ class Source:
             The ids are those of the clean images.
         image_key, label_key, classes: as the poison's.
 
-    Attributes:
-        rows: the rows.
-
     Raises:
         TypeError: a streaming data set, several splits, or something else.
     """
@@ -81,12 +78,14 @@ class Source:
             raise SampleError("the training data have no labels (docs/labels.md)")
         tokens = batch_tokens(labels, len(self.rows), self.classes)
         for first, opened in self._opened():
-            some = range(first, first + len(opened))
-            samples = [
-                Sample(image.colour, tokens[row], sample_id(image.colour, tokens[row]))
-                for row, image in zip(some, opened, strict=True)
-            ]
-            yield from samples if self.through is None else self._changed(samples, some)
+            colours, names = [image.colour for image in opened], tokens[first : first + len(opened)]
+            ids = list(map(sample_id, colours, names))
+            if self.through is not None:
+                try:
+                    colours = self.through(colours, names)
+                except SampleError as error:
+                    raise SampleError.at([first + row for row in error.rows], error) from None
+            yield from map(Sample, colours, names, ids)
 
     def _opened(self) -> Iterator[tuple[int, list[Opened]]]:
         if self.transform is None:
@@ -99,20 +98,10 @@ class Source:
             except (TypeError, ValueError) as error:
                 raise SampleError.at([row], error) from None
 
-    def _changed(self, samples: list[Sample], rows: range) -> Iterator[Sample]:
-        """The same with the pixels that the methods before make of them."""
-        assert self.through is not None
-        try:
-            changed = self.through([sample.colour for sample in samples], [sample.token for sample in samples])
-        except SampleError as error:
-            raise SampleError.at([rows[row] for row in error.rows], error) from None
-        for sample, colour in zip(samples, changed, strict=True):
-            yield sample._replace(colour=colour)
-
     # ---- a memo of the ids, so that a data set that was read before need not be decoded again ------------------------
 
     def remembered(self) -> np.ndarray | None:
-        """The sorted ids of a ``datasets.Dataset`` that was read before, if that is known; of type ``ID``."""
+        """The sorted ids, of type ``ID``, of a ``datasets.Dataset`` that was read before, where they are known."""
         path = self._memo()
         if path is None or not path.exists():
             return None
@@ -152,19 +141,17 @@ class Pictures:
     """The samples of a source, for training: pixels of one size and classes as numbers.
 
     Args:
-        source: read on the way; kept to read full-sized pictures again.
-        size: (height, width) in pixels that pictures are resized to; None keeps the size that all have, or takes a
+        source: read on the way; kept to read full-sized images again.
+        size: (height, width) in pixels that images are resized to; None keeps the size that all have, or takes a
             square of ``MIXED_SIDE`` where they differ.
         classes: sorted tokens; None: of the source's class list, or of the classes that occur.
-        known: pictures that are in this table are left out.
+        known: images that are in this table are left out.
 
     Attributes:
         ids: (N,) of type ``ID``, sorted, each once.
         labels: int64 (N,), places in ``classes``.
-        classes: sorted tokens.
         shapes: int32 (N, 3), channels (1: grey), height, width at full size.
         grey: bool (N,).
-        size: (height, width) of :meth:`batch`.
 
     Raises:
         SampleError: as iterating the source; fewer than two classes, or one that is not in ``classes``.
@@ -179,10 +166,9 @@ class Pictures:
     ) -> None:
         self.source, self._known = source, known
         with tempfile.TemporaryFile(dir=private_directory("noise")) as self._file:
-            try:
-                samples = self._read(size)
-            except _SizesDiffer:
-                samples = self._read((MIXED_SIDE, MIXED_SIDE))
+            samples = self._read(size)
+            if samples is None:
+                samples = self._read((MIXED_SIDE, MIXED_SIDE)) or []
             self._file.flush()
             if samples:  # the mapping outlives the file
                 self._pixels = np.memmap(self._file, np.uint8, "r", shape=(len(samples), 3, *self.size))
@@ -191,12 +177,15 @@ class Pictures:
         tokens = [samples[place][1] for place in self._places]
         if classes is None:
             classes = sorted(class_tokens(source.classes) if source.classes else set(tokens))
-            _check_classes(tokens)
+            if len(set(tokens)) < 2:
+                raise SampleError(
+                    f"there are {len(tokens)} different pictures of {len(set(tokens))} classes: a method that learns "
+                    "what tells classes apart needs two of each; CUDA protects single classes"
+                )
         numbers = {token: number for number, token in enumerate(classes)}
-        strange = sorted(set(tokens) - set(numbers))
-        if strange:
+        if unknown := sorted(set(tokens) - set(numbers)):
             raise SampleError(
-                f"the classes {list(map(class_value, strange))} were not there when the method was fitted"
+                f"the classes {list(map(class_value, unknown))} were not there when the method was fitted"
             )
         self.classes = classes
         self.labels = torch.tensor([numbers[token] for token in tokens], dtype=torch.int64)
@@ -212,24 +201,19 @@ class Pictures:
 
     def at_full_size(self) -> Iterator[tuple[int, np.ndarray]]:
         """Row and uint8 (H, W, C) of each picture, in any order."""
-        same = (self.shapes[:, 1:] == self.size).all()
-        if same:
+        if (self.shapes[:, 1:] == self.size).all():
             for row, place in enumerate(self._places):
                 yield row, self._pixels[place, : self.shapes[row, 0]].transpose(1, 2, 0)
             return
-        seen = np.zeros(len(self), bool)
+        rows = {self.ids[row : row + 1].tobytes(): row for row in range(len(self))}
         for sample in self._samples():
-            row = int(np.searchsorted(self.ids, id_array([sample.id])[0]))
-            if row == len(self) or self.ids[row : row + 1].tobytes() != sample.id:
-                raise RuntimeError("the data set changed while it was read: fit again")
-            if not seen[row]:
-                seen[row] = True
-                yield row, as_grey(sample.colour)
-        if not seen.all():
+            if sample.id in rows:
+                yield rows.pop(sample.id), as_grey(sample.colour)
+        if rows:
             raise RuntimeError("the data set changed while it was read: fit again")
 
-    def _read(self, size: tuple[int, int] | None) -> list[tuple[bytes, str, tuple[int, int, int]]]:
-        """Write all pixels, resized to ``size``, to the file: id, token, shape of each picture."""
+    def _read(self, size: tuple[int, int] | None) -> list[tuple[bytes, str, tuple[int, int, int]]] | None:
+        """Write all pixels, resized to ``size``, to the file: id, token, shape of each image; None if sizes differ."""
         self._file.seek(0)
         self._file.truncate()
         fixed, samples = size is not None, []
@@ -239,7 +223,7 @@ class Pictures:
                 size = colour.shape[:2]
             if colour.shape[:2] != size:
                 if not fixed:
-                    raise _SizesDiffer
+                    return None
                 pixels = resize(torch.from_numpy(colour.copy()).permute(2, 0, 1)[None].float(), size)
                 colour = pixels[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
             planes = np.broadcast_to(colour.transpose(2, 0, 1), (3, *size))
@@ -253,18 +237,6 @@ class Pictures:
         for sample in self.source:
             if self._known is None or self._known.find([sample.id])[0] < 0:
                 yield sample
-
-
-class _SizesDiffer(Exception):
-    pass
-
-
-def _check_classes(tokens: list[str]) -> None:
-    if len(set(tokens)) < 2:
-        raise SampleError(
-            f"there are {len(tokens)} different pictures of {len(set(tokens))} classes: a method that learns what "
-            "tells classes apart needs two of each; CUDA protects single classes"
-        )
 
 
 def as_given(opened: Opened, stored: Any) -> Any:

@@ -1,42 +1,30 @@
-"""A table of noise: sample id -> int8 effective delta (protected - clean), and the protected picture's id.
+"""A table of noise: sample id -> int8 effective delta (protected - clean), and the protected image's id.
 
 On disk it is one or more Safetensors shards, each with one flat int8 blob and an index: sorted ids, offsets into the
-blob, shapes, and a checksum a row. Blobs are memory maps, shared by all processes that read them, and every row that is
-looked up is verified: a damaged row is an error, never wrong noise. The index is verified when a shard is opened.
+blob, shapes, and a checksum a row. Blobs stay on the disk, mapped into memory by the Safetensors library. Every row
+that is looked up is verified: a damaged row is an error, never wrong noise. An index is verified when it is opened.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import xxhash
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..errors import UnlearnableError
-from ..files import fits, open_regular, parse_json
+from ..files import open_regular
 
 ID = np.dtype("S16")  # sorts and compares as bytes
 REMEDY = "remove it (`unlearnable cache rm`) and fit again, or import it from a copy"
-_ENTRY = {"dtype": str, "shape": [int], "data_offsets": [int]}
-_TYPES = {"I8": np.int8, "U8": np.uint8, "I32": np.int32, "I64": np.int64, "U64": np.uint64}
+_INDEX = ("ids", "protected", "offsets", "shapes", "checks")
 
 
 class NoiseError(UnlearnableError, RuntimeError):
     """Noise that is damaged, missing, or somebody else's."""
-
-
-class Row(NamedTuple):
-    """One picture's noise.
-
-    Attributes:
-        delta: int8 (C, H, W); C = 1 for a grey picture, to be added to every channel.
-        protected: id of the protected picture.
-    """
-
-    delta: np.ndarray
-    protected: bytes
 
 
 @dataclass(frozen=True)
@@ -44,11 +32,11 @@ class Shard:
     """The arrays of one file; rows in the order of their ids.
 
     Attributes:
-        ids, protected: (n,) of type ``ID``: of the clean and of the protected pictures.
+        ids, protected: (n,) of type ``ID``: of the clean and of the protected images.
         offsets: int64 (n,), where each delta begins in the blob.
         shapes: int32 (n, 3), channels, height, width.
         checks: uint64 (n,), of id, shape, protected id and delta.
-        blob: int8 (total,).
+        blob: int8 (total,), or what gives slices of it.
     """
 
     ids: np.ndarray
@@ -56,7 +44,7 @@ class Shard:
     offsets: np.ndarray
     shapes: np.ndarray
     checks: np.ndarray
-    blob: np.ndarray
+    blob: Any
 
     @classmethod
     def build(cls, ids: np.ndarray, protected: np.ndarray, shapes: np.ndarray, blob: np.ndarray) -> Self:
@@ -70,51 +58,41 @@ class Shard:
         ]
         return cls(ids, protected, offsets, shapes, np.array(checks, np.uint64), blob)
 
-    def index(self) -> tuple[np.ndarray, ...]:
+    def index(self) -> list[np.ndarray]:
         """Everything but the blob."""
-        return self.ids, self.protected, self.offsets, self.shapes, self.checks
+        return [getattr(self, name) for name in _INDEX]
 
     def index_checksum(self) -> str:
         """xxh3-128 of everything but the blob, whose rows have checksums of their own."""
-        digest = xxhash.xxh3_128()
-        for array in self.index():
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        return xxhash.xxh3_128_hexdigest(b"".join(array.tobytes() for array in self.index()))
 
     def save(self, path: Path) -> None:
         """Write the shard's file."""
-        save_file(
-            {
-                "ids": self.ids.view(np.uint8).reshape(-1, 16),
-                "protected": self.protected.view(np.uint8).reshape(-1, 16),
-                "offsets": self.offsets,
-                "shapes": self.shapes,
-                "checks": self.checks,
-                "blob": np.ascontiguousarray(self.blob),
-            },
-            path,
-        )
+        ids, protected = (array.view(np.uint8).reshape(-1, 16) for array in (self.ids, self.protected))
+        arrays = {**dict(zip(_INDEX, self.index(), strict=True)), "ids": ids, "protected": protected}
+        save_file({**arrays, "blob": np.ascontiguousarray(self.blob)}, path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Map a shard's file into memory; the index is copied out of it.
+        """Open a shard's file; the index is read, the blob is not.
 
         Raises:
             NoiseError: the file is missing, cut off, or not a shard.
         """
         try:
-            arrays = map_safetensors(path)
-            ids, protected = (np.array(arrays[name]).view(ID).reshape(-1) for name in ("ids", "protected"))
-            offsets, shapes, checks = (np.array(arrays[name]) for name in ("offsets", "shapes", "checks"))
-            blob = arrays["blob"]
-            sizes = shapes.prod(axis=1, dtype=np.int64)
+            open_regular(path).close()  # nothing waits for a pipe
+            with safe_open(path, "np") as file:
+                ids, protected, offsets, shapes, checks = map(file.get_tensor, _INDEX)
+                blob = file.get_slice("blob")
+            ids, protected = (array.view(ID).reshape(-1) for array in (ids, protected))
+            sizes, (total,) = shapes.prod(axis=1, dtype=np.int64), blob.get_shape()
             whole = len(ids) == len(protected) == len(offsets) == len(shapes) == len(checks)
-            if not whole or shapes.shape[1:] != (3,) or blob.dtype != np.int8 or int(sizes.sum()) != len(blob):
+            if not whole or shapes.shape[1:] != (3,) or int(sizes.sum()) != total:
                 raise ValueError("its arrays do not fit together")
-            if ((shapes < 0).any(axis=1) | (offsets < 0) | (offsets + sizes > len(blob))).any():
+            if ((shapes < 0).any(axis=1) | (offsets < 0) | (offsets + sizes > total)).any():
                 raise ValueError("its index leads out of it")
             return cls(ids, protected, offsets, shapes, checks, blob)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise NoiseError(f"{path} is damaged ({error}): {REMEDY}") from None
 
 
@@ -138,64 +116,40 @@ class NoiseTable:
         if (self.ids[1:] == self.ids[:-1]).any():
             raise NoiseError(f"the noise knows a picture twice: {REMEDY}")
 
-    @classmethod
-    def build(cls, ids: Sequence[bytes], deltas: Sequence[np.ndarray], protected: Sequence[bytes]) -> Self:
-        """A table in memory, of int8 deltas (C, H, W) in any order."""
-        known = id_array(ids)
-        order = np.argsort(known, kind="stable")
-        shapes = np.array([deltas[row].shape for row in order], np.int32)
-        blob = np.concatenate([deltas[row].reshape(-1) for row in order])
-        return cls([Shard.build(known[order], id_array(protected)[order], shapes, blob)])
-
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def digest(self) -> str:
         """32 hexadecimal digits that name the noise: equal for equal noise, however it is cut into shards."""
-        digest = xxhash.xxh3_128(self.ids.tobytes())
-        digest.update(self._checks.tobytes())  # which cover protected ids, shapes and deltas
-        return digest.hexdigest()
+        # The checks cover protected ids, shapes and deltas.
+        return xxhash.xxh3_128_hexdigest(self.ids.tobytes() + self._checks.tobytes())
 
     def find(self, ids: Sequence[bytes] | np.ndarray) -> np.ndarray:
         """The row of each id, int64; -1 where the table does not have it."""
-        wanted = ids if isinstance(ids, np.ndarray) else id_array(ids)
-        if not len(self.ids):
-            return np.full(len(wanted), -1)
-        rows = np.minimum(np.searchsorted(self.ids, wanted), len(self.ids) - 1)
-        return np.where(self.ids[rows] == wanted, rows, -1)
+        return _places(self.ids, np.arange(len(self)), ids)
 
     def find_protected(self, ids: Sequence[bytes]) -> np.ndarray:
-        """The row of each protected picture's id, int64; -1 where the table does not have it."""
+        """The row of each protected image's id, int64; -1 where the table does not have it."""
         order = np.argsort(self.protected, kind="stable")
-        wanted, known = id_array(ids), self.protected[order]
-        rows = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-        return np.where(known[rows] == wanted, order[rows], -1)
+        return _places(self.protected[order], order, ids)
 
     def covers(self, ids: np.ndarray) -> bool:
         """Whether the table has all of these ids."""
         return len(ids) <= len(self) and bool((self.find(ids) >= 0).all())
 
-    def __getitem__(self, row: int) -> Row:
-        """The noise of a row, verified.
+    def __getitem__(self, row: int) -> np.ndarray:
+        """The delta of a row, verified: int8 (C, H, W); C = 1 for a grey image, to be added to every channel.
 
         Raises:
             NoiseError: the row is damaged.
         """
         start, shape = int(self._offsets[row]), self.shapes[row]
-        delta = self._blobs[self._shard[row]][start : start + int(shape.prod(dtype=np.int64))]
+        stored = self._blobs[self._shard[row]][start : start + int(shape.prod(dtype=np.int64))]
+        delta = stored.view(np.int8)  # whatever a damaged header says: the checksum is of these bytes
         if _check(self.ids, self.protected, self.shapes, row, delta) != self._checks[row]:
             raise NoiseError(f"the noise of picture {self.ids[row : row + 1].tobytes().hex()} is damaged: {REMEDY}")
-        return Row(delta.reshape(shape), self.protected[row : row + 1].tobytes())
-
-    def verify(self) -> None:
-        """Read and verify every row.
-
-        Raises:
-            NoiseError: a row is damaged.
-        """
-        for row in range(len(self)):
-            self[row]
+        return delta.reshape(shape)
 
 
 def id_array(ids: Sequence[bytes]) -> np.ndarray:
@@ -203,34 +157,15 @@ def id_array(ids: Sequence[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(ids), ID)
 
 
+def _places(known: np.ndarray, rows: np.ndarray, ids: Sequence[bytes] | np.ndarray) -> np.ndarray:
+    """For each id the entry of ``rows`` at its place among sorted ids, or -1."""
+    asked = ids if isinstance(ids, np.ndarray) else id_array(ids)
+    if not len(known):
+        return np.full(len(asked), -1)
+    places = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+    return np.where(known[places] == asked, rows[places], -1)
+
+
 def _check(ids: np.ndarray, protected: np.ndarray, shapes: np.ndarray, row: int, delta: np.ndarray) -> int:
-    digest = xxhash.xxh3_64(ids[row : row + 1].tobytes())
-    digest.update(protected[row : row + 1].tobytes())
-    digest.update(shapes[row].tobytes())
-    digest.update(np.ascontiguousarray(delta).data)
-    return digest.intdigest()
-
-
-def map_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a Safetensors file as read-only memory maps: the library's own reader copies them.
-
-    Raises:
-        OSError, ValueError, KeyError, TypeError, AttributeError: the file is damaged.
-    """
-    with open_regular(path) as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > 1 << 20:
-            raise ValueError("its header is unreadable")
-        header = parse_json(file.read(length), {str: dict})
-        data = np.memmap(file, np.uint8, "r", offset=8 + length)
-    arrays = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        if not fits(entry, _ENTRY):
-            raise ValueError("its header is unreadable")
-        start, end = entry["data_offsets"]
-        if not 0 <= start <= end <= len(data):
-            raise ValueError("it is cut off")
-        arrays[name] = data[start:end].view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
-    return arrays
+    index = ids[row : row + 1].tobytes() + protected[row : row + 1].tobytes() + shapes[row].tobytes()
+    return xxhash.xxh3_64_intdigest(index + delta.tobytes())

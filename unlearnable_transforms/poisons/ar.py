@@ -5,24 +5,17 @@ that lie above and to the left of it in a 3 x 3 window whose last pixel it is,
 
     delta[i, j] = sum over (a, b) != (0, 0), 0 <= a, b <= 2, of  c[a, b] * delta[i - a, j - b],      sum of c = 1
 
-Two rows and two columns of noise start it; they come from the key and the sample id, so each picture has a pattern of
-its own. The first four rows and columns are dropped, the rest is scaled to a fixed L2 norm. A filter with the class's
-coefficients and -1 as its last tap gives zero on all of that class's patterns and on no other's: that is what a network
-learns instead of the things. There is no model to train and no noise to store.
+Two rows and two columns of noise start it; they come from the key and the sample id. The first four rows and columns
+are dropped, the rest is scaled to a fixed L2 norm. A filter with the class's coefficients and -1 as its last tap gives
+zero on all of that class's patterns and on no other's: that is what a network learns.
 
-Coefficients are searched for, class by class (``coefficients``). As in the paper's code, drawn ones are rejected if one
-of three trial patterns grows or if a pattern answers too little to the filter of an earlier class. Here the answer is
-the energy of the filter's output, not its sum of ReLUs; it is looked at in both directions, also of the earlier class's
-patterns to the new filter; the best of many draws is taken; and where too few classes fit in, the bound is lowered
-step by step.
-
-Larger pictures. A process that was stable over 36 pixels may grow without bound over 1,000, or fade to a plain colour.
-Pictures are therefore laid out with patterns of up to 32 pixels a side, each started anew and of the strength that its
-area gives it.
+Coefficients are searched for, class by class; docs/ar.md says how, and how that differs from the paper's code. A
+process that is stable over 36 pixels may grow or fade over 1,000, so larger images are laid out with patterns of up to
+32 pixels a side, each started anew and of the strength that its area gives it.
 
 Same bytes everywhere. Pixels on one anti-diagonal do not depend on each other, so all of one diagonal, channels and
-pictures together, are made by one multiplication and three additions of float64 arrays, element by element and in a
-fixed order. Sums of squares are taken in a fixed order too. The search compares whole numbers below 2**53.
+images together, are made by one multiplication and three additions of float64 arrays, element by element and in a fixed
+order. Sums of squares are taken in a fixed order too. The search compares whole numbers below 2**53.
 """
 
 import math
@@ -61,12 +54,7 @@ UNIT = 1 << 10  # levels of the whole numbers that answers are computed with
 
 @register("ar")
 class ARPoison(ClassListPoison):
-    """Autoregressive patterns: a linear rule from pixel to pixel for each class, no model, bounded in L2.
-
-    Raises:
-        TypeError: no key.
-        ValueError: ``eps`` out of range.
-    """
+    """Autoregressive patterns: a linear rule from pixel to pixel for each class, no model, bounded in L2."""
 
     paper = "AR: autoregressive perturbations (Sandoval-Segura et al., NeurIPS 2022, arXiv 2206.03693)"
     needs_ids = True
@@ -135,15 +123,11 @@ def _tiles(side: int) -> tuple[int, int]:
 
 
 def generate(starts: np.ndarray, processes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Patterns of autoregressive processes.
+    """Patterns of autoregressive processes: float64 (height, width, C, n), not scaled, without what is dropped.
 
     Args:
         starts: float64 (n, C, border): the first ``REACH`` rows, then the first ``REACH`` columns of the rows below.
         processes: float64 (n, C, TAPS): weights of the window's pixels, row by row.
-        height, width: of the patterns, without what is dropped.
-
-    Returns:
-        Float64 (height, width, C, n), not scaled.
     """
     count, channels, _ = processes.shape
     high, wide, many = height + DROP, width + DROP, channels * count
@@ -186,10 +170,8 @@ def normals(words: np.ndarray) -> np.ndarray:
 
 
 def ordered_energy(patterns: np.ndarray) -> np.ndarray:
-    """Sum of the squares of each pattern: (height, width, ..., n) -> (n,).
-
-    Halves are added to halves, so that what lies beside a pattern does not matter to the last bit.
-    """
+    """Sum of the squares of each pattern, (height, width, ..., n) -> (n,): halves are added to halves, so that what
+    lies beside a pattern does not matter to the last bit."""
     values = (patterns * patterns).reshape(math.prod(patterns.shape[:-1]), patterns.shape[-1])
     while len(values) > 1:
         half = len(values) // 2
@@ -204,10 +186,6 @@ def ordered_energy(patterns: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=16)
 def coefficients(key: Key, order: tuple[str, ...]) -> np.ndarray:
     """The processes of classes, each told apart from those before it; float64 (n, 3, TAPS), multiples of 1 / GRID.
-
-    Args:
-        key: where they come from.
-        order: class tokens.
 
     Raises:
         ValueError: the classes are too many to be told apart.

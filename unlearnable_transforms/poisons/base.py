@@ -399,6 +399,11 @@ class Poison(Parameters):
     # ---- state ----------------------------------------------------------------------------------------------------
 
     @property
+    def links(self) -> "tuple[Poison, ...]":
+        """The methods that it is made of: itself, or those of a chain."""
+        return (self,)
+
+    @property
     def title(self) -> str:
         """The name to show in tables; a chain has those of its links."""
         return self.name

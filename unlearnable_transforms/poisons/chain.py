@@ -34,6 +34,7 @@ class Chain(Poison):
     """
 
     needs_ids = True
+    links: tuple[Poison, ...] = ()
 
     def __init__(self, links: Iterable[Poison], *, data: Any = None) -> None:
         links = list(links)
@@ -57,10 +58,6 @@ class Chain(Poison):
         self.image_key, self.label_key, self.classes = links[0].image_key, links[0].label_key, links[0].classes
         self._between: dict[bytes, tuple[np.ndarray, np.ndarray]] | None = None  # see unlock_note
 
-    def _place_links(self) -> None:
-        for place, link in enumerate(self.links):
-            link._place(self._before(place))
-
     def _before(self, place: int) -> "Chain | None":
         """The links before a place, as a chain; None before the first."""
         if place == 0:
@@ -73,6 +70,10 @@ class Chain(Poison):
         """What the link at a place gets to learn from."""
         before = self._before(place)
         return data if before is None else Behind(data, before)
+
+    def _place_links(self) -> None:
+        for place, link in enumerate(self.links):
+            link._place(self._before(place))
 
     @property
     def title(self) -> str:
@@ -90,18 +91,17 @@ class Chain(Poison):
         return self
 
     def extend(self, more: Any, transform: Callable | None = None) -> Self:
-        """Make noise for further pictures in every link that keeps noise; see ``FittedPoison.extend``.
+        """Make noise for further images in every link that keeps noise; see ``FittedPoison.extend``.
 
         Raises:
-            NotFittedError: ``fit`` comes first.
-            TypeError: no link keeps noise: the chain protects new pictures as it is.
+            TypeError: no link keeps noise: the chain protects new images as it is.
         """
         self._ready()
-        if not any(hasattr(link, "extend") for link in self.links):
+        growing = [(place, link) for place, link in enumerate(self.links) if hasattr(link, "extend")]
+        if not growing:
             raise TypeError("no link of this chain keeps noise: it protects new pictures as it is")
-        for place, link in enumerate(self.links):
-            if hasattr(link, "extend"):
-                link.extend(self._handed(place, more), transform)
+        for place, link in growing:
+            link.extend(self._handed(place, more), transform)
         return self
 
     def recall(self, ids: Any, values: Sequence = ()) -> Self:
@@ -156,13 +156,7 @@ class Chain(Poison):
                 self._between |= dict(zip(ids, zip(*rows, strict=True), strict=True))
         return images
 
-    def _unlock(
-        self,
-        images: torch.Tensor,
-        tokens: Sequence[str],
-        ids: Sequence[bytes | None],
-        notes: Sequence[float | None],
-    ) -> torch.Tensor:
+    def _unlock(self, images: torch.Tensor, tokens: Sequence[str], ids: Any, notes: Any) -> torch.Tensor:
         """Link by link, backwards."""
         for place, link in reversed(list(enumerate(self.links))):
             left = notes if place == self._noted else [None] * len(notes)

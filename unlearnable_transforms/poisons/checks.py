@@ -24,15 +24,11 @@ QUICK_ROWS, HELD_OUT, FEWEST = 2000, 1000, 400
 
 
 def separability(noise: np.ndarray, labels: torch.Tensor, stream: "Stream") -> float:
-    """How well a linear classifier tells the classes of noise that it has not seen, in [0, 1].
+    """How well a linear classifier tells the classes of noise, int8 (N, 3, h, w), that it has not seen, in [0, 1].
 
-    Ridge regression onto one-hot labels on one half of up to ``ROWS`` pictures' noise, tested on the other half.
-    Random noise gives the share of the largest class. It says that a shortcut is there, not that a victim takes it.
-
-    Args:
-        noise: int8 (N, 3, h, w).
-        labels: int64 (N,).
-        stream: of the choice of rows.
+    Ridge regression onto one-hot labels on one half of up to ``ROWS`` images' noise, which ``stream`` chooses, tested
+    on the other half. Random noise gives the share of the largest class. It says that a shortcut is there, not that a
+    victim takes it.
     """
     rows = stream.permutation(len(noise))[:ROWS]
     if len(rows) < 2:
@@ -47,22 +43,16 @@ def separability(noise: np.ndarray, labels: torch.Tensor, stream: "Stream") -> f
     return float((scores.argmax(1) == labels[rows[:half]]).double().mean())
 
 
-def quick_victim(pictures: Pictures, noise: np.ndarray, stream: "Stream") -> tuple[float, float] | None:
-    """Accuracy of a small network that trained on some protected pictures: on others, protected and clean, in [0, 1].
+def quick_victim(pictures: Pictures, noise: np.ndarray, stream: "Stream") -> tuple[float | None, float | None]:
+    """Accuracy of a small network that trained on some protected images: on others, protected and clean, in [0, 1].
 
-    Where it takes the noise for the class, it is right on protected pictures and wrong on clean ones. Where it is
-    equally right on both, it has learned the pictures: the noise protects nothing.
-
-    Args:
-        pictures: that the noise is for, shrunk to at most ``SIDE`` pixels.
-        noise: int8 (N, 3, h, w).
-        stream: of the choice of rows and the network's start.
-
-    Returns:
-        Both accuracies; None if there are fewer than ``FEWEST`` pictures, too few to tell.
+    Where it takes the noise, int8 (N, 3, h, w), for the class, it is right on protected images and wrong on clean ones.
+    Where it is equally right on both, it has learned the images: the noise protects nothing. Images are shrunk to at
+    most ``SIDE`` pixels; the rows and the network's start are drawn from ``stream``. None, twice, where there are fewer
+    than ``FEWEST`` images, too few to tell.
     """
     if len(noise) < FEWEST:
-        return None
+        return None, None
     rows = stream.permutation(len(noise))[: QUICK_ROWS + HELD_OUT]
     learnt = max(len(rows) * 2 // 3, len(rows) - HELD_OUT)
     clean = pictures.batch(rows).to(torch.int16)

@@ -16,11 +16,7 @@ BY_VALUE = 1024  # integers below it count by their value
 
 
 class ClassListPoison(Poison):
-    """Base of the methods that need the class list.
-
-    Raises:
-        TypeError: no key, or two class lists.
-    """
+    """Base of the methods that need the class list."""
 
     data: Any = param("take the class list from this at once", default=None, decides="work", then="fit")
     needs_key = True
@@ -42,12 +38,9 @@ class ClassListPoison(Poison):
         return self.known is not None or self.classes is not None
 
     def fit(self, data: Any, transform: Callable | None = None) -> Self:
-        """Read the class list from the labels of a data set. Where ``classes`` was given, nothing is read.
+        """Read the class list from the labels of a data set, as ``FittedPoison.fit`` takes it. Images are not read.
 
-        Args:
-            data: a ``datasets.Dataset``, a data set of ``(image, label)`` pairs such as torchvision's, or a tuple
-                ``(images, labels)``.
-            transform: of the pictures: does not matter here.
+        Where ``classes`` was given, nothing is read.
 
         Raises:
             TypeError: a streaming data set, or something else that cannot be read twice.
@@ -63,12 +56,8 @@ class ClassListPoison(Poison):
         return super().recall(ids, values)
 
     def extend(self, more: Any, transform: Callable | None = None) -> Self:
-        """Add the classes of further data behind those that are known, which stay as they are.
-
-        Raises:
-            NotFittedError: ``fit`` comes first.
-            As :meth:`fit`.
-        """
+        """Add the classes of further data behind those that are known, which stay as they are; errors are those of
+        :meth:`fit`."""
         self._ready()
         if self.known is not None:
             longer = self.known + [v for v in self._classes_of(Behind.split(more)[0]) if v not in self.known]
@@ -77,7 +66,7 @@ class ClassListPoison(Poison):
         return self
 
     def class_order(self) -> list[str]:
-        """Tokens of all classes, each behind those that it is told apart from.
+        """Tokens of all classes, in the order in which the search separates them.
 
         Integers below ``BY_VALUE`` count by their value, so that a class is the same whether or not the others occur in
         the data; larger ones and text follow in the order of the list: that of ``classes`` sorted, that of ``known``
@@ -90,21 +79,16 @@ class ClassListPoison(Poison):
         return [class_token(value) for value in [*range(max(small, default=-1) + 1), *others]]
 
     def _check_known(self, tokens: Sequence[str]) -> None:
-        """Refuse classes that are not in the list.
-
-        Raises:
-            NotFittedError: there is no list yet.
-            SampleError: with the rows of such classes.
-        """
+        """Refuse classes that are not in the list, with the rows that have them."""
         self._ready()
         values = self.known if self.known is not None else self.classes or []
         listed = {class_token(value) for value in values}
-        strange = [row for row, token in enumerate(tokens) if token not in listed]
-        if strange:
+        unknown = [row for row, token in enumerate(tokens) if token not in listed]
+        if unknown:
             raise SampleError(
-                f"the class {class_value(tokens[strange[0]])!r} is not among the {len(values)} that the method knows: "
+                f"the class {class_value(tokens[unknown[0]])!r} is not among the {len(values)} that the method knows: "
                 "call poison.extend(data) with data that has it, or give the whole list as classes=",
-                strange,
+                unknown,
             )
 
     def _classes_of(self, data: Any) -> list:

@@ -20,17 +20,17 @@ SOFT_GRID = 2**4
 MAX_STEP = 256  # the sum of so many squared pixels is below 2**24
 STRIP = 2**18  # values of a strip of rows that is worked on at a time, so that it stays in the processor's cache
 
-Backend = Literal["auto", "folded", "single", "fft"]
+Backend = Literal["auto", "folded", "fft"]
 
 
 def convolve(images: torch.Tensor, weights: torch.Tensor, backend: Backend = "auto") -> torch.Tensor:
-    """Correlate each picture with its own filter, zero-padded, exactly.
+    """Correlate each image with its own filter, zero-padded, exactly.
 
     Args:
         images: uint8 (B, C, H, W).
         weights: float32 (B, k, k), multiples of 1 / GRID with absolute sums up to MAX_SUM.
-        backend: ``folded`` makes every channel of every picture a group of one convolution, ``single`` goes picture
-            by picture, ``fft`` (float64, rounded back to the grid) pays for large filters. All give the same bits.
+        backend: ``folded`` makes every channel of every image a group of one convolution, ``fft`` (float64, rounded
+            back to the grid) pays for large filters. Both give the same bits.
 
     Returns:
         float32 (B, C, H, W).
@@ -38,7 +38,7 @@ def convolve(images: torch.Tensor, weights: torch.Tensor, backend: Backend = "au
     if backend == "auto":
         backend = "folded" if weights.shape[-1] <= FOLD_LIMIT else "fft"
     with torch.autocast("cpu", enabled=False):  # it would make the sums bfloat16 ones
-        return {"folded": _folded, "single": _single, "fft": _fft}[backend](images, weights)
+        return {"folded": _folded, "fft": _fft}[backend](images, weights)
 
 
 def _exact() -> torch.dtype:
@@ -70,16 +70,6 @@ def _folded(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return blurred.view(count, channels, -1, width)[:, :, :height].contiguous().float()
 
 
-def _single(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    padding, exact = weights.shape[-1] // 2, _exact()
-    return torch.stack(
-        [
-            F.conv2d(image.to(exact)[:, None], weight.to(exact)[None, None], padding=padding)[:, 0].float()
-            for image, weight in zip(images, weights, strict=True)
-        ]
-    )
-
-
 def _fft(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     height, width = images.shape[2:]
     pad = weights.shape[-1] // 2
@@ -91,12 +81,9 @@ def _fft(images: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def convolve_at(image: np.ndarray, weights: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """As :func:`convolve`, at a few values of one picture alone: float32 (n,).
+    """As :func:`convolve`, at a few values of one image alone, counted in the flattened image: float32 (n,).
 
-    Args:
-        image: uint8 (H, W, C).
-        weights: float32 (k, k), k odd.
-        places: int64 (n,), counted in the flattened picture.
+    ``image`` is uint8 (H, W, C), ``weights`` float32 (k, k), k odd, ``places`` int64 (n,).
     """
     height, width, channels = image.shape
     pad = len(weights) // 2
@@ -109,16 +96,12 @@ def convolve_at(image: np.ndarray, weights: np.ndarray, places: np.ndarray) -> n
 
 
 def halo(image: torch.Tensor, weights: np.ndarray, step: int, result: torch.Tensor) -> None:
-    """Add soft, shifted copies of a picture to it, and divide by the sum of the weights.
+    """Add soft, shifted copies of an image to it, and divide by the sum of the weights: uint8 (C, H, W), H and W
+    greater than (k + 1) * step, to whole numbers in 0..255 that are written to ``result``, float32 (C, H, W).
 
-    The filter, seen from its 1, is spread so that its entries lie ``step`` pixels apart, and every entry but the 1 is
-    smeared over ``step`` x ``step`` pixels: the picture stays sharp and gets a glow. Borders are mirrored.
-
-    Args:
-        image: uint8 (C, H, W), H and W greater than (k + 1) * step.
-        weights: float32 (k, k), at least 0, one entry 1, the others multiples of 1 / HALO_GRID with a sum below 15.
-        step: distance of the filter's entries, 1..MAX_STEP pixels.
-        result: float32 (C, H, W), where whole numbers in 0..255 are written.
+    The filter, seen from its 1, is spread so that its entries lie ``step`` pixels apart, 1..MAX_STEP, and every entry
+    but the 1 is smeared over ``step`` x ``step`` pixels: the image stays sharp and gets a glow. Borders are mirrored.
+    The other entries of ``weights``, float32 (k, k), are multiples of 1 / HALO_GRID from 0 up with a sum below 15.
     """
     reach, taps = _taps(weights, step)
     gain = 1 / float(weights.sum())

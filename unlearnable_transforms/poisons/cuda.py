@@ -1,28 +1,22 @@
 """CUDA: Convolution-based Unlearnable DAtasets (Sadasivan, Soltanolkotabi and Feizi, CVPR 2023, section 3.3).
 
-Every class y has one k x k filter s_y: entries U(0, p_b), one random entry set to 1. A picture x of the class becomes
+Every class y has one k x k filter s_y: entries U(0, p_b), one random entry set to 1. An image x of the class becomes
 
     x * s_y / max(x * s_y)
 
-with the same filter on every colour channel and the maximum over the whole picture. No model, no norm bound: the filter
-blurs, shifts and re-lights the picture, and a network that trains on it learns to tell filters instead of things.
+with the same filter on every colour channel and the maximum over the whole image. Where the paper is silent: the
+convolution is a correlation (no flip) with zero padding of k // 2; results are rounded to nearest; an all-black image,
+whose maximum is 0, stays black.
 
-Where the paper is silent: the convolution is a correlation (no flip) with zero padding of k // 2; results are rounded
-to nearest; an all-black picture, whose maximum is 0, stays black.
+Photographs, from 72 px on the shorter side (ours, not the paper's). A filter of k pixels is gone once somebody shrinks
+the image, so there its entries lie many pixels apart, smeared over as many, with the 1 in the middle and sharp: a soft
+glow towards the sides that its class has. Only the 1 and the two largest others are kept, since a glow to all sides is
+blur, which all classes share. The sum of the entries takes the place of the maximum, and borders are mirrored.
 
-Photographs, from 72 px on the shorter side. A filter of k pixels is gone once somebody shrinks the picture, so there it
-is spread: its entries lie round(side / 48) pixels apart (side / 32 if strong), smeared over as many, with the 1 in the
-middle and sharp. The picture gets a soft glow towards the sides that its class has, which is still there when it has
-been shrunk to 64 px. Of the nine entries the 1 and the two largest others are kept, since a glow to all sides is blur,
-which all classes share. The sum of the entries takes the place of the maximum, and borders are mirrored: brightness
-stays, no dark edge. This is ours, not the paper's.
-
-Telling the filters of one key apart. Independent draws put the 1 of four in ten classes at the same place, and some
-pairs of filters come out nearly equal, which leaves a victim nothing to learn but the things. Here class number i
-takes, out of 64 draws of the paper's distribution, the one that is farthest from the filters of classes 0..i-1
-(Mitchell's best candidate). That needs no knowledge of how many classes follow. Far means: the largest cosine between
-the filter and any earlier one, both shifted so that their 1 lies at the origin, also with one of them mirrored, because
-a victim that crops and flips does not see shifts and mirrors.
+Filters that differ. Independent draws put the 1 of four in ten classes at the same place. Here class number i takes,
+out of 64 draws of the paper's distribution, the one that is farthest from the filters of classes 0..i-1 (Mitchell's
+best candidate), whatever classes follow. Far means: the largest cosine between the filter and any earlier one, both
+shifted so that their 1 lies at the origin, also with one of them mirrored: a victim that crops and flips sees neither.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +30,7 @@ from ..key import Key, Stream
 from ..params import param
 from ..sample import SampleError, class_token, class_tokens, class_value
 from .base import Poison, register
-from .convolution import GRID, HALO_GRID, MAX_STEP, MAX_SUM, Backend, convolve, convolve_at, halo
+from .convolution import GRID, HALO_GRID, MAX_STEP, MAX_SUM, convolve, convolve_at, halo
 from .deconvolution import deconvolve, remove_halo
 
 CANDIDATES = 64
@@ -52,13 +46,20 @@ REACH: dict[Strength, int] = {"subtle": 48, "normal": 48, "strong": 32}  # entri
 
 
 class Shape(NamedTuple):
-    """What a filter is drawn with: side k, p_b or the sum of the few entries beside the 1, and pixels from entry to
-    entry (above 1: a halo). Kind: empty, or that of filters with few entries, which have draws of their own."""
+    """What a filter is drawn with.
+
+    Attributes:
+        size: side k.
+        mass: p_b, or the sum of the entries beside the 1 where only the largest are kept.
+        step: distance of neighbouring entries in pixels; above 1: a halo.
+        kind: ``()`` for the paper's filter, else ``("halo",)`` or ``("invertible",)``, which keep ``HALO_ENTRIES``
+            entries and have draws of their own: who learns the filters of small images does not know the halos.
+    """
 
     size: int
     mass: float
     step: int
-    kind: Literal["", "halo", "invertible"] = ""
+    kind: tuple[str, ...] = ()
 
 
 @register("cuda")
@@ -135,15 +136,17 @@ class CUDAPoison(Poison):
 
         Args:
             labels: class labels.
-            image_size: side or (height, width) in pixels; needed where the filters grow with the picture. From 72 px
-                on the entries of what is returned stand for several pixels each.
+            image_size: side or (height, width) in pixels; needed where the filters grow with the image. From 72 px on
+                the entries of what is returned stand for several pixels each.
         """
         if image_size is None:
             if self._grows:
                 raise ValueError("the filters grow with the picture here: pass image_size=")
             image_size = 32
         side = image_size if isinstance(image_size, int) else min(image_size)
-        return np.stack([self._filter(class_token(label, self.classes), side) for label in labels])
+        tokens = [class_token(label, self.classes) for label in labels]
+        self._check_filters(tokens)
+        return np.stack([self._filter(token, side) for token in tokens])
 
     @property
     def _grows(self) -> bool:
@@ -153,20 +156,14 @@ class CUDAPoison(Poison):
         """The filter of a picture with this shorter side."""
         strength = self.strength or "normal"
         if self._grows and side >= HALO_SIDE:
-            return Shape(3, HALO[strength], min(MAX_STEP, round(side / REACH[strength])), "halo")
+            return Shape(3, HALO[strength], min(MAX_STEP, round(side / REACH[strength])), ("halo",))
         if self.invertible:
-            return Shape(3, INVERTIBLE[strength], 1, "invertible")
+            return Shape(3, INVERTIBLE[strength], 1, ("invertible",))
         size = self.kernel_size or 3
         blur = BLUR[strength] if self._grows else self.blur
         return Shape(size, default_blur(size) if blur is None else blur, 1)
 
-    def _protect(
-        self,
-        images: torch.Tensor,
-        tokens: Sequence[str],
-        ids: Sequence[bytes] | None,
-        backend: Backend = "auto",
-    ) -> torch.Tensor:
+    def _protect(self, images: torch.Tensor, tokens: Sequence[str], ids: Any) -> torch.Tensor:
         side = min(images.shape[2:])
         self._check_filters(tokens)
         step = self._shape(side).step
@@ -177,7 +174,7 @@ class CUDAPoison(Poison):
             return glowing
         weights = self._weights(tokens, side)
         with torch.no_grad():
-            blurred = convolve(images, weights, backend)
+            blurred = convolve(images, weights)
             if (weights < 0).any():
                 blurred.clamp_(min=0)
             flat = blurred.view(len(images), -1)
@@ -189,12 +186,16 @@ class CUDAPoison(Poison):
         return blurred
 
     def _check_filters(self, tokens: Sequence[str]) -> None:
-        """Refuse classes without a filter."""
-        without = [
-            row for row, token in enumerate(tokens) if self._explicit is not None and token not in self._explicit
-        ]
-        if without:
-            raise SampleError(self._no_filter(tokens[without[0]]), without)
+        """Refuse classes without a filter, with the rows that have them."""
+        if self._explicit is None:
+            return
+        if without := [row for row, token in enumerate(tokens) if token not in self._explicit]:
+            known = [class_value(token) for token in sorted(self._explicit)]
+            raise SampleError(
+                f"class {class_value(tokens[without[0]])!r} has no filter in kernels=, which has {known}: add it, or "
+                "leave the row out",
+                without,
+            )
 
     def _weights(self, tokens: Sequence[str], side: int) -> torch.Tensor:
         """The filter of each picture, float32 (B, k, k); explicit ones may be of several sizes."""
@@ -232,8 +233,6 @@ class CUDAPoison(Poison):
 
     def _filter(self, token: str, side: int) -> np.ndarray:
         if self._explicit is not None:
-            if token not in self._explicit:
-                raise SampleError(self._no_filter(token))
             return self._explicit[token]
         shape = self._shape(side)._replace(step=1)  # a filter is the same however far apart its entries lie
         if (token, shape) not in self._made:
@@ -249,25 +248,18 @@ class CUDAPoison(Poison):
             _check_weight(size, mass)
             weights = np.rint(draws * (mass * GRID)) / GRID
         weights.flat[peak] = 1.0
-        if kind == "invertible":
+        if kind == ("invertible",):
             weights = _centre(weights[None] * GRID, np.array([peak]))[0] / GRID
         return weights.astype(np.float32)
 
-    def _no_filter(self, token: str) -> str:
-        assert self._explicit is not None
-        known = [class_value(known) for known in sorted(self._explicit)]
-        return (
-            f"class {class_value(token)!r} has no filter in kernels=, which has {known}: add it, or leave the row out"
-        )
-
-    def _draw(self, token: str, size: int, kind: str) -> tuple[np.ndarray, int]:
+    def _draw(self, token: str, size: int, kind: tuple[str, ...]) -> tuple[np.ndarray, int]:
         """The class's uniform draws (k, k) in [0, 1) and the flat place of its 1."""
         if self._places:
             place = self._places[token]
         elif token.startswith("i:"):
             place = int(token[2:])
         else:
-            draws, peaks = _draw_filters(self._stream(*_purpose(kind), token, size), 1, size, bool(kind))
+            draws, peaks = _draw_filters(self._stream(*kind, token, size), 1, size, bool(kind))
             return draws[0], int(peaks[0])
         # Walk in steps of powers of two: the filters of an open class list are found again in the cache.
         count = 1 << max(4, (place % BLOCK).bit_length())
@@ -284,23 +276,20 @@ def default_blur(size: int) -> float:
 
 
 @lru_cache(maxsize=64)
-def spread_filters(key: Key, size: int, block: int, count: int, kind: str = "") -> tuple[np.ndarray, np.ndarray]:
+def spread_filters(
+    key: Key, size: int, block: int, count: int, kind: tuple[str, ...] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws for classes 0..count-1 of a block, each far from those before it: (count, k, k) in [0, 1), peaks (count,).
 
-    Integer arithmetic below 2**53 in float64, so the choice is the same on every machine.
-
-    Args:
-        key, size: of the filters.
-        block: which BLOCK of classes.
-        count: number of classes, up to BLOCK.
-        kind: empty, or "halo" or "invertible": all but the 1 and the HALO_ENTRIES largest others are zero.
+    Integer arithmetic below 2**53 in float64, so the choice is the same on every machine. ``kind`` is that of
+    :class:`Shape`.
     """
     chosen = np.empty((count, size, size))
     peaks = np.empty(count, np.int64)
     seen = np.empty((2 * count, (2 * size - 1) ** 2))  # centred filters and their mirrors
     power = np.empty(2 * count)
     for i in range(count):
-        stream = key.stream("cuda", *_purpose(kind), "spread", size, block, i)
+        stream = key.stream("cuda", *kind, "spread", size, block, i)
         draws, places = _draw_filters(stream, CANDIDATES, size, bool(kind))
         # With a fixed mass, that of normal strength: the choice must not depend on the strength.
         scale = HALO["normal"] / draws.sum((1, 2), keepdims=True) if kind else default_blur(size)
@@ -315,11 +304,6 @@ def spread_filters(key: Key, size: int, block: int, count: int, kind: str = "") 
         seen[2 * i], seen[2 * i + 1] = flat[best], centred[best][:, ::-1].ravel()
         power[2 * i : 2 * i + 2] = squares[best]
     return chosen, peaks
-
-
-def _purpose(kind: str) -> tuple[str, ...]:
-    """Halos have draws of their own: who learns the filters of small pictures does not know those of photographs."""
-    return (kind,) if kind else ()
 
 
 def _draw_filters(stream: Stream, n: int, size: int, sparse: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -19,23 +19,21 @@ DAMPING = 0.8  # below 1 the series converges wherever anything of the picture i
 
 
 def deconvolve(images: Tensor, weights: Tensor, peaks: Tensor) -> Tensor:
-    """The pictures whose filtered versions, divided by their maxima, these are.
+    """The images whose filtered versions, divided by their maxima, these are: float32 (B, C, H, W), whole numbers in
+    0..255.
 
-    With A the correlation with the filter, zeros beyond the border, as CUDA does it, y = peak / 255 times the picture,
+    With A the correlation with the filter, zeros beyond the border, as CUDA does it, y = peak / 255 times the image,
     e the error that rounding left in y, and D the differences of neighbouring pixels, that is the x with the least
 
         |A x - y|^2 / e^2  +  |D x|^2 / SLOPE^2                  (Tikhonov regularisation)
 
-    by conjugate gradients, all pictures together.
+    by conjugate gradients, all images together.
 
     Args:
         images: uint8 (B, C, H, W).
         weights: float32 (B, k, k).
         peaks: float32 (B,), the maxima in levels. Not a number where it is not known: then the result is scaled so that
             the brightest pixel is 255, which it is in most photographs.
-
-    Returns:
-        float32 (B, C, H, W), whole numbers in 0..255.
     """
     unknown = peaks.isnan()
     total = weights.sum((1, 2)).abs().clamp_min(0.5)
@@ -74,17 +72,10 @@ def _roughness(x: Tensor) -> Tensor:
 
 
 def remove_halo(image: Tensor, weights: np.ndarray, step: int) -> Tensor:
-    """The picture that got this halo.
+    """The image, uint8 (C, H, W), that ``convolution.halo`` gave this halo; float32, whole numbers in 0..255.
 
-    The picture itself has the weight 1 and the soft copies of it together hardly more, so it is found by taking away
-    the copies of what has been found so far, again and again (a damped Neumann series).
-
-    Args:
-        image: uint8 (C, H, W), as ``convolution.halo`` makes it.
-        weights, step: what made it.
-
-    Returns:
-        float32 (C, H, W), whole numbers in 0..255.
+    The image itself has the weight 1 and the soft copies of it together hardly more, so the copies of what is known so
+    far are taken away again and again (a damped Neumann series).
     """
     target = image * float(weights.sum())
     x = image.float()

@@ -1,5 +1,6 @@
-"""From noise at the work size to the effective delta of each picture, as the cache keeps it."""
+"""From noise at the work size to the effective delta of each image, as the cache keeps it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,47 +21,39 @@ def cut_shards(
     """Shards of effective deltas, made as they are asked for, and how strong the noise is."""
     sizes = pictures.shapes.prod(axis=1, dtype=np.int64)
     ends = np.cumsum(sizes)
+    starts = ends - sizes
     blob = open_buffer(work / "deltas", (int(ends[-1]),))
     protected = np.zeros(len(pictures), ID)
-    largest, quality, unchanged = 0, [], 0
+    largest, quality = 0, []
     for row, clean in pictures.at_full_size():
         delta = at_size(noise[row], clean, levels)
         changed = (clean + delta).astype(np.uint8)
-        blob[ends[row] - sizes[row] : ends[row]] = delta.transpose(2, 0, 1).reshape(-1)
-        token = pictures.classes[int(pictures.labels[row])]
-        protected[row] = id_array([sample_id(changed, token)])[0]
+        blob[starts[row] : ends[row]] = delta.transpose(2, 0, 1).reshape(-1)
+        protected[row] = id_array([sample_id(changed, pictures.classes[int(pictures.labels[row])])])[0]
         largest = max(largest, int(np.abs(delta).max()))
         if delta.any():
             quality.append(psnr(clean, changed))
-        else:
-            unchanged += 1
     measured = {
         "rows": len(pictures),
         "largest_delta": largest,
         "psnr": float(np.mean(quality)) if quality else None,
-        "unchanged": unchanged,
+        "unchanged": len(pictures) - len(quality),
     }
 
-    def cut() -> Iterator[Shard]:
-        first = 0
-        while first < len(sizes):
-            start = int(ends[first] - sizes[first])
-            last = max(first + 1, int(np.searchsorted(ends, start + SHARD_BYTES, "right")))
-            rows = slice(first, last)
-            yield Shard.build(
-                pictures.ids[rows], protected[rows], pictures.shapes[rows], np.array(blob[start : ends[last - 1]])
-            )
-            first = last
+    def shard(rows: np.ndarray) -> Shard:
+        deltas = np.array(blob[starts[rows[0]] : ends[rows[-1]]])
+        return Shard.build(pictures.ids[rows], protected[rows], pictures.shapes[rows], deltas)
 
-    return cut(), measured
+    cuts = np.flatnonzero(np.diff(starts // SHARD_BYTES)) + 1
+    return map(shard, np.split(np.arange(len(sizes)), cuts)), measured
 
 
 def at_size(noise: np.ndarray, clean: np.ndarray, levels: int) -> np.ndarray:
-    """The effective delta of one picture: int16 (H, W, C), at most ``levels``, so that clean + delta is in 0..255.
+    """The effective delta of one image: int16 (H, W, C), at most ``levels``, so that clean + delta is in 0..255.
 
     Args:
-        noise: int8 (3, h, w), the three channels equal for a grey picture.
-        clean: uint8 (H, W, C), C = 1 for a grey picture.
+        noise: int8 (3, h, w), the three channels equal for a grey image.
+        clean: uint8 (H, W, C), C = 1 for a grey image.
         levels: bound.
     """
     if noise.shape[1:] != clean.shape[:2]:
@@ -76,6 +69,5 @@ def open_buffer(path: Path, shape: tuple[int, ...]) -> np.memmap:
     if not path.exists() or path.stat().st_size != size:
         path.unlink(missing_ok=True)
         path.touch(mode=0o600)
-        with path.open("r+b") as file:
-            file.truncate(size)
+        os.truncate(path, size)
     return np.memmap(path, np.int8, "r+", shape=shape)

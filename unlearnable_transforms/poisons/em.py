@@ -21,11 +21,7 @@ from .surrogate import Surrogate
 
 @register("em")
 class EMPoison(OptimisedPoison):
-    """Noise that leaves nothing to learn: surrogate and noise both lower the training loss.
-
-    Raises:
-        TypeError, ValueError: as :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
-    """
+    """Noise that leaves nothing to learn: surrogate and noise both lower the training loss."""
 
     paper = "EM: error-minimizing noise (Huang, Ma, Erfani, Bailey and Wang, ICLR 2021, arXiv 2101.04898)"
     presets: ClassVar = {

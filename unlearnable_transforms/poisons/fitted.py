@@ -7,7 +7,7 @@ was kept, :meth:`FittedPoison._continue`. The rest is here: one table for all pi
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -39,26 +39,8 @@ class FitWarning(UnlearnableWarning):
     """Signs that a fit has made noise that will not protect."""
 
 
-class Learnt(TypedDict):
-    """What a fit leaves.
-
-    ``tensors``: for ``extend``. ``accuracy``: of the surrogate on the pictures with noise. ``target``: what share of
-    them the surrogate takes for what the method wants. ``passes``: forward and backward, of ``PASS`` pictures.
-    """
-
-    tensors: dict[str, np.ndarray]
-    accuracy: float
-    target: float
-    passes: float
-
-
 class FittedPoison(Poison):
-    """Base of the methods that add noise which ``fit`` has made.
-
-    Raises:
-        TypeError: no key; or both ``data`` and ``noise``.
-        ValueError: a value out of range.
-    """
+    """Base of the methods that add noise which ``fit`` has made."""
 
     needs_ids = True
     needs_key = True
@@ -82,14 +64,15 @@ class FittedPoison(Poison):
 
     # ---- what a method writes -------------------------------------------------------------------------------------
 
-    def _learn(self, pictures: Pictures, noise: np.memmap, work: Path) -> Learnt:
-        """Make the noise.
+    def _learn(self, pictures: Pictures, noise: np.memmap, work: Path) -> dict[str, Any]:
+        """Fill in the noise of the images: int8 (N, 3, height, width), levels at the work size, within ``levels``.
 
-        Args:
-            pictures: to learn from.
-            noise: int8 (N, 3, height, width), levels at the work size, to be filled; within ``self.levels``.
-            work: folder for a checkpoint, removed after the fit. A fit that was killed and starts again finds it and
-                ends with the same bytes.
+        ``work`` is a folder for a checkpoint, removed after the fit. A fit that was killed and starts again finds it
+        and ends with the same bytes.
+
+        Returns:
+            ``tensors`` for ``extend``; ``accuracy`` of the surrogate on the images with noise; ``target``: what share
+            of them the surrogate takes for what the method asks; ``passes``, forward and backward, of ``PASS`` images.
         """
         raise TypeError(f"{type(self).__name__} does not say how it learns: it has no _learn")
 
@@ -138,10 +121,7 @@ class FittedPoison(Poison):
         Args:
             data: a ``datasets.Dataset``, a data set of ``(image, label)`` pairs such as torchvision's, or a tuple
                 ``(images, labels)``.
-            transform: applied to each picture first, e.g. a resize that comes before the poison.
-
-        Returns:
-            The poison itself.
+            transform: applied to each image first, e.g. a resize that comes before the poison.
 
         Raises:
             TypeError: a streaming data set, or something else that cannot be read twice.
@@ -149,7 +129,7 @@ class FittedPoison(Poison):
             NoiseError: noise in the cache is damaged.
         """
         data, chain = Behind.split(data)
-        source, cache = self._source(data, transform, chain), self._cache(chain)
+        source, cache = source_of(self, data, transform, chain), self._cache(chain)
         known = source.remembered()
         entry = None if known is None else cache.find(known)
         if entry is None:
@@ -162,22 +142,20 @@ class FittedPoison(Poison):
         return self
 
     def extend(self, more: Any, transform: Callable | None = None) -> Self:
-        """Make noise for further pictures with the surrogate of the fit; what there is stays as it is.
+        """Make noise for further images with the surrogate of the fit; what there is stays as it is.
 
-        Args:
-            more: as for :meth:`fit`; pictures that have noise already are passed over.
-            transform: as for :meth:`fit`.
+        Arguments and errors are those of :meth:`fit`; images that have noise already are passed over.
 
         Raises:
             NotFittedError: ``fit`` comes first.
-            SampleError: as :meth:`fit`; or a class that the fit has not seen.
+            SampleError: a class that the fit has not seen.
         """
         self._ready()
         more, chain = Behind.split(more)
         before, cache = self._entry(), self._cache(chain)
         report = before.report
         classes, size = report["class_tokens"], (report["size"][0], report["size"][1])
-        pictures = Pictures(self._source(more, transform, chain), size, classes, known=before.table())
+        pictures = Pictures(source_of(self, more, transform, chain), size, classes, known=before.table())
         if len(pictures):
             with cache.locked():
                 work = cache.work(pictures.ids)
@@ -196,10 +174,10 @@ class FittedPoison(Poison):
         noise = open_buffer(work / "noise", (len(pictures), 3, *pictures.size))
         learnt = self._learn(pictures, noise, work)
         shards, measured = cut_shards(pictures, noise, self.levels, work)
-        seen = quick_victim(pictures, noise, self._stream("quick victim"))
+        protected, clean = quick_victim(pictures, noise, self._stream("quick victim"))
         report = {
-            "quick_protected": None if seen is None else seen[0],
-            "quick_clean": None if seen is None else seen[1],
+            "quick_protected": protected,
+            "quick_clean": clean,
             "surrogate_accuracy": learnt["accuracy"],
             "target_share": learnt["target"],
             "separability": separability(noise, pictures.labels, self._stream("separability")),
@@ -212,8 +190,7 @@ class FittedPoison(Poison):
         entry = cache.save(shards, learnt["tensors"], report)
         shutil.rmtree(work)
         _warn_unchanged(measured)
-        worries = self._worries(report)
-        if worries:
+        if worries := self._worries(report):
             # Behind other links a network may go by what those did, and that protects as well.
             who = None if chain is None else f"behind {chain.title} this noise may add nothing"
             warn(
@@ -222,12 +199,6 @@ class FittedPoison(Poison):
                 FitWarning,
             )
         return entry
-
-    def _source(self, data: Any, transform: Callable | None, chain: Poison | None) -> Source:
-        through = None if chain is None else chain.protect_arrays
-        return Source(
-            data, transform, through, image_key=self.image_key, label_key=self.label_key, classes=self.classes
-        )  # fmt: skip
 
     def _cache(self, chain: Poison | None = None) -> NoiseCache:
         """Where the noise of this method lies, behind the links of a chain."""
@@ -257,7 +228,7 @@ class FittedPoison(Poison):
         self._ready()
         if self._opened is None:
             assert self.noise is not None
-            self._opened = (self._kept or self._cache()).open(self.noise)
+            self._opened = Entry((self._kept or self._cache()).folder / self.noise)
         return self._opened
 
     def _generator(self, *purpose: str | bytes | int) -> torch.Generator:
@@ -277,7 +248,7 @@ class FittedPoison(Poison):
             raise SampleError(MISS, missing)
         changed = images.numpy().astype(np.int16)
         for place, row in enumerate(rows.tolist()):
-            changed[place] += table[row].delta
+            changed[place] += table[row]
         if changed.size and (changed.min() < 0 or changed.max() > 255):
             raise NoiseError("the noise leads out of 0..255: it is not of these pictures")
         return torch.from_numpy(changed.astype(np.uint8))
@@ -313,3 +284,14 @@ def _warn_unchanged(measured: Mapping[str, Any]) -> None:
             "they are unprotected",
             FitWarning,
         )
+
+
+def source_of(poison: Poison, data: Any, transform: Callable | None, chain: Poison | None) -> Source:
+    """The data that a poison learns from, behind the links of a chain."""
+    through, names = chain and chain.protect_arrays, ("image_key", "label_key", "classes")
+    return Source(data, transform, through, **{name: getattr(poison, name) for name in names})
+
+
+def slices(count: int, size: int) -> list[slice]:
+    """All of ``count`` rows, ``size`` at a time."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -1,20 +1,16 @@
 """LSP: linearly separable synthetic perturbations (Yu, Zhang, Chen, Yin and Liu, KDD 2022, arXiv 2111.00898).
 
-Noise that has nothing to do with the pictures, only with their classes. A picture is covered by cells x cells squares,
-so noise that is flat on them has D = 3 * cells**2 numbers. Class y has a corner mu_y of the cube {-10, 10}^D and a
-D x D matrix A_y with entries U(-1, 1); each picture draws
+Noise that has nothing to do with the images, only with their classes. An image is covered by cells x cells squares, so
+noise that is flat on them has D = 3 * cells**2 numbers. Class y has a corner mu_y of the cube {-10, 10}^D and a D x D
+matrix A_y with entries U(-1, 1), from the key and the class; each image draws, from the key and the sample id,
 
     n = A_y z + mu_y,   z ~ N(0, I)
 
-which is enlarged to the picture's size and scaled to an L2 norm of eps * sqrt(3 H W), a mean square of eps a pixel. The
-points of different classes can be told apart by a linear classifier, which a network learns first.
-
-The paper's code draws all points of a data set with scikit-learn's make_classification, of which the above is the
-distribution. Here a class's part depends on the key and the class, and z on the key and the sample id.
+which is enlarged to the image's size and scaled to an L2 norm of eps * sqrt(3 H W), a mean square of eps a pixel.
 
 Same bytes everywhere. z is read from a keyed hash, a byte each, as the quantile of a normal distribution; z and A are
 multiples of 1 / FINE, n is rounded to multiples of 1 / COARSE, so that all sums are of whole numbers and exact in any
-order. One value holds for a whole cell of a picture of bytes, so to round the noise is to round the sum.
+order. One value holds for a whole cell of an image of bytes, so to round the noise is to round the sum.
 """
 
 import hashlib
@@ -42,12 +38,7 @@ BLOCK = 1 << 19  # values that noise is added to at a time: what that needs stay
 
 @register("lsp")
 class LSPPoison(ClassListPoison):
-    """Random flat squares around a pattern of each class: no model, nothing to fit but the class list, bounded in L2.
-
-    Raises:
-        TypeError: no key.
-        ValueError: a value out of range.
-    """
+    """Random flat squares around a pattern of each class: no model, a fit reads the class list alone, bounded in L2."""
 
     paper = "LSP: linearly separable synthetic perturbations (Yu, Zhang, Chen, Yin and Liu, KDD 2022, arXiv 2111.00898)"
     needs_ids = True
@@ -70,11 +61,8 @@ class LSPPoison(ClassListPoison):
     def centres(self) -> dict[str, np.ndarray]:
         """The corner of each class, float64 (3, cells, cells) of -10 and 10, by class token. They are secret.
 
-        Each is the first of the class's own draws whose sums over the channels no class before it has: a grey picture
-        shows nothing else.
-
-        Raises:
-            ValueError: so many classes that their corners cannot all differ.
+        Each is the first of the class's draws whose sums over the channels no class before it has: a grey image shows
+        nothing else. So many classes that their corners cannot all differ are refused.
         """
         order = self.class_order()
         if order != list(self._corners):

@@ -1,29 +1,23 @@
 """OPS: One-Pixel Shortcut (Wu, Chen, Xie and Huang, ICLR 2023, arXiv 2205.12141).
 
-One pixel of every picture gets the colour of its class, always at the same place: a network learns to look there. For
+One pixel of every image gets the colour of its class, always at the same place: a network learns to look there. For
 each class the pixel p and the colour v, whose channels are 0 or 255, are those with the largest
 
-    mean |v - x_p| / std |v - x_p|      over the pictures x of the class and the channels,
+    mean |v - x_p| / std |v - x_p|      over the images x of the class and the channels
 
-that is where the change is large and alike in all pictures. (As the paper's code has it; the method has also been
-described with mean minus variance.) Classes choose one after the other, in the order of their sorted tokens, and a pair
-(p, v) that is taken is out for those that follow.
+(as the paper's code has it). Classes choose one after the other, in the order of their sorted tokens, and a pair (p, v)
+that is taken is out for those that follow. As |v - x| is x or 255 - x, sums of x and of x**2 for each class and pixel
+are all that is needed: one pass over the data, exact in any order. A std below half a level counts as half a level, and
+the key says which of equals is taken.
 
-As |v - x| is x or 255 - x, sums of x and of x**2 for each class and pixel are all that is needed: one pass over the
-data, whose memory does not grow with the number of pictures. Sums are of whole numbers and exact, so neither the order
-of the pictures nor how they are held makes a difference.
-
-Where pixels never change, as at the black border of digits, std is 0 and many scores are equal. A std below half a
-level counts as half a level, and the key says which of equals is taken.
-
-Pictures of other sizes. Places are those of a grid: that of the pictures' own pixels if all have one size of up to
-``LARGEST`` pixels, else of 64 x 64 cells to which they are resized for the sums. In a picture of h x w pixels under a
+Images of other sizes. Places are those of a grid: that of the images' own pixels if all have one size of up to
+``LARGEST`` pixels, else of 64 x 64 cells to which they are resized for the sums. In an image of h x w pixels under a
 grid of H x W cells, a pixel becomes a square with a side of round(min(h / H, w / W)), at least 1, around the middle of
-its cell, and as such is still there when somebody shrinks the picture.
+its cell, and as such is still there when somebody shrinks the image.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple, Self
 
@@ -31,19 +25,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..noise.pictures import MIXED_SIDE, Source, resize
+from ..noise.pictures import MIXED_SIDE, Source, as_grey, resize
 from ..params import learnt, param
-from ..pixels import chunk_length, grey_rows
+from ..pixels import grey_rows
 from ..sample import SampleError, class_token, class_value
 from .base import Behind, Poison, register
+from .fitted import source_of
 from .undo import fill_in
 
 LARGEST = MIXED_SIDE**2  # pixels of a picture whose own pixels are the grid
 STD = 0.5  # levels: a smaller standard deviation counts as this
-EXACT = 256  # pictures: sums of as many squares of bytes are exact in float32
 COLOURS = 255 * ((np.arange(8)[:, None] >> np.array([2, 1, 0])) & 1)  # (8, 3), from black to white
-
-Batch = tuple[list[str], Tensor]  # class tokens and uint8 pictures (B, C, H, W)
 
 
 class Sums(NamedTuple):
@@ -56,12 +48,7 @@ class Sums(NamedTuple):
 
 @register("ops")
 class OPSPoison(Poison):
-    """One pixel of each picture in the colour of its class: no model, one pass over the data, all else untouched.
-
-    Raises:
-        TypeError: neither key nor pixels, pixels without grid, or pixels of a wrong kind.
-        ValueError: a value out of range.
-    """
+    """One pixel of each picture in the colour of its class: no model, one pass over the data, all else untouched."""
 
     paper = "OPS: One-Pixel Shortcut (Wu, Chen, Xie and Huang, ICLR 2023, arXiv 2205.12141)"
     sparsity: int = param("pixels a class", default=1, low=1)
@@ -90,7 +77,6 @@ class OPSPoison(Poison):
             self._take(_checked(self.pixels, grid, self.classes), grid)
 
     def _take(self, spots: dict[str, np.ndarray], grid: tuple[int, int]) -> None:
-        """Keep what a fit has found, by class token."""
         self._spots, self.grid = spots, grid
         self.pixels = [[class_value(token), values.tolist()] for token, values in spots.items()]
 
@@ -100,40 +86,26 @@ class OPSPoison(Poison):
 
     def public_state(self) -> dict[str, Any]:
         """Without the pixels; but other pixels have another digest, if there is a key to hide them with."""
-        hidden = None
-        if self.pixels is not None:
-            digest = "" if self.key is None else f", {self._digest()}"
-            hidden = f"secret pixels of {len(self._spots)} classes{digest}"
+        hidden = None if self.pixels is None else f"secret pixels of {len(self._spots)} classes"
+        if hidden and self.key is not None:
+            hidden += f", {int(self._stream('digest', json.dumps(self.pixels)).words(1)[0]):016x}"
         return {**self.fitted_state(), "pixels": hidden}
-
-    def _digest(self) -> str:
-        return f"{int(self._stream('digest', json.dumps(self.pixels)).words(1)[0]):016x}"
 
     # ---- fitting --------------------------------------------------------------------------------------------------
 
     def fit(self, data: Any, transform: Callable | None = None) -> Self:
         """Find the pixel and the colour of each class; replaces what an earlier fit has found.
 
-        Args:
-            data: a ``datasets.Dataset``, a data set of ``(image, label)`` pairs such as torchvision's, or a tuple
-                ``(images, labels)``.
-            transform: applied to each picture first, e.g. a resize that comes before the poison.
-
-        Returns:
-            The poison itself.
+        Arguments are those of ``FittedPoison.fit``.
 
         Raises:
             TypeError: a streaming data set, or something else that cannot be read twice; no key.
-            SampleError: a picture or label that cannot be used, its row named; or no pictures.
+            SampleError: an image or label that cannot be used, its row named; or no images.
             ValueError: more classes than there are pixels and colours.
         """
         self._private_key()
         data, chain = Behind.split(data)
-        through = None if chain is None else chain.protect_arrays
-        source = Source(
-            data, transform, through, image_key=self.image_key, label_key=self.label_key, classes=self.classes
-        )  # fmt: skip
-        sums, only_grey = statistics(source, self.work_size)
+        sums, only_grey = statistics(source_of(self, data, transform, chain), self.work_size)
         if not sums:
             raise SampleError("the data set is empty: there is nothing to learn from")
         height, width = next(iter(sums.values())).first.shape[1:]
@@ -145,8 +117,7 @@ class OPSPoison(Poison):
 
     def _protect(self, images: Tensor, tokens: Sequence[str], ids: Sequence[bytes] | None) -> Tensor:
         assert self.grid is not None
-        without = [row for row, token in enumerate(tokens) if token not in self._spots]
-        if without:
+        if without := [row for row, token in enumerate(tokens) if token not in self._spots]:
             raise SampleError(
                 f"the class {class_value(tokens[without[0]])!r} has no pixel: the method was fitted on "
                 f"{[class_value(token) for token in self._spots]}; fit it on data that has all classes",
@@ -184,53 +155,24 @@ def _places(cells: np.ndarray, count: int, length: int, side: int) -> np.ndarray
 
 
 def statistics(source: Source, work_size: int | None = None) -> tuple[dict[str, Sums], bool]:
-    """Sums by class token, and whether colours have to be black or white since a picture is grey.
-
-    Args:
-        source: the data.
-        work_size: side of the grid, as :class:`OPSPoison` says.
-    """
+    """Sums by class token on a grid of ``work_size`` (see :class:`OPSPoison`), and whether an image is grey, so that
+    colours have to be black or white."""
     size = None if work_size is None else (work_size, work_size)
     sums: dict[str, Sums] = {}
     any_grey = False
-    for tokens, images in _batches(source):
-        own = images.shape[2], images.shape[3]
-        size = size or own
-        if work_size is None and (own != size or own[0] * own[1] > LARGEST):
-            return statistics(source, MIXED_SIDE)
-        any_grey = any_grey or bool(grey_rows(images).any())
-        if own != size:  # one by one: the same sums in any batch
-            images = torch.cat([resize(image[None].float(), size).round().clamp(0, 255).byte() for image in images])
-        _add(sums, tokens, images)
-    return sums, any_grey
-
-
-def _add(sums: dict[str, Sums], tokens: Sequence[str], images: Tensor) -> None:
-    rows: dict[str, list[int]] = {}
-    values, nothing = images.numpy(), np.zeros((3, *images.shape[2:]))
-    for row, token in enumerate(tokens):
-        rows.setdefault(token, []).append(row)
-    for token, all_rows in rows.items():
-        for start in range(0, len(all_rows), EXACT):
-            part = values[all_rows[start : start + EXACT]].astype(np.float32)
-            first = part.sum(0)
-            second = np.square(part, out=part).sum(0)
-            before = sums.get(token, Sums(0, nothing, nothing))
-            sums[token] = Sums(before.pictures + len(part), before.first + first, before.second + second)
-
-
-def _batches(source: Source) -> Iterator[Batch]:
-    """Everything in a source, pictures of one size together."""
-    tokens: list[str] = []
-    waiting: list[np.ndarray] = []
     for sample in source:
-        if waiting and (sample.colour.shape != waiting[0].shape or len(waiting) == chunk_length(sample.colour.size)):
-            yield tokens, torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2)
-            tokens, waiting = [], []
-        tokens.append(sample.token)
-        waiting.append(sample.colour)
-    if waiting:
-        yield tokens, torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2)
+        shape = sample.colour.shape[:2]
+        size = size or shape
+        if work_size is None and (shape != size or shape[0] * shape[1] > LARGEST):
+            return statistics(source, MIXED_SIDE)
+        any_grey = any_grey or as_grey(sample.colour).shape[2] == 1
+        x = sample.colour.transpose(2, 0, 1)
+        if shape != size:
+            x = resize(torch.from_numpy(x[None].astype(np.float32)), size)[0].round().clamp(0, 255).numpy()
+        x = np.broadcast_to(x, (3, *size)).astype(np.float64)  # whole numbers, and so are the sums
+        before = sums.get(sample.token, Sums(0, np.zeros(1), np.zeros(1)))
+        sums[sample.token] = Sums(before.pictures + 1, before.first + x, before.second + x * x)
+    return sums, any_grey
 
 
 # ---- the choice ------------------------------------------------------------------------------------------------------
@@ -239,11 +181,8 @@ def _batches(source: Source) -> Iterator[Batch]:
 def choose(sums: Mapping[str, Sums], colours: np.ndarray, sparsity: int, order: np.ndarray) -> dict[str, np.ndarray]:
     """The pixels of each class: int64 (sparsity, 5), row, column, red, green, blue, by class token.
 
-    Args:
-        sums: of the data.
-        colours: (n, 3), those there are to choose from.
-        sparsity: pixels a class; they differ, whatever their colours.
-        order: the cells' flat places (H * W,): of equally good ones the first is taken.
+    ``colours`` (n, 3) are those there are to choose from. Of equally good cells the first in ``order``, flat places
+    (H * W,), is taken. The pixels of a class differ, whatever their colours.
 
     Raises:
         ValueError: too few pixels for so many classes.

@@ -19,11 +19,12 @@ write: what the noise descends (`_loss`; `_target` where it is the cross entropy
 (`_finished`). With several surrogates each trains by itself, and the noise goes down the mean of their losses.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -36,12 +37,11 @@ from ..params import UNSET, Param, Parameters, param
 from ..pixels import equal_channels
 from ..training.attacks import attacking, pgd, random_start, summed_cross_entropy
 from ..training.model import PixelModel
-from ..training.transforms import crop_flip, resized_crop_flip
+from ..training.transforms import Transform, transformed
 from ..victims import build_surrogate, list_victims
-from .fitted import PASS, FittedPoison, Learnt
-from .surrogate import Model, Schedule, Surrogate
+from .fitted import PASS, FittedPoison, slices
+from .surrogate import Model, Surrogate
 
-Augment = Literal["crop-flip", "crop", "resized-crop", "none"]
 LARGE_SIDE = 96  # pixels, from which on a preset for large pictures is taken where there is one
 LEARNT = 0.25  # of the way from guessing to certainty: a surrogate that has not come so far has no shortcut to give
 STATISTICS = 10_000  # pictures, for the surrogate's normalisation
@@ -70,7 +70,7 @@ class Optimisation(Parameters):
     attack_steps: int = param("A, of the attack that finds it; each of 2 * radius / A", default=10, low=1)
     final_noise_steps: int | None = param("K of the noise that is kept; none: the same", default=None, low=1)
     final_samples: int | None = param("S of the noise that is kept; none: the same", default=None, low=1)
-    augment: Augment = param(
+    augment: Transform = param(
         "the transform t: a crop after zero padding of an eighth, flipped; a random part enlarged, flipped; or none",
         default="crop-flip",
     )
@@ -87,6 +87,11 @@ class Settings(Optimisation):
         """The same at ``progress`` in [0, 1] of the steps, when the radius has not grown to its full size yet."""
         return self if progress >= self.ramp else self.replace(radius=self.radius * progress / self.ramp)
 
+    def rate_at(self, progress: float) -> float:
+        """The learning rate at ``progress`` in [0, 1] of the steps."""
+        rising = min(1.0, progress / self.warmup) if self.warmup else 1.0
+        return self.rate * rising * 0.1 ** sum(progress >= cut for cut in self.cuts)
+
     @property
     def final(self) -> Self:
         """The same for the noise that is kept."""
@@ -97,13 +102,11 @@ class Settings(Optimisation):
 
 @dataclass(frozen=True)
 class Batch:
-    """What noise is made for.
+    """What noise is made for: clean pixels x in [0, 1], float (B, 3, H, W), and their classes y, int64 (B,), as numbers
+    in 0..classes - 1.
 
     Attributes:
-        x: clean pixels in [0, 1], float (B, 3, H, W).
-        y: their classes, int64 (B,), as numbers in 0..classes - 1.
         grey: bool (B,): the noise of these has equal channels.
-        classes: how many there are.
         state: the method's tensors, see ``_first_state``.
         settings: of this step.
         generator: the only source of randomness.
@@ -119,12 +122,7 @@ class Batch:
 
 
 class OptimisedPoison(Optimisation, FittedPoison):
-    """Base of the methods whose noise is optimised against surrogate networks.
-
-    Raises:
-        TypeError: no key, or both ``surrogate`` and ``surrogates``.
-        ValueError: an unknown preset or surrogate, or a value out of range.
-    """
+    """Base of the methods whose noise is optimised against surrogate networks."""
 
     presets: ClassVar[dict[str, Settings]] = {}  # "paper-large" is taken for "paper" from LARGE_SIDE pixels on
     trains_on_noise: ClassVar[bool] = True
@@ -221,7 +219,7 @@ class OptimisedPoison(Optimisation, FittedPoison):
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
-    def _learn(self, pictures: Pictures, noise: np.memmap, work: Path) -> Learnt:
+    def _learn(self, pictures: Pictures, noise: np.memmap, work: Path) -> dict[str, Any]:
         settings = self.settings_for(min(pictures.size))
         surrogate = self._surrogate(pictures, settings)
         surrogate.resume(work)
@@ -229,45 +227,37 @@ class OptimisedPoison(Optimisation, FittedPoison):
             self._train(surrogate, pictures, settings, work)
         self._fill(surrogate, pictures, noise, work)
         passes = sum(model.backward_images for model in surrogate.models) / PASS
-
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for rows in _slices(len(pictures), settings.batch_size):
-                levels = pictures.batch(rows).to(torch.int16) + torch.from_numpy(noise[rows])
-                yield levels.clamp(0, 255).float() / 255, pictures.labels[rows]
-
-        right, hit = surrogate.share(batches, lambda y: self._target(y, len(pictures.classes)))
+        guesses = []
+        for rows in slices(len(pictures), settings.batch_size):
+            levels = pictures.batch(rows).to(torch.int16) + torch.from_numpy(noise[rows])
+            guesses.append(surrogate.guess(levels.clamp(0, 255).float() / 255))
+        target = self._target(pictures.labels, len(pictures.classes))
+        right, hit = (float((torch.cat(guesses, 1) == y).double().mean()) for y in (pictures.labels, target))
         return {"tensors": surrogate.tensors(), "accuracy": right, "target": hit, "passes": passes}
 
     def _train(self, surrogate: Surrogate, pictures: Pictures, settings: Settings, work: Path) -> None:
         """The surrogate, in turn with noise that is not kept."""
         per_epoch = len(_batches(np.arange(len(pictures)), settings.batch_size))
         epoch, batches = -1, []
-        with tqdm(
-            total=settings.steps, initial=surrogate.step, desc=f"{self.name}, surrogate", unit="steps", disable=None
-        ) as bar:
-            for step in range(surrogate.step, settings.steps):
+        steps, title = range(surrogate.step, settings.steps), f"{self.name}, surrogate"
+        with tqdm(steps, title, settings.steps, initial=surrogate.step, unit="steps", disable=None) as bar:
+            for step in bar:
                 if step // per_epoch != epoch:
                     epoch = step // per_epoch
                     batches = _batches(self._stream("order", epoch).permutation(len(pictures)), settings.batch_size)
                 progress = step / settings.steps
-                batch = load_batch(
-                    surrogate, pictures, batches[step % per_epoch], settings.at(progress),
-                    self._generator("step", step),
-                )  # fmt: skip
-                x = batch.x
-                if self.trains_on_noise:
-                    x = x + self._whole_levels(self._noise(surrogate, batch)) / 255
-                z = transformed(x, settings.augment, batch.generator)
+                rows, generator = batches[step % per_epoch], self._generator("step", step)
+                batch = load_batch(surrogate, pictures, rows, settings.at(progress), generator)
+                delta = self._whole_levels(self._noise(surrogate, batch)) / 255 if self.trains_on_noise else 0
+                z = transformed(batch.x + delta, settings.augment, batch.generator)
                 for number, model in enumerate(surrogate.models):
-                    loss = surrogate.learn(self._surrogate_view(model, z, batch), batch.y, progress, number)
-                    if not torch.isfinite(loss):
-                        raise FloatingPointError(
-                            f"the surrogate's loss became {float(loss)} in step {step}: lower rate="
-                        )
+                    pixels = self._surrogate_view(model, z, batch)
+                    loss = float(surrogate.learn(pixels, batch.y, settings.rate_at(progress), number))
+                    if not math.isfinite(loss):
+                        raise FloatingPointError(f"the surrogate's loss became {loss} in step {step}: lower rate=")
                 surrogate.step = step + 1
                 surrogate.save(work)
-                bar.set_postfix(loss=f"{float(loss):.2f}", refresh=False)
-                bar.update()
+                bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
         surrogate.save(work, always=True)
 
     def _fill(self, surrogate: Surrogate, pictures: Pictures, noise: np.memmap, work: Path | None) -> None:
@@ -276,7 +266,7 @@ class OptimisedPoison(Optimisation, FittedPoison):
         if work is not None:
             self._finished(surrogate, pictures)
         with tqdm(total=len(pictures), desc=f"{self.name}, noise", unit="pictures", disable=None) as bar:
-            for rows in _slices(len(pictures), final.batch_size):
+            for rows in slices(len(pictures), final.batch_size):
                 if rows.start >= surrogate.done:
                     generator = self._generator("noise", pictures.ids[rows][:1].tobytes())
                     batch = load_batch(surrogate, pictures, rows, final, generator)
@@ -299,10 +289,7 @@ class OptimisedPoison(Optimisation, FittedPoison):
             for number, name in enumerate(settings.surrogates or [settings.surrogate])
         ]
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return Surrogate(
-            nets, classes, pictures.batch(slice(0, STATISTICS)),
-            Schedule(settings.rate, settings.warmup, settings.cuts), self._first_state(pictures), torch.device(device),
-        )  # fmt: skip
+        return Surrogate(nets, pictures.batch(slice(0, STATISTICS)), self._first_state(pictures), torch.device(device))
 
     def _descend(self, surrogate: Surrogate, delta: Tensor, batch: Batch) -> Tensor:
         """K steps down from a start; see the text above."""
@@ -343,16 +330,6 @@ def adversarial(model: PixelModel, z: Tensor, batch: Batch) -> Tensor:
     )  # fmt: skip
 
 
-def transformed(pixels: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
-    """The random transform t, differentiable: float (B, 3, H, W)."""
-    if augment == "none":
-        return pixels
-    if augment == "resized-crop":
-        return resized_crop_flip(pixels, generator)
-    padding = max(1, min(pixels.shape[2:]) // 8)
-    return crop_flip(pixels, generator, padding=padding, flip=augment == "crop-flip")
-
-
 def load_batch(
     surrogate: Surrogate, pictures: Pictures, rows: np.ndarray | slice, settings: Settings, generator: torch.Generator
 ) -> Batch:
@@ -374,7 +351,3 @@ def _batches(order: np.ndarray, size: int) -> list[np.ndarray]:
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [np.concatenate(parts[-2:])]
     return parts
-
-
-def _slices(count: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -12,7 +12,7 @@ any more. Two linear layers are one matrix W = W2 W1, so the gradients have a cl
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,11 +23,10 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from ..noise.pictures import Pictures
 from ..params import param
 from ..pixels import equal_channels
-from ..training.transforms import crop_flip
+from ..training.transforms import transformed
 from .base import register
-from .fitted import PASS, FittedPoison, Learnt
+from .fitted import PASS, FittedPoison, slices
 
-Augment = Literal["crop-flip", "crop", "none"]
 BATCH = 512
 # Of the usual size: what the first layer starts with stays in W, is white noise, and does not protect. The second layer
 # starts at the identity, since random numbers would favour some classes.
@@ -36,12 +35,7 @@ INITIAL = 0.01
 
 @register("pil")
 class PILPoison(FittedPoison):
-    """Noise that a linear model knows each class by; minutes on a CPU.
-
-    Raises:
-        TypeError: no key.
-        ValueError: a value out of range.
-    """
+    """Noise that a linear model knows each class by; minutes on a CPU."""
 
     paper = "PIL: Perturbation-Induced Linearization (Liu, Chen and Zhang, ICLR 2026, arXiv 2601.19967)"
 
@@ -55,18 +49,18 @@ class PILPoison(FittedPoison):
         "of a sign step; None: a tenth of eps, the paper's", default=None, above=0, unit="in units of 1 = white"
     )
     weight: float = param("lambda", default=0.9, low=0, high=1)
-    augment: Augment = param(
+    augment: Literal["crop-flip", "crop", "none"] = param(
         "of the images that the surrogate trains on; crop where images must not be mirrored, digits for one. Not the "
         "paper's: what a linear model learns pixel by pixel does not survive a victim's crops and flips, and with it "
         "the noise does",
         default="crop-flip",
     )
 
-    def _learn(self, pictures: Pictures, noise: np.memmap, work: Path) -> Learnt:
+    def _learn(self, pictures: Pictures, noise: np.memmap, work: Path) -> dict[str, Any]:
         surrogate = self._train(pictures)
         self._continue(pictures, noise, {"weight": surrogate.numpy()})
         correct = 0
-        for rows in _batches(len(pictures)):
+        for rows in slices(len(pictures), BATCH):
             delta = torch.from_numpy(noise[rows]).flatten(1) / 255
             correct += int(((-delta @ surrogate.T).argmax(1) == pictures.labels[rows]).sum())
         share = correct / len(pictures)
@@ -84,8 +78,8 @@ class PILPoison(FittedPoison):
         for epoch in tqdm(range(self.epochs), "PIL, surrogate", disable=None):
             order = self._stream("order", epoch).permutation(len(pictures))
             generator = self._generator("augment", epoch)
-            for rows in _batches(len(order)):
-                pixels = _flat(augmented(pictures.batch(order[rows]), self.augment, generator))
+            for rows in slices(len(order), BATCH):
+                pixels = _flat(transformed(pictures.batch(order[rows]), self.augment, generator))
                 loss = F.cross_entropy(pixels @ layers[0].T @ layers[1].T, pictures.labels[order[rows]])
                 optimizer.zero_grad()
                 loss.backward()
@@ -95,7 +89,7 @@ class PILPoison(FittedPoison):
 
     def _continue(self, pictures: Pictures, noise: np.memmap, tensors: Mapping[str, np.ndarray]) -> None:
         surrogate = torch.from_numpy(tensors["weight"])
-        for rows in tqdm(list(_batches(len(pictures))), "PIL, noise", disable=None):
+        for rows in tqdm(slices(len(pictures), BATCH), "PIL, noise", disable=None):
             start = self._generator("noise", pictures.ids[rows][:1].tobytes())
             delta = self._descend(
                 surrogate, _flat(pictures.batch(rows)), pictures.labels[rows], pictures.grey[rows], start
@@ -119,16 +113,5 @@ class PILPoison(FittedPoison):
         return delta
 
 
-def augmented(images: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
-    """Uint8 (B, C, H, W), cropped after zero padding of an eighth and flipped, each on its own."""
-    if augment == "none":
-        return images
-    return crop_flip(images, generator, padding=max(1, min(images.shape[2:]) // 8), flip=augment == "crop-flip")
-
-
 def _flat(images: Tensor) -> Tensor:
     return images.flatten(1).float() / 255
-
-
-def _batches(count: int) -> list[slice]:
-    return [slice(start, start + BATCH) for start in range(0, count, BATCH)]

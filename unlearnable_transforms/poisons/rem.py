@@ -17,11 +17,7 @@ from .surrogate import Model
 
 @register("rem")
 class REMPoison(OptimisedPoison):
-    """Noise that withstands adversarial training up to a radius, learnt against attacks.
-
-    Raises:
-        TypeError, ValueError: as :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
-    """
+    """Noise that withstands adversarial training up to a radius, learnt against attacks."""
 
     paper = "REM: robust error-minimizing noise (Fu, He, Liu, Shen and Tao, ICLR 2022, arXiv 2203.14533)"
     presets: ClassVar = {

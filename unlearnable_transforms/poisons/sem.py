@@ -19,11 +19,7 @@ from .surrogate import Model
 
 @register("sem")
 class SEMPoison(OptimisedPoison):
-    """Noise that withstands adversarial training up to a radius, learnt against random perturbations.
-
-    Raises:
-        TypeError, ValueError: as :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
-    """
+    """Noise that withstands adversarial training up to a radius, learnt against random perturbations."""
 
     paper = "SEM: stable error-minimizing noise (Liu, Xu, Chen and Sun, AAAI 2024, arXiv 2311.13091)"
     presets: ClassVar = {

@@ -5,7 +5,6 @@ Nothing random needs to be kept: every step takes its draws from a generator tha
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,27 +19,6 @@ from ..training.model import PixelModel, native_bf16, store_statistics
 
 CHECKPOINT_SECONDS = 30.0
 _CHECKPOINT = "checkpoint.safetensors"
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rate and momentum of SGD.
-
-    Attributes:
-        rate: up to it, in a straight line, during the share ``warmup`` of the steps; a tenth of it from each share in
-            ``cuts`` on.
-    """
-
-    rate: float
-    warmup: float
-    cuts: tuple[float, ...]
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-
-    def at(self, progress: float) -> float:
-        """The learning rate at ``progress`` in [0, 1]."""
-        rising = min(1.0, progress / self.warmup) if self.warmup else 1.0
-        return self.rate * rising * 0.1 ** sum(progress >= cut for cut in self.cuts)
 
 
 class Model(PixelModel):
@@ -59,13 +37,11 @@ class Model(PixelModel):
 
 
 class Surrogate:
-    """One network or several in training.
+    """One network or several in training, by SGD with momentum 0.9 and weight decay 5e-4.
 
     Args:
         nets: drawn from the key.
-        classes: number of their logits.
         images: uint8 (N, 3, H, W), for the networks' normalisation.
-        schedule: of the learning rate.
         state: further tensors that belong to the fit, e.g. noise of classes; changed in place.
         device: where the networks go.
 
@@ -76,36 +52,25 @@ class Surrogate:
     """
 
     def __init__(
-        self,
-        nets: Sequence[nn.Module],
-        classes: int,
-        images: Tensor,
-        schedule: Schedule,
-        state: Mapping[str, Tensor],
-        device: torch.device,
+        self, nets: Sequence[nn.Module], images: Tensor, state: Mapping[str, Tensor], device: torch.device
     ) -> None:
         for net in nets:
             store_statistics(net, images)
         bf16 = native_bf16(device)
         self.models = [Model(net.to(device).to(memory_format=torch.channels_last), bf16=bf16) for net in nets]
-        self.classes, self.schedule, self.device = classes, schedule, device
-        self.state = {name: tensor.to(device) for name, tensor in state.items()}
+        self.device, self.state = device, {name: tensor.to(device) for name, tensor in state.items()}
         self._optimizers = [
-            torch.optim.SGD(
-                model.net.parameters(), lr=schedule.rate, momentum=schedule.momentum,
-                weight_decay=schedule.weight_decay, fused=True,
-            )
-            for model in self.models
-        ]  # fmt: skip
+            torch.optim.SGD(net.parameters(), momentum=0.9, weight_decay=5e-4, fused=True) for net in nets
+        ]
         self.step = self.done = 0
         self._saved = time.monotonic()
 
-    def learn(self, pixels: Tensor, labels: Tensor, progress: float, number: int = 0) -> Tensor:
-        """One step of SGD of one network on pixels, float (B, 3, H, W) in [0, 1]; returns the loss."""
+    def learn(self, pixels: Tensor, labels: Tensor, rate: float, number: int = 0) -> Tensor:
+        """One step of one network on pixels, float (B, 3, H, W) in [0, 1], at a learning rate; returns the loss."""
         model, optimizer = self.models[number], self._optimizers[number]
         model.net.train()
         for group in optimizer.param_groups:
-            group["lr"] = self.schedule.at(progress)
+            group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         loss = F.cross_entropy(model(pixels), labels)
         loss.backward()
@@ -113,7 +78,7 @@ class Surrogate:
         return loss.detach()
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """The network and the further tensors, float32 or int64."""
+        """The networks and the further tensors, float32 or int64."""
         return {name: tensor.cpu().numpy() for name, tensor in self._kept().items()}
 
     def load(self, tensors: Mapping[str, np.ndarray]) -> None:
@@ -121,22 +86,16 @@ class Surrogate:
         self._take({name: torch.from_numpy(np.array(array)) for name, array in tensors.items()})
 
     def save(self, folder: Path, *, always: bool = False, first: Callable[[], object] | None = None) -> None:
-        """Write the checkpoint, whole or not at all; if ``CHECKPOINT_SECONDS`` have passed since the last one.
-
-        Args:
-            folder: where.
-            always: also if they have not.
-            first: brings what the checkpoint counts on to the disk.
-        """
+        """Write the checkpoint, whole or not at all; if ``CHECKPOINT_SECONDS`` have passed since the last one, or
+        ``always``. ``first`` brings what the checkpoint counts on to the disk."""
         if not always and time.monotonic() - self._saved < CHECKPOINT_SECONDS:
             return
         if first is not None:
             first()
         tensors = self._kept()
-        for name, parameter, optimizer in self._parameters():
-            momentum = optimizer.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[name] = momentum
+        for name, _, state in self._momenta():
+            if state.get("momentum_buffer") is not None:
+                tensors[name] = state["momentum_buffer"]
         counts = {"step": self.step, "done": self.done}
         for number, model in enumerate(self.models):
             counts |= {f"forward{_of(number)}": model.forward_images, f"backward{_of(number)}": model.backward_images}
@@ -146,49 +105,35 @@ class Surrogate:
             temporary.chmod(0o600)
         self._saved = time.monotonic()
 
-    def resume(self, folder: Path) -> bool:
+    def resume(self, folder: Path) -> None:
         """Go on from the checkpoint, if there is one."""
         path = folder / _CHECKPOINT
         if not path.exists():
-            return False
+            return
         with safe_open(path, "pt") as file:
             counts = {name: int(text) for name, text in file.metadata().items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self._take({name: tensor for name, tensor in tensors.items() if not name.startswith("momentum")})
-        for name, parameter, optimizer in self._parameters():
+        self._take(tensors)
+        for name, parameter, state in self._momenta():
             if name in tensors:  # laid out in memory as the parameter is
-                momentum = torch.empty_like(parameter).copy_(tensors[name])
-                optimizer.state[parameter]["momentum_buffer"] = momentum.detach()
+                state["momentum_buffer"] = torch.empty_like(parameter).copy_(tensors[name]).detach()
         self.step, self.done = counts["step"], counts["done"]
         for number, model in enumerate(self.models):
-            model.forward_images, model.backward_images = (
-                counts[f"{what}{_of(number)}"] for what in ("forward", "backward")
-            )
-        return True
+            model.forward_images = counts[f"forward{_of(number)}"]
+            model.backward_images = counts[f"backward{_of(number)}"]
 
-    def share(self, batches: Callable, target: Callable[[Tensor], Tensor]) -> tuple[float, float]:
-        """Share of pictures that the networks take for their class, and for ``target`` of it, in evaluation mode.
-
-        Args:
-            batches: gives float pixels and labels, batch by batch.
-            target: labels -> labels.
-        """
-        right = hit = count = 0
+    def guess(self, pixels: Tensor) -> Tensor:
+        """The class that each network takes float pixels for, in evaluation mode: int64 (networks, B), on the CPU."""
+        for model in self.models:
+            model.net.eval()
         with torch.inference_mode():
-            for model in self.models:
-                model.net.eval()
-                for pixels, labels in batches():
-                    guess = model(pixels.to(self.device)).argmax(1).cpu()
-                    right += int((guess == labels).sum())
-                    hit += int((guess == target(labels)).sum())
-                    count += len(labels)
-        return right / count, hit / count
+            return torch.stack([model(pixels.to(self.device)).argmax(1).cpu() for model in self.models])
 
-    def _parameters(self) -> Iterator[tuple[str, Tensor, torch.optim.Optimizer]]:
-        """Every parameter with the name of its momentum in the checkpoint."""
+    def _momenta(self) -> Iterator[tuple[str, Tensor, dict]]:
+        """Every parameter with the name of its momentum in the checkpoint and the optimiser's state of it."""
         for number, (model, optimizer) in enumerate(zip(self.models, self._optimizers, strict=True)):
             for name, parameter in model.net.named_parameters():
-                yield f"momentum{_of(number)}.{name}", parameter, optimizer
+                yield f"momentum{_of(number)}.{name}", parameter, optimizer.state[parameter]
 
     def _kept(self) -> dict[str, Tensor]:
         kept = {f"state.{name}": tensor for name, tensor in self.state.items()}

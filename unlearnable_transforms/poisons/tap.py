@@ -23,11 +23,7 @@ from .surrogate import Surrogate
 
 @register("tap")
 class TAPPoison(OptimisedPoison):
-    """Adversarial examples of the next class, found on a surrogate that was trained on clean pictures.
-
-    Raises:
-        TypeError, ValueError: as :class:`~unlearnable_transforms.poisons.optimised.OptimisedPoison`.
-    """
+    """Adversarial examples of the next class, found on a surrogate that was trained on clean pictures."""
 
     paper = (
         "TAP: targeted adversarial poisons (Fowl, Goldblum, Chiang, Geiping, Czaja and Goldstein, NeurIPS "
@@ -46,16 +42,12 @@ class TAPPoison(OptimisedPoison):
         return (y + 1) % classes
 
     def _noise(self, surrogate: Surrogate, batch: Batch) -> Tensor:
-        delta = super()._noise(surrogate, batch)
+        noise = super()._noise
+        deltas = torch.stack([noise(surrogate, batch) for _ in range(self.restarts)])
         if self.restarts == 1:
-            return delta
-        lowest = self._reached(surrogate, delta, batch)
-        for _ in range(self.restarts - 1):
-            other = super()._noise(surrogate, batch)
-            loss = self._reached(surrogate, other, batch)
-            delta = torch.where((loss < lowest).view(-1, 1, 1, 1), other, delta)
-            lowest = torch.minimum(loss, lowest)
-        return delta
+            return deltas[0]
+        best = torch.stack([self._reached(surrogate, delta, batch) for delta in deltas]).argmin(0)
+        return deltas[best, torch.arange(len(best))]
 
     def _reached(self, surrogate: Surrogate, delta: Tensor, batch: Batch) -> Tensor:
         """The loss that noise has come down to, (B,)."""

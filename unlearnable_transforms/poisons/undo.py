@@ -33,22 +33,22 @@ def unlock_arrays(
     ids: Sequence[bytes | None],
     notes: Sequence[float | None],
 ) -> tuple[list[np.ndarray], list[bytes | None]]:
-    """Undo the protection of opened pictures, uint8 (H, W, C) with C = 1 or 3, as nearly as can be.
+    """Undo the protection of opened images, uint8 (H, W, C) with C = 1 or 3, as nearly as can be.
 
     Args:
         poison: what they were protected with.
         images: protected; sizes may differ.
         tokens: class token of each.
-        ids: sample id of each clean picture, None where it is not known.
+        ids: sample id of each clean image, None where it is not known.
         notes: from the ledger, None where it is not known.
 
     Returns:
-        The pictures, newly made; and ``ids`` with those filled in that the method itself keeps, so that the caller can
-        tell which pictures are restored exactly.
+        The images, newly made; and ``ids`` with those filled in that the method itself keeps: these images are restored
+        exactly.
 
     Raises:
         TypeError: the method cannot be undone.
-        SampleError: pictures that cannot, rows named.
+        SampleError: images that cannot, rows named.
         NotFittedError: ``fit`` comes first.
     """
     poison._ready()
@@ -69,29 +69,26 @@ def unlock_arrays(
 
 
 def table_rows(table: NoiseTable, images: Tensor, tokens: Sequence[str], ids: Sequence[bytes | None]) -> np.ndarray:
-    """The row of each protected picture, uint8 (B, C, H, W): by its clean id, else by its own; -1 where neither is
+    """The row of each protected image, uint8 (B, C, H, W): by its clean id, else by its own; -1 where neither is
     known."""
     rows = table.find(id_array([id_ or bytes(16) for id_ in ids]))
-    unknown = np.flatnonzero(rows < 0).tolist()
-    if unknown:
-        own = sample_ids(images[unknown], [tokens[row] for row in unknown])
-        rows[unknown] = table.find_protected(own)
+    if unknown := np.flatnonzero(rows < 0).tolist():
+        rows[unknown] = table.find_protected(sample_ids(images[unknown], [tokens[row] for row in unknown]))
     return rows
 
 
 def subtract_stored(table: NoiseTable, images: Tensor, tokens: Sequence[str], ids: Sequence[bytes | None]) -> Tensor:
-    """Protected pictures, uint8 (B, C, H, W), without their effective deltas: exact, bit for bit, if nothing else
-    changed them.
+    """Protected images, uint8 (B, C, H, W), without their effective deltas: exact, if nothing else changed them.
 
     Raises:
-        SampleError: the table does not know the picture.
+        SampleError: the table does not know the image.
     """
     rows = table_rows(table, images, tokens, ids)
     if (rows < 0).any():
         raise SampleError(NO_NOISE, np.flatnonzero(rows < 0).tolist())
     clean = images.numpy().astype(np.int16)
     for picture, row in zip(clean, rows.tolist(), strict=True):
-        picture -= table[row].delta
+        picture -= table[row]
     return torch.from_numpy(clean.clip(0, 255).astype(np.uint8))
 
 
@@ -99,14 +96,9 @@ def subtract_stored(table: NoiseTable, images: Tensor, tokens: Sequence[str], id
 
 
 def subtract_keyed(protect: Protect, images: Tensor, tokens: Sequence[str], ids: Sequence[bytes | None]) -> Tensor:
-    """Protected pictures, uint8 (B, C, H, W), without noise that does not look at the picture itself.
+    """Protected images, uint8 (B, C, H, W), without noise that follows from size, greyness, class and clean id alone.
 
     Exact but for pixels that the noise led out of 0..255: those can have had several values, and get the middle one.
-
-    Args:
-        protect: adds the noise, looking at the picture's size, and at whether it is grey.
-        images, tokens: as for ``Poison._unlock``.
-        ids: of the clean pictures.
 
     Raises:
         SampleError: an id is missing.
@@ -134,8 +126,8 @@ def _added(protect: Protect, images: Tensor, tokens: Sequence[str], ids: Sequenc
 
 
 def fill_in(protect: Protect, images: Tensor, tokens: Sequence[str]) -> Tensor:
-    """Protected pictures, uint8 (B, C, H, W), with the mean of what lies around in the place of pixels that the method
-    overwrites whatever they were: float32, whole numbers. What stood there is lost."""
+    """Protected images, uint8 (B, C, H, W), with the mean of what lies around in the place of pixels that the method
+    overwrites whatever they were, since what was there is lost: float32, whole numbers."""
     black, white = (protect(plain, tokens, None) for plain in (torch.zeros_like(images), torch.full_like(images, 255)))
     lost = (black == white).all(1, keepdim=True)
     values = images.float()

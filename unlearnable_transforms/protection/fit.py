@@ -90,7 +90,7 @@ def make_ready(poison: Poison, data: LabelledSet, todo: Sequence[Unit], journal:
 def _extend(poison: Poison, data: LabelledSet, todo: Sequence[Unit]) -> None:
     """Let those parts of a method learn from new rows that can."""
     new = _rows_of(data, todo, poison)
-    if len(new) and any(hasattr(link, "extend") for link in getattr(poison, "links", (poison,))):
+    if len(new) and any(hasattr(link, "extend") for link in poison.links):
         poison.extend(new)  # type: ignore[attr-defined]
 
 

@@ -25,7 +25,6 @@ from ..files import private_directory
 from ..jobs.ledger import check_fit, learnt_in, names_method, other_method, read_ledger, remember
 from ..poisons.base import Poison
 from ..poisons.batches import counted_in
-from ..poisons.chain import Chain
 from ..poisons.undo import unlock_arrays
 from ..sample import SampleError, batch_tokens, class_value, ids_as, sample_id, spread
 from ..warn import warn
@@ -289,7 +288,7 @@ def _check_pictures(poison: Poison, some: Sequence[Picture], records: Records) -
 
 def has_keys(poison: Poison) -> bool:
     """Whether key and public arguments say all of a method: explicit filters and pixels stand in neither."""
-    return all(link.key is not None for link in (poison.links if isinstance(poison, Chain) else (poison,)))
+    return all(link.key is not None for link in poison.links)
 
 
 def _unlock_batch(images: Any, tokens: Sequence[str | None], unlocker: Unlocker) -> tuple[Any, Counter[str]]:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..poisons.base import Poison
-from ..poisons.chain import Chain
 from ..poisons.undo import unlock_arrays
 
 LEVELS = 4  # by which a pixel may be off: rounding is undone and done again
@@ -31,8 +30,7 @@ def fits_pictures(poison: Poison, pictures: Sequence[np.ndarray], tokens: Sequen
         True also where this cannot be told: for methods whose noise hangs on the clean picture's id, which refuse
         pictures that they do not know.
     """
-    links = poison.links if isinstance(poison, Chain) else (poison,)
-    if any(link.needs_ids for link in links):
+    if any(link.needs_ids for link in poison.links):
         return True
     sizes = np.cumsum([picture.shape[0] * picture.shape[1] for picture in pictures])
     count = max(1, int((sizes <= MOST_PIXELS).sum()))

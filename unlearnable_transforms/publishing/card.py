@@ -19,7 +19,6 @@ from ..evaluation.tables import Headline, Row, Table
 from ..evaluation.text import entry_text, headline_text, percent
 from ..files import Markdown, markdown_text
 from ..poisons.base import Poison, decisive
-from ..poisons.chain import Chain
 from .scan import Checked
 from .stage import ALONE, CARD, Upload
 
@@ -33,15 +32,8 @@ WON_BACK = 0.5  # a defense that wins back more than this share of what clean pi
 class About:
     """What a card is made of, beside the report.
 
-    Attributes:
-        repo: ``user/name``.
-        upload, poison, config, checked: the set, its method with its ``public_config``, and what the checks saw.
-        coverage: how it is known that every picture is protected.
-        originals_public: whether the originals can be had by everybody; None: not said.
-        licence: identifier of the Hub, or None.
-        description, contact: what the set is, and whom to ask; or None.
-        opt_out: whether training and data mining are reserved.
-        gated: whether access is asked for.
+    The settings are those of :func:`~.hub.publish`; ``config`` is the method's ``public_config``, ``coverage``
+    how it is known that every picture is protected.
     """
 
     repo: str
@@ -91,7 +83,7 @@ def make_card(about: About, report: Report | None) -> str:
         owner=Markdown(owner),
         name=Markdown(name),
         cite=Markdown(re.sub(r"[^A-Za-z0-9]+", "-", about.repo)),
-        papers=[link.paper for link in links_of(about.poison) if link.paper],
+        papers=[link.paper for link in about.poison.links if link.paper],
         **_measured(about, report),
     )
     return str(DatasetCard(f"---\n{metadata(about).to_yaml()}\n---\n\n" + re.sub(r"\n{3,}", "\n\n", text)))
@@ -169,9 +161,8 @@ def _measured(about: About, report: Report | None) -> dict[str, Any]:
 
 def _worst(table: Table, line: Headline) -> dict[str, Any]:
     """The headline, and beside it what the control loses under the same defense."""
-    rows = [
-        row for row in table.rows if _role(table, row) == "control" and _cell_of(table, row)["set"]["of"] == line.row[0]
-    ]
+    beside = ("control", line.row[0])
+    rows = [row for row in table.rows if (table.sets[row]["role"], table.sets[row]["of"]) == beside]
     entries = {row[0]: table.entries.get((row, line.defense)) for row in rows}
     lost = {name: entry.protection for name, entry in entries.items() if entry and entry.protection is not None}
     name = max(lost, key=lambda name: lost[name], default=None)
@@ -181,7 +172,7 @@ def _worst(table: Table, line: Headline) -> dict[str, Any]:
 
 def _table(table: Table, rows: list[Row]) -> dict[str, Any]:
     """A table as the template shows it: the worst defense first."""
-    shown = [row for row in table.rows if row in rows or _role(table, row) in ("clean", "control")]
+    shown = [row for row in table.rows if row in rows or table.sets[row]["role"] in ("clean", "control")]
     worst = {column: max((_last(table, row, column) for row in rows), default=-1.0) for column in table.columns}
     return {
         "about": table.about,
@@ -235,7 +226,7 @@ def _rows_of(table: Table, config: Mapping[str, Any]) -> list[Row]:
     """The rows of a table that were protected by this method, whatever the key; or by the set itself."""
     found = []
     for row in table.rows:
-        made = _cell_of(table, row)["set"]
+        made = table.sets[row]
         known = made["config"]
         if made["role"] == "poison" and (known.get("method") == "unknown" or decisive(known) == decisive(config)):
             found.append(row)
@@ -243,23 +234,10 @@ def _rows_of(table: Table, config: Mapping[str, Any]) -> list[Row]:
 
 
 def _fingerprints(table: Table, rows: list[Row]) -> set[str]:
-    configs = (_cell_of(table, row)["set"]["config"] for row in rows)
+    configs = (table.sets[row]["config"] for row in rows)
     return {config["key_fingerprint"] for config in configs if config.get("key_fingerprint")}
-
-
-def _cell_of(table: Table, row: Row) -> dict[str, Any]:
-    return next(entry.cells[0] for place, entry in table.entries.items() if place[0] == row)
-
-
-def _role(table: Table, row: Row) -> str:
-    return _cell_of(table, row)["set"]["role"]
 
 
 def _last(table: Table, row: Row, column: str) -> float:
     entry = table.entries.get((row, column))
     return -1.0 if entry is None or entry.last is None else entry.last
-
-
-def links_of(poison: Poison) -> tuple[Poison, ...]:
-    """The links of a chain; of another method itself."""
-    return poison.links if isinstance(poison, Chain) else (poison,)

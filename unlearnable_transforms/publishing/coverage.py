@@ -30,12 +30,7 @@ _CONFIRMED, _MOST_VALUES = 20, 12_000_000  # pictures, and numbers in them, that
 
 
 class Coverage:
-    """What is known of the pictures of an upload.
-
-    Args:
-        table: a ledger.
-        source: ``the ledger`` or ``the originals``, for messages.
-    """
+    """What a ledger knows of the pictures of an upload; ``source`` names it in messages."""
 
     def __init__(self, table: pa.Table, source: str = "the ledger") -> None:
         self.source, self.table = source, table
@@ -76,10 +71,7 @@ def find_coverage(
 ) -> Coverage | None:
     """What to compare an upload with: the ledger given, one of the cache that knows the pictures, or the originals.
 
-    Args:
-        ledger: path of a ledger, or None.
-        original: the clean data, as :func:`open_originals` takes them, or None.
-        label: the class of all originals, where they are a tree without class folders.
+    ``label`` is the class of all originals, where they are a tree without class folders.
 
     Raises:
         ValueError: the ledger was written for another key or another method.
@@ -88,7 +80,11 @@ def find_coverage(
     coverage = _recognise(upload, poison) if ledger is None else _read(ledger, poison)
     if original is None:
         return coverage
-    originals = open_originals(original, poison, label)
+    if not isinstance(original, Dataset | DatasetDict | str | Path):
+        raise TypeError(f"original is a data set or a path, not a {type(original).__name__}")
+    originals = open_data(
+        original, what="original", label=label, image_key=poison.image_key, label_key=poison.label_key
+    )
     if coverage is not None:
         _compare(originals, coverage, poison, findings)
         return coverage
@@ -106,11 +102,8 @@ def _read(ledger: Any, poison: Poison) -> Coverage:
 
 
 def _recognise(upload: Upload, poison: Poison) -> Coverage | None:
-    """The ledger of the cache that knows most of some pictures, if one knows any.
-
-    Raises:
-        ValueError: only ledgers of other methods know them.
-    """
+    """The ledger of the cache that knows most of some pictures, if one knows any; a ValueError if only ledgers of other
+    methods do."""
     opened = _opened(islice(upload.pictures(upload.training[0]), _SAMPLE))
     name = "explicit" if poison.key is None else poison.key.fingerprint
     best, known = None, 0
@@ -145,10 +138,6 @@ def confirm(upload: Upload, poison: Poison) -> int:
     Noise that is kept in the cache knows its protected pictures. What other methods undo has to become, protected
     again, what it was, wherever they change it; of a picture that was never protected it becomes something else.
 
-    Args:
-        upload: what goes up.
-        poison: the method.
-
     Returns:
         How many pictures were looked at; all of them are protected.
 
@@ -171,17 +160,6 @@ def confirm(upload: Upload, poison: Poison) -> int:
     if shares and np.mean(shares) > SHARE + ONE_PICTURE / len(shares):
         raise ValueError(f"protected again, what {poison!r} undoes becomes something else")
     return len(some)
-
-
-def open_originals(original: Any, poison: Poison, label: str | None) -> LabelledSet:
-    """The originals: a ``Dataset``, a ``DatasetDict``, a folder of images, Parquet, a saved set, tars.
-
-    Raises:
-        TypeError, ValueError, FileNotFoundError: something else.
-    """
-    if not isinstance(original, Dataset | DatasetDict | str | Path):
-        raise TypeError(f"original is a data set or a path, not a {type(original).__name__}")
-    return open_data(original, what="original", label=label, image_key=poison.image_key, label_key=poison.label_key)
 
 
 def _compare(originals: LabelledSet, coverage: Coverage, poison: Poison, findings: Findings) -> None:

@@ -25,7 +25,7 @@ from ..key import Key
 from ..noise.table import NoiseError
 from ..poisons.base import NotFittedError, Poison
 from ..warn import warn
-from .card import UNVERIFIED, About, links_of, make_card, rows_of_method
+from .card import UNVERIFIED, About, make_card, rows_of_method
 from .coverage import confirm, find_coverage
 from .manifest import REPO, checksum, make_manifest, write_manifest
 from .scan import Checked, PictureCheck, check_files, check_tables
@@ -39,11 +39,9 @@ class Publication:
     """What was published.
 
     Attributes:
-        repo: ``user/name``.
         url: of the data set, or of the pull request; empty for a folder.
         folder: that is ready to upload, if one was asked for.
         coverage: how it is known that every picture is protected.
-        checked: what the checks saw.
         notes: what else to know, one line each.
     """
 
@@ -206,7 +204,7 @@ def _confirm(upload: Upload, poison: Poison, findings: Findings) -> str:
 
 def keys_of(poison: Poison) -> list[Key]:
     """All keys of a method, each once."""
-    return list(dict.fromkeys(link.key for link in links_of(poison) if link.key is not None))
+    return list(dict.fromkeys(link.key for link in poison.links if link.key is not None))
 
 
 # ---- keys and releases -----------------------------------------------------------------------------------------------

@@ -60,16 +60,7 @@ OPT_OUT = {  # as the Creator Assertions Working Group names it for C2PA
 def make_manifest(
     upload: Upload, config: Mapping[str, Any], repo: str, checked: Checked, coverage: str, opt_out: bool
 ) -> dict[str, Any]:
-    """The manifest of an upload, without checksums and seal.
-
-    Args:
-        upload: what goes up.
-        config: the method's ``public_config``.
-        repo: ``user/name``.
-        checked: what the checks saw.
-        coverage: how it is known that every picture is protected.
-        opt_out: whether training and data mining are reserved.
-    """
+    """The manifest of an upload, without checksums and seal; ``config`` is the method's ``public_config``."""
     columns = {"image": upload.image_key, "label": upload.label_key} if upload.features is not None else None
     return {
         "format": FORMAT,
@@ -224,7 +215,8 @@ def _verify(folder: Path, key: Key | None) -> Verdict:
     if any(path in split["files"] for path in verdict.changed for split in manifest["splits"].values()):
         verdict.same_pictures = _same_pictures(folder, manifest)
     if key is not None:
-        owner = next((k for k in (key, key.derive(manifest["release"])) if _is_of(k, manifest)), None)
+        release = manifest["release"]
+        owner = next((k for k in (key, key.derive(release)) if k.fingerprint == manifest["key_fingerprint"]), None)
         verdict.key = "other" if owner is None else "fits" if owner is key else "derived"
         verdict.sealed = None if owner is None else manifest.get("seal") == seal(manifest, owner)
     return verdict
@@ -245,10 +237,6 @@ def _is_inside(folder: Path, path: str) -> bool:
     """Whether a file lies in the folder, and no link leads elsewhere; those of the Hub's cache lead to its blobs."""
     root, place = folder.resolve(), (folder / path).resolve()
     return place.is_relative_to(root) or place.parent == root.parent.parent / "blobs"  # beside snapshots/REVISION
-
-
-def _is_of(key: Key, manifest: Mapping[str, Any]) -> bool:
-    return key.fingerprint == manifest["key_fingerprint"]
 
 
 def _same_pictures(folder: Path, manifest: Mapping[str, Any]) -> bool:

@@ -138,14 +138,7 @@ def _check_copies(upload: Upload, columns: list[str], findings: Findings) -> Non
 
 
 class PictureCheck:
-    """Looks at pictures one by one, and at the end at what only all of them tell.
-
-    Args:
-        upload: what goes up.
-        poison: the method.
-        coverage: what is known of the pictures, or None.
-        findings: gets what is found.
-    """
+    """Looks at pictures one by one, and at the end at what only all of them tell; ``findings`` gets what is found."""
 
     def __init__(self, upload: Upload, poison: Poison, coverage: Coverage | None, findings: Findings) -> None:
         self.upload, self.coverage, self.findings = upload, coverage, findings
@@ -199,37 +192,36 @@ class PictureCheck:
 
     def judge(self, checked: Checked, allow_partial: bool, originals_public: bool | None) -> None:
         """Note what is wrong with the set as a whole."""
-        add = self.findings.add
         if self.coverage is not None:
-            source = self.coverage.source
-            self._note("clean", "clean picture", f"{source} knows it as a clean one", "replace it by its protected one")
-            self._note(
-                "unknown",
-                "unknown picture",
-                f"not what {source} says was protected: changed afterwards, or never protected",
-                "publish what `protect` wrote, and give its ledger",
-            )
-            missing = self.coverage.missing()
-            if missing and not allow_partial:
-                what = f"rows of {source} of which the upload has no picture"
-                add(
-                    "missing rows",
-                    what,
-                    "publish all that was protected, or protect what is left, " + PARTIAL,
-                    *missing,
-                )
+            source, places, missing = self.coverage.source, self.places, self.coverage.missing()
             checked.missing = len(missing)
-            for status, what in (
-                ("left", "not chosen under fraction < 1, so it is clean"),
-                ("unchanged", "the method leaves the picture as it is (all black, perhaps)"),
-            ):
-                if self.places[status] and not allow_partial:
-                    add("partial coverage", what, PARTIAL, *self.places[status])
+            strange = f"not what {source} says was protected: changed afterwards, or never protected"
+            wrong = [
+                (
+                    "clean picture",
+                    places["clean"],
+                    f"{source} knows it as a clean one",
+                    "replace it by its protected one",
+                ),
+                ("unknown picture", places["unknown"], strange, "publish what `protect` wrote, and give its ledger"),
+            ]
+            if not allow_partial:
+                absent = f"rows of {source} of which the upload has no picture"
+                same = "the method leaves the picture as it is (all black, perhaps)"
+                wrong += [
+                    (
+                        "missing rows",
+                        missing,
+                        absent,
+                        "publish all that was protected, or protect what is left, " + PARTIAL,
+                    ),
+                    ("partial coverage", places["left"], "not chosen under fraction < 1, so it is clean", PARTIAL),
+                    ("partial coverage", places["unchanged"], same, PARTIAL),
+                ]
+            for check, where, what, remedy in wrong:
+                if where:
+                    self.findings.add(check, what, remedy, *where)
         self._judge_pairs(checked, originals_public)
-
-    def _note(self, status: str, check: str, what: str, remedy: str) -> None:
-        if self.places[status]:
-            self.findings.add(check, what, remedy, *self.places[status])
 
     def _judge_pairs(self, checked: Checked, originals_public: bool | None) -> None:
         pairs: dict[Place, str] = dict.fromkeys(self.others["clean"], "a training picture")

@@ -62,7 +62,6 @@ class Upload:
     """A folder that is ready but for its card and manifest.
 
     Attributes:
-        folder: where everything lies.
         splits: name -> data files below ``folder``, sorted.
         training: the splits that are protected.
         features: of tables; None for picture files.
@@ -261,11 +260,7 @@ def _training(splits: Any) -> list[str]:
 
 
 def _check_names(names: Iterable[str]) -> None:
-    """Refuse names that cannot be written into a card and a manifest.
-
-    Raises:
-        ValueError: they are not UTF-8.
-    """
+    """Refuse names that cannot be written into a card and a manifest: a ValueError where they are not UTF-8."""
     strange = [name for name in names if not is_utf8(name)]
     if strange:
         raise ValueError(

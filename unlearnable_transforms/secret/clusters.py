@@ -16,12 +16,8 @@ CHUNK = 4096
 
 
 def find_clusters(points: np.ndarray, count: int, key: Key) -> np.ndarray:
-    """The centres of ``count`` clusters, none of which is empty: int64 (count, d).
-
-    Args:
-        points: int16 (N, d), in any order; equal ones count once.
-        count: from 1 up.
-        key: draws where the search begins.
+    """The centres of ``count`` clusters, none of which is empty: int64 (count, d), of points int16 (N, d), in any
+    order; equal ones count once. The key draws where the search begins.
 
     Raises:
         ValueError: there are fewer different points than clusters, or ``count`` is below 1.

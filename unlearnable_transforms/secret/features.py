@@ -37,11 +37,11 @@ class Backbone(Protocol):
 
 
 class Shapes:
-    """Orientations of edges in 8 x 8 cells of a picture of 64 px; a picture and its mirror image are alike.
+    """Orientations of edges in 8 x 8 cells of an image of 64 px; an image and its mirror image are alike.
 
     Histograms of oriented gradients (Dalal and Triggs, CVPR 2005): at each pixel the colour channel with the largest
     gradient votes for one of 8 orientations, with the gradient's length. Other than there, a cell with the histogram h
-    is normalised by itself and by the whole picture, h / sqrt(|h|^2 + mean of |h|^2), so that plain walls stay weak,
+    is normalised by itself and by the whole image, h / sqrt(|h|^2 + mean of |h|^2), so that plain walls stay weak,
     and each cell is the mean of itself and its mirror image, so that the left half says all.
     """
 
@@ -78,10 +78,8 @@ class Shapes:
 
 
 class Timm:
-    """What a pretrained network of timm sees: the features before its last layer, of length 1.
-
-    Args:
-        name: ``timm:`` and a network of timm, with the tag of its weights.
+    """What a pretrained network of timm sees: the features before its last layer, of length 1. Its name is ``timm:``
+    and a network of timm, with the tag of its weights.
 
     Raises:
         ImportError: timm is not installed.
@@ -90,14 +88,6 @@ class Timm:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._load()
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-            return of_length_one(self._net((pixels - self._mean) / self._std))
-
-    def _load(self) -> None:
         try:
             import timm
         except ImportError:
@@ -117,11 +107,13 @@ class Timm:
         self.side = config["input_size"][-1]
         self._mean, self._std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
 
-    def __getstate__(self) -> str:  # a worker loads the weights from timm's cache
-        return self.name
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+            return of_length_one(self._net((pixels - self._mean) / self._std))
 
-    def __setstate__(self, name: str) -> None:
-        self.__init__(name)  # type: ignore[misc]
+    def __reduce__(self) -> tuple:  # a worker loads the weights from timm's cache
+        return Timm, (self.name,)
 
 
 class Custom:
@@ -140,12 +132,8 @@ class Custom:
 
 
 def get_backbone(backbone: str | Callable | None) -> Backbone:
-    """The backbone that a name, a function or None (the built-in one) stands for.
-
-    Raises:
-        ValueError: no such name.
-        ImportError, RuntimeError: as :class:`Timm`.
-    """
+    """The backbone that a name, a function or None (the built-in one) stands for; errors are those of :class:`Timm`,
+    and a ValueError for another name."""
     if backbone is None or backbone == Shapes.name:
         return Shapes()
     if isinstance(backbone, str) and backbone.startswith(PREFIX):
@@ -175,7 +163,7 @@ def of_length_one(features: Any, count: int | None = None) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FeatureWorker:
-    """Features of some pictures; what cannot be read is told and gets none."""
+    """Features of some images; what cannot be read gets none, and the reason is returned."""
 
     images: Rows
     backbone: Backbone
@@ -193,26 +181,22 @@ class FeatureWorker:
 
 
 def features_of(images: Rows, backbone: Backbone, processes: int = 1) -> tuple[np.ndarray, dict[int, str]]:
-    """Features of many images.
-
-    Args:
-        images: the rows to read.
-        processes: at most so many share the work; the rows are sent to each. A function stays in this one.
+    """Features of many images, shared by at most so many processes (a function stays in this one).
 
     Returns:
         int16 (N, d), zeros where an image cannot be read; and why not, by row.
     """
-    count, wrong = len(images), {}
-    found = np.zeros((count, 0), np.int16)
+    count, unreadable = len(images), {}
+    features = np.zeros((count, 0), np.int16)
     rows = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
     useful = 1 if isinstance(backbone, Custom) else max(1, min(processes, count // WORTH_A_PROCESS))
-    for read, values, unreadable in run_tasks(FeatureWorker(images, backbone), rows, useful):
+    for read, values, reasons in run_tasks(FeatureWorker(images, backbone), rows, useful):
         if values is not None:
-            if not found.shape[1]:
-                found = np.zeros((count, values.shape[1]), np.int16)
-            found[read] = values
-        wrong.update(unreadable)
-    return found, dict(sorted(wrong.items()))
+            if not features.shape[1]:
+                features = np.zeros((count, values.shape[1]), np.int16)
+            features[read] = values
+        unreadable.update(reasons)
+    return features, dict(sorted(unreadable.items()))
 
 
 def middle_square(colour: np.ndarray, side: int) -> np.ndarray:

@@ -42,26 +42,23 @@ def auto_labels(
     backbone: str | Callable | None = None,
     image_key: str | None = None,
 ) -> list[int]:
-    """A secret class for each picture: clusters of pictures that look alike.
+    """A secret class for each image, 0..clusters - 1: clusters of images that look alike, none of which is empty.
 
-    Equal pictures and an equal key give equal classes, in any order of the pictures. With the built-in backbone also on
+    Equal images and an equal key give equal classes, in any order of the images. With the built-in backbone also on
     every machine; a network's features differ in their last digits from machine to machine.
 
     Args:
-        pictures: a ``datasets.Dataset`` with an image column, or a batch of pictures as ``Poison.apply`` takes it.
+        pictures: a ``datasets.Dataset`` with an image column, or a batch of images as ``Poison.apply`` takes it.
         key: the private key.
-        clusters: how many classes; none is empty.
+        clusters: how many classes.
         backbone: what sees likeness. Default: ``"shapes"``, the built-in one, orientations of edges. ``"timm:NAME"``:
             a pretrained network of timm, e.g. ``"timm:resnet18.a1_in1k"``, which sees more, and whose weights are
             fetched once. Or a function: uint8 (B, 3, 224, 224) -> (B, d).
         image_key: the image column; default: ``image`` or ``img``.
 
-    Returns:
-        One of 0..clusters - 1 a picture.
-
     Raises:
-        SampleError: pictures that cannot be read, rows named.
-        ValueError: fewer different pictures than clusters, or no such backbone.
+        SampleError: images that cannot be read, rows named.
+        ValueError: fewer different images than clusters, or no such backbone.
         ImportError, RuntimeError: timm, or the weights, are not there.
     """
     if not isinstance(key, Key):
@@ -82,11 +79,7 @@ def auto_labels(
 
 
 def check_options(labels: Any, clusters: int | None, backbone: Any, key: Key | None) -> None:
-    """Refuse options of ``labels="auto"`` without it, and it without a key.
-
-    Raises:
-        ValueError: names the option.
-    """
+    """Refuse options of ``labels="auto"`` without it, and it without a key: a ValueError names the option."""
     auto = isinstance(labels, str) and labels == AUTO
     if not auto and (clusters is not None or backbone is not None):
         raise ValueError(f'{"clusters" if clusters is not None else "backbone"} is for labels="auto"')
@@ -113,8 +106,7 @@ def hide(
             any depth; a CSV file with the columns ``path``, below the source, and ``label``; or one class a row,
             integers or text, or a mapping from the name of a split to that.
         poison: whose key and class list count.
-        clusters, backbone: as for :func:`auto_labels`.
-        processes: share the work of ``"auto"``.
+        clusters, backbone, processes: as for :func:`auto_labels` and :func:`features_of`.
         memory: file in which a run that may go on later keeps its clusters.
         recall: whether an earlier run wrote there: its images keep their class, new ones go to the nearest cluster.
 
@@ -146,8 +138,7 @@ def hide(
 
 def _hide_by_path(data: LabelledSet, labels: str, key: Key | None) -> dict[str, Any]:
     """One class a folder, or the names of a CSV file, which the key numbers as it numbers class folders."""
-    rows = [(name, row) for name in data.training for row in range(len(data.splits[name]))]
-    paths = [data.splits[name].place(row) for name, row in rows]
+    rows, paths = _rows(data)
     if not data.may_leave_out:
         raise ValueError(
             f'labels is "auto" or one secret class a row, not {labels!r}; a column of the data set is named by the '
@@ -160,9 +151,7 @@ def _hide_by_path(data: LabelledSet, labels: str, key: Key | None) -> dict[str, 
         names, settings = _by_table(Path(labels), paths)
     data.names, data.by_name = sorted(set(names)), True
     places = class_numbers(data.names, key)
-    data.secret = {name: [] for name in data.training}
-    for (split, _), name in zip(rows, names, strict=True):
-        data.secret[split].append(places[name])  # type: ignore[attr-defined]
+    _assign(data, rows, [places[name] for name in names])
     return {"labels": settings}
 
 
@@ -181,8 +170,7 @@ def _hide_in_clusters(
     settings = {"labels": AUTO, "clusters": clusters, "backbone": backbone.name}
     kept = _recall(memory if recall else None, {**settings, "key": poison.key.fingerprint})
     known: dict[str, int] = kept["labels"]
-    rows = [(name, row) for name in data.training for row in range(len(data.splits[name]))]
-    places = [data.splits[name].place(row) for name, row in rows]
+    rows, places = _rows(data)
     new = [number for number, place in enumerate(places) if place not in known]
     images = joined([select(data.splits[rows[number][0]], [rows[number][1]]) for number in new], new)
     points, unreadable = features_of(images, backbone, processes) if new else (np.zeros((0, 0), np.int16), {})
@@ -196,13 +184,23 @@ def _hide_in_clusters(
         numbers, _ = nearest(points[read], np.array(kept["centres"]))
         known.update(zip((places[new[row]] for row in read), numbers.tolist(), strict=True))
     data.names = [f"cluster {number}" for number in range(clusters)]
-    data.secret = {name: [] for name in data.training}
-    for (split, _), place in zip(rows, places, strict=True):
-        data.secret[split].append(known.get(place, 0))  # type: ignore[attr-defined]
+    _assign(data, rows, [known.get(place, 0) for place in places])
     if memory is not None:
         with replacing(memory) as temporary:
             temporary.write_text(json.dumps(kept))
     return settings
+
+
+def _rows(data: LabelledSet) -> tuple[list[tuple[str, int]], list[str]]:
+    """Split and number of each training row, and its place."""
+    rows = [(name, row) for name in data.training for row in range(len(data.splits[name]))]
+    return rows, [data.splits[name].place(row) for name, row in rows]
+
+
+def _assign(data: LabelledSet, rows: list[tuple[str, int]], classes: list[int]) -> None:
+    data.secret = {
+        name: [c for (split, _), c in zip(rows, classes, strict=True) if split == name] for name in data.training
+    }
 
 
 def _recall(path: Path | None, about: dict[str, Any]) -> dict[str, Any]:

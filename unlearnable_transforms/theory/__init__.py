@@ -1,7 +1,6 @@
 """Why CUDA works and what robustness costs, on Gaussian mixtures, where both can be computed: exactly, and by chance.
 
-Stands apart: nothing here imports the rest of the package, nor the other way round. Needs NumPy and torch; the
-pictures (:mod:`~unlearnable_transforms.theory.plots`) need matplotlib.
+Stands apart: nothing here imports the rest of the package, nor the other way round. Needs NumPy and torch.
 """
 
 from .latent import (

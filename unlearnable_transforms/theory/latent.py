@@ -10,10 +10,11 @@ and, when every x may be moved by up to eps in L_p before it is classified, with
 
     RA = Phi((theta' W mu - eps |theta|_q) / |W' theta|)
 
-Only v = W' theta and the length of theta count. The Bayes rule has v = mu, shortest with theta = W (W'W)^-1 mu, and
-SA = Phi(|mu|). For L_2 the most robust rule is found too: an adversary with eps can move z by any delta with
-|W delta| <= eps, so the best RA is Phi of the distance from mu to that ellipsoid, and v points along it. When k / d
-falls, W'W tends to I, the ellipsoid to a ball, and the two rules to one: the trade-off closes.
+W is (d, k) of rank k, mu (k,) and theta (d,) everywhere. Only v = W' theta and the length of theta count. The Bayes
+rule has v = mu, shortest with theta = W (W'W)^-1 mu, and SA = Phi(|mu|). For L_2 the most robust rule is found too: an
+adversary with eps can move z by any delta with |W delta| <= eps, so the best RA is Phi of the distance from mu to that
+ellipsoid, and v points along it. When k / d falls, W'W tends to I, the ellipsoid to a ball, and the two rules to one:
+the trade-off closes.
 """
 
 import numpy as np
@@ -24,37 +25,23 @@ from .quadratic import Floats, normal_cdf, probability_positive
 
 
 def latent_map(dimension: int, latent: int, seed: int) -> Floats:
-    """W, float64 (d, k): independent N(0, 1 / d) from NumPy's default generator.
-
-    Raises:
-        ValueError: not 1 <= k <= d.
-    """
+    """W, float64 (d, k), 1 <= k <= d: independent N(0, 1 / d) from NumPy's default generator."""
     if not 1 <= latent <= dimension:
         raise ValueError(f"the latent dimension lies in 1..{dimension}, got {latent}")
     return np.random.default_rng(seed).standard_normal((dimension, latent)) / np.sqrt(dimension)
 
 
 def bayes_direction(weights: ArrayLike, mean: ArrayLike) -> Floats:
-    """theta of the Bayes rule, W (W'W)^-1 mu, float64 (d,): of all that are as accurate the most robust in L_2.
-
-    Args:
-        weights: W, (d, k), of rank k.
-        mean: mu, (k,).
-    """
+    """theta of the Bayes rule, W (W'W)^-1 mu, float64 (d,): of all that are as accurate the most robust in L_2."""
     weights, mean = _checked(weights, mean)
     return weights @ np.linalg.solve(weights.T @ weights, mean)
 
 
 def robust_direction(weights: ArrayLike, mean: ArrayLike, eps: float) -> Floats:
-    """theta of the linear rule with the highest robust accuracy in L_2, float64 (d,).
+    """theta of the linear rule with the highest robust accuracy in L_2, float64 (d,); that of Bayes for ``eps`` = 0.
 
     v = W' theta is mu minus its nearest point among the delta with |W delta| <= eps. That point is
     (I + lambda W'W)^-1 mu with the lambda at which it lies on the border.
-
-    Args:
-        weights: W, (d, k), of rank k.
-        mean: mu, (k,).
-        eps: the adversary's L_2 budget; 0 gives the Bayes rule.
 
     Raises:
         ValueError: eps is negative, or so large that the adversary can make the classes the same (|W mu| <= eps).
@@ -79,19 +66,12 @@ def robust_direction(weights: ArrayLike, mean: ArrayLike, eps: float) -> Floats:
 
 
 def standard_accuracy(theta: ArrayLike, weights: ArrayLike, mean: ArrayLike) -> float:
-    """SA of the rule sign(theta' x); theta (d,), W (d, k), mu (k,)."""
+    """SA of the rule sign(theta' x)."""
     return robust_accuracy(theta, weights, mean, 0.0)
 
 
 def robust_accuracy(theta: ArrayLike, weights: ArrayLike, mean: ArrayLike, eps: float, p: float = 2) -> float:
-    """RA of the rule sign(theta' x) against an adversary that moves each x by up to ``eps`` in L_p.
-
-    Args:
-        theta: (d,).
-        weights: W, (d, k).
-        mean: mu, (k,).
-        eps: the budget, at least 0.
-        p: 2, ``np.inf`` or any p >= 1.
+    """RA of the rule sign(theta' x) against an adversary that moves each x by up to ``eps`` in L_p, p in [1, inf].
 
     Raises:
         ValueError: shapes that do not fit, p < 1, eps < 0, or a rule that sees nothing of the data (W' theta = 0).
@@ -104,16 +84,7 @@ def robust_accuracy(theta: ArrayLike, weights: ArrayLike, mean: ArrayLike, eps: 
 def monte_carlo_linear(
     theta: ArrayLike, weights: ArrayLike, mean: ArrayLike, eps: float, samples: int, seed: int, p: float = 2
 ) -> Estimate:
-    """RA by drawing test data, moving every one by the strongest perturbation and classifying it.
-
-    Args:
-        samples: test points, at least 2.
-        seed: of NumPy's default generator.
-        others: as for :func:`robust_accuracy`; eps = 0 gives SA.
-
-    Returns:
-        The accuracy and its standard error, both float64 without dimensions.
-    """
+    """RA, or SA for ``eps`` = 0, by drawing at least 2 test points and moving each by the strongest perturbation."""
     theta, weights, mean = _checked_rule(theta, weights, mean, eps, p)
     if samples < 2:
         raise ValueError(f"samples is at least 2, got {samples}")
@@ -135,19 +106,15 @@ def poisoned_rule(
     """The Bayes rule of a latent mixture under CUDA, x = W z + noise * n released as A_y x: sign(x' M x + v' x + c).
 
     With S = W W' + noise^2 I and S_y = A_y S A_y: M = S_-1^-1 - S_1^-1, v = 2 (A_-1^-1 + A_1^-1) S^-1 W mu and
-    c = 2 (log det A_-1 - log det A_1).
+    c = 2 (log det A_-1 - log det A_1), in pixels.
 
     Args:
-        weights: W, (d, k); the blurs act on the d.
-        mean: mu, (k,).
+        weights, mean: W and mu; the blurs act on the d.
         minus, plus: blur parameters of the classes, in [0, 1/2]; both 0: the Bayes rule of clean data.
         noise: standard deviation of n ~ N(0, I), above 0: without it the rule divides by 0.
 
     Returns:
-        M (d, d) and v (d,), float64, in pixels, and c.
-
-    Raises:
-        ValueError: shapes that do not fit, a blur out of range, or no noise.
+        M (d, d) and v (d,), float64, and c.
     """
     weights, mean = _checked(weights, mean)
     if not noise > 0:
@@ -165,15 +132,8 @@ def poisoned_rule(
 def poisoned_accuracy(
     weights: ArrayLike, mean: ArrayLike, minus: float, plus: float, noise: float, filtered: bool = False
 ) -> float:
-    """How often that rule is right, exactly: on clean data, or on data blurred as the training data were.
-
-    Args:
-        filtered: test on blurred data.
-        others: as for :func:`poisoned_rule`. Without blurs it is Phi(sqrt(mu' W' S^-1 W mu)).
-
-    Raises:
-        ValueError: as :func:`poisoned_rule`.
-    """
+    """How often :func:`poisoned_rule` is right, exactly: on clean data, or if ``filtered`` on data blurred as the
+    training data were. Without blurs it is Phi(sqrt(mu' W' S^-1 W mu))."""
     matrix, vector, constant = poisoned_rule(weights, mean, minus, plus, noise)
     weights, mean = _checked(weights, mean)
     root = np.linalg.cholesky(weights @ weights.T + noise**2 * np.eye(len(weights)))

@@ -40,17 +40,9 @@ class Estimate(NamedTuple):
 
 
 def mean_vector(norm: float, dimension: int, direction: str | ArrayLike = "constant") -> Floats:
-    """A mean mu of this length. What a blur does to the mixture depends on the direction.
-
-    Args:
-        norm: |mu|.
-        dimension: d.
-        direction: ``constant`` (all entries equal, the default: mostly smooth, as pictures are), ``smooth`` and
-            ``rough`` (the first and last eigenvector of all blurs), ``axis`` (the entry in the middle alone), or a
-            vector (d,), which is scaled.
-
-    Returns:
-        float64 (d,), in pixels, not in waves.
+    """A mean mu of length ``norm``, float64 (d,), in pixels. What a blur does to the mixture depends on its direction:
+    ``constant`` (all entries equal: mostly smooth, as images are), ``smooth`` and ``rough`` (the first and last
+    eigenvector of all blurs), ``axis`` (the entry in the middle alone), or that of a vector (d,).
 
     Raises:
         ValueError: an unknown direction, or a vector of another length or zero.
@@ -80,11 +72,8 @@ def eigenvectors(dimension: int) -> Floats:
 
 
 def eigenvalues(blur: ArrayLike, dimension: int) -> Floats:
-    """Those of the blur matrix A, all positive: float64 (..., d) for ``blur`` (...), each a in [0, 1/2].
-
-    Raises:
-        ValueError: a blur outside [0, 1/2], where A need not be positive definite.
-    """
+    """Those of the blur matrix A, all positive: float64 (..., d) for ``blur`` (...). Blurs outside [0, 1/2], where A
+    need not be positive definite, are refused."""
     blur = np.asarray(blur, np.float64)
     if not ((blur >= 0) & (blur <= 0.5)).all():
         raise ValueError("the blur parameters a lie in [0, 0.5]")
@@ -98,12 +87,8 @@ def blur_matrix(blur: float, dimension: int) -> Floats:
 
 
 def bayes_rule(minus: ArrayLike, plus: ArrayLike, mean: ArrayLike) -> Rule:
-    """The Bayes rule of the mixture whose classes are blurred with a_-1 = ``minus`` and a_1 = ``plus``.
-
-    Args:
-        minus, plus: blur parameters in [0, 1/2], any shapes that broadcast; both 0: the clean mixture.
-        mean: mu, (d,), see :func:`mean_vector`.
-    """
+    """The Bayes rule of the mixture with mean mu (d,) whose classes are blurred with a_-1 = ``minus`` and a_1 =
+    ``plus``, of any shapes that broadcast; both 0: the clean mixture."""
     m = _waves(mean)
     s_minus, s_plus = eigenvalues(minus, len(m)), eigenvalues(plus, len(m))
     # Equal blurs give exactly 0: the difference of the squares in one piece.
@@ -112,11 +97,8 @@ def bayes_rule(minus: ArrayLike, plus: ArrayLike, mean: ArrayLike) -> Rule:
 
 
 def linear_rule(minus: ArrayLike, plus: ArrayLike, mean: ArrayLike) -> Rule:
-    """Fisher's linear discriminant of the same mixture, w = (A_-1^2 + A_1^2)^-1 (A_-1 + A_1) mu, cut half-way.
-
-    It is what a victim learns that sees the classes' means but not how their covariances differ. The cut lies between
-    the means -A_-1 mu and A_1 mu. Arguments as for :func:`bayes_rule`.
-    """
+    """Fisher's linear discriminant of the same mixture, w = (A_-1^2 + A_1^2)^-1 (A_-1 + A_1) mu, cut half-way between
+    the means -A_-1 mu and A_1 mu: what a victim learns that does not see how the covariances differ."""
     m = _waves(mean)
     s_minus, s_plus = eigenvalues(minus, len(m)), eigenvalues(plus, len(m))
     b = (s_minus + s_plus) / (s_minus**2 + s_plus**2) * m
@@ -128,14 +110,8 @@ def class_accuracies(
 ) -> tuple[Floats, Floats]:
     """How often a rule is right on class -1 and on class 1, exactly, by numeric inversion (see :mod:`.quadratic`).
 
-    Args:
-        rule: from :func:`bayes_rule` or :func:`linear_rule`.
-        mean: mu, (d,).
-        blurs: what the test data of class -1 and of class 1 are blurred with; (0, 0): clean data, (a_-1, a_1): data
-            protected as the training data were, (a_1, a_-1): each class with the other's filter.
-
-    Returns:
-        Two float64 arrays, the shape of the rule's blurs broadcast with ``blurs``.
+    ``blurs`` are those of the test data of class -1 and of class 1: (0, 0) for clean data, (a_-1, a_1) for data
+    protected as the training data were, (a_1, a_-1) for each class with the other's filter.
     """
     minus, plus = (probability_positive(*_form(rule, mean, y, blur)) for y, blur in zip((-1, 1), blurs, strict=True))
     return 1 - minus, plus
@@ -173,16 +149,9 @@ def monte_carlo(
     seed: int,
     blurs: tuple[ArrayLike, ArrayLike] = (0.0, 0.0),
 ) -> Estimate:
-    """The same accuracy by drawing test data, new ones for every entry of the grid, so that errors are independent.
-
-    Args:
-        rule, mean, blurs: as for :func:`accuracy`.
-        samples: test points of each class and entry, at least 2.
-        seed: of NumPy's default generator.
-
-    Returns:
-        The accuracy, and its standard error as the sample shows it (0 where all answers of a class are the same).
-    """
+    """The same accuracy from ``samples`` >= 2 test points of each class, new ones for every entry of the grid, so that
+    errors are independent, and its standard error as the sample shows it (0 where all answers of a class are the
+    same)."""
     if samples < 2:
         raise ValueError(f"samples is at least 2, got {samples}")
     m = _waves(mean)
@@ -202,14 +171,11 @@ def monte_carlo(
 
 
 def chernoff_bound(rule: Rule, mean: ArrayLike) -> Floats:
-    """An upper bound on the clean accuracy of a rule, from E exp(t Q) of each class at its best t >= 0.
+    """An upper bound on the clean accuracy of a rule, from E exp(t Q) of each class at its best t >= 0; at most 1.
 
     P(Q >= 0) <= exp(t q + t^2 r' (I - 2 t A)^-1 r / 2) / det(I - 2 t A)^(1/2) with q = mu' A mu + b' mu + c and
     r = 2 A mu + b for y = 1, the twin with all signs turned for y = -1, averaged. This is the exact moment, where the
     paper's theorem has an estimate of it: see :func:`printed_bound`.
-
-    Returns:
-        float64 of the rule's shape, at most 1.
     """
     plus, minus = _form(rule, mean, 1, 0.0), _form(rule, mean, -1, 0.0)
     return (chernoff(*plus) + chernoff(*(-part for part in minus))) / 2
@@ -219,11 +185,9 @@ def printed_bound(rule: Rule, mean: ArrayLike) -> Floats:
     """The bound p_1 + p_2 of the paper's theorem, as its text has it. **Not a bound**: see docs/theory.md.
 
     2 p_1 = exp{t [b' mu + mu' A mu + c - 1 / (4 |2 A mu + b| |Lambda|)]} / det(I - 2 t Lambda)^(1/2), Lambda the
-    eigenvalues of A, |Lambda| the largest in size, and its twin for y = -1; each at its best t >= 0. That the text
-    that we have, taken from a PDF, lost a sign or a square is possible. It is here to show that it does not hold.
-
-    Returns:
-        float64 of the rule's shape; nan where the blurs are equal: it divides by |Lambda| = 0.
+    eigenvalues of A, |Lambda| the largest in size, and its twin for y = -1; each at its best t >= 0; nan where the
+    blurs are equal. That the text that we have, taken from a PDF, lost a sign or a square is possible. It is here to
+    show that it does not hold.
     """
     size = np.abs(rule.a).max(-1)
     total = np.zeros(rule.c.shape)

@@ -37,12 +37,8 @@ CONTOURS = ((np.pi / 8, 1 / 16), (0.0, 1 / 32), (-np.pi / 8, 1 / 32), (np.pi / 1
 def probability_positive(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> Floats:
     """P(sum_i (a_i z_i^2 + b_i z_i) + c > 0) for z ~ N(0, I), to 1e-9 or better (mostly 1e-13).
 
-    Args:
-        a, b: (..., d), any signs and zeros; they broadcast against each other.
-        c: (...).
-
-    Returns:
-        float64 (...). A form that is constantly 0 counts as positive half of the time.
+    a and b (..., d), any signs and zeros, and c (...) broadcast. A form that is constantly 0 is positive half of the
+    time.
 
     Raises:
         ValueError: shapes that do not fit, or values that are not finite.
@@ -66,20 +62,10 @@ def probability_positive(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> Floats:
 
 
 def chernoff(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> Floats:
-    """The Chernoff bound on P(sum_i (a_i z_i^2 + b_i z_i) + c >= 0): the least E exp(t Q) over t >= 0.
+    """The Chernoff bound on P(sum_i (a_i z_i^2 + b_i z_i) + c >= 0): the least E exp(t Q) over t >= 0, in [0, 1].
 
     It is 1, and says nothing, where Q has a mean of 0 or more. Any t gives a bound, so the search for the best one
-    cannot make it wrong.
-
-    Args:
-        a, b: (..., d).
-        c: (...).
-
-    Returns:
-        float64 (...), in [0, 1].
-
-    Raises:
-        ValueError: shapes that do not fit, or values that are not finite.
+    cannot make it wrong. Arguments as for :func:`probability_positive`.
     """
     squares, slopes, constants = _forms(a, b, c)
     deviation = np.sqrt((2 * squares**2 + slopes**2).sum(-1))

@@ -103,11 +103,7 @@ def summed_cross_entropy(labels: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def check_attack(norm: str, eps: float, steps: int) -> None:
-    """Check the arguments of :func:`pgd`.
-
-    Raises:
-        ValueError: an unknown norm, a negative radius or no steps.
-    """
+    """Raise the ValueError of :func:`pgd` for its arguments."""
     if norm not in ("linf", "l2"):
         raise ValueError(f'norm must be "linf" or "l2", got {norm!r}')
     if eps < 0 or steps < 1:

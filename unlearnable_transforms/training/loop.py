@@ -7,7 +7,6 @@ only there.
 
 import hashlib
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,8 +22,10 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 """augment(images, generator): uint8 (B, C, H, W) -> uint8 in 0-255 or float in [0, 1]."""
 Perturb = Callable[[PixelModel, Tensor, Tensor, torch.Generator], Tensor]
 """perturb(model, pixels, labels, generator): float pixels in [0, 1] -> perturbed pixels; may call the model."""
-Loss = Callable[[PixelModel, Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
-"""loss(model, pixels, labels, generator) -> (scalar loss, logits for the training accuracy)."""
+LossAndLogits = tuple[Tensor, Tensor]
+"""A scalar to minimise, and the logits (B, classes) for the training accuracy."""
+Loss = Callable[[PixelModel, Tensor, Tensor, torch.Generator], LossAndLogits]
+"""loss(model, pixels, labels, generator) -> what is minimised, and logits."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,6 @@ class History:
     Attributes:
         test_accuracy, train_accuracy, train_loss: one entry an epoch. Accuracies are in [0, 1]; those of training are
             on augmented batches.
-        seconds: wall time, tests included.
         batches: steps of the optimizer.
         forward_images, backward_images: through the network in training, attacks included, tests not.
     """
@@ -104,15 +104,9 @@ class History:
     test_accuracy: list[float] = field(default_factory=list)
     train_accuracy: list[float] = field(default_factory=list)
     train_loss: list[float] = field(default_factory=list)
-    seconds: float = 0.0
     batches: int = 0
     forward_images: int = 0
     backward_images: int = 0
-
-    @property
-    def passes(self) -> int:
-        """Forward plus backward image passes: the cost of the training."""
-        return self.forward_images + self.backward_images
 
     @property
     def last(self) -> float:
@@ -144,8 +138,7 @@ def train(
     perturb: Perturb | None = None,
     loss: Loss | None = None,
     on_epoch: Callable[[int], None] | None = None,
-    on_batch: Callable[[int, Tensor, Tensor], None] | None = None,
-    progress: bool | Callable[[int, History], None] = False,
+    progress: Callable[[int, History], None] | None = None,
 ) -> History:
     """Train a network in place, from the weights it has, and test it after every epoch.
 
@@ -161,16 +154,13 @@ def train(
         device: where to train.
         augment, perturb, loss: replace the recipe's augmentation, no perturbation, cross-entropy; see the types.
         on_epoch: called with the epoch, from 1, before its first batch.
-        on_batch: called after each step with (epoch, rows of this batch, detached loss).
-        progress: True prints a line an epoch; a callable gets (epoch, history).
+        progress: called after each epoch with (epoch, history).
 
     Raises:
         ValueError: a wrong dtype, shape, length or label.
         FloatingPointError: the loss is no longer finite; the epoch is named.
     """
-    started = time.perf_counter()
-    net.to(device)
-    net.to(memory_format=torch.channels_last)
+    net.to(device).to(memory_format=torch.channels_last)
     images, labels = (tensor.to(device) for tensor in checked(images, labels))
     if len(images) < 2:
         raise ValueError("training needs at least 2 images: BatchNorm cannot train on one")
@@ -210,8 +200,6 @@ def train(
             total += value.detach() * len(rows)  # stays on the device: no waiting inside the epoch
             correct += (logits.detach().argmax(1) == target).sum()
             history.batches += 1
-            if on_batch is not None:
-                on_batch(epoch, rows, value.detach())
         if not math.isfinite(total):
             raise FloatingPointError(f"the training loss became {float(total)} in epoch {epoch}; lower max_lr")
         history.forward_images, history.backward_images = model.forward_images, model.backward_images
@@ -219,15 +207,8 @@ def train(
         history.train_accuracy.append(float(correct) / len(images))
         if test is not None:
             history.test_accuracy.append(accuracy(net, *test, device=device, bf16=bf16))
-        history.seconds = time.perf_counter() - started
-        if callable(progress):
+        if progress is not None:
             progress(epoch, history)
-        elif progress:
-            print(
-                f"epoch {epoch:3d}  loss {history.train_loss[-1]:.4f}  train {history.train_accuracy[-1]:.4f}  "
-                f"test {history.last:.4f}  {history.seconds:.1f} s",
-                flush=True,
-            )
     net.eval()
     return history
 
@@ -269,7 +250,7 @@ def recipe_augment(recipe: Recipe) -> Augment:
 
 
 def _cross_entropy(smoothing: float) -> Loss:
-    def loss(model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def loss(model: PixelModel, pixels: Tensor, labels: Tensor, generator: torch.Generator) -> LossAndLogits:
         logits = model(pixels)
         return F.cross_entropy(logits, labels, label_smoothing=smoothing), logits
 

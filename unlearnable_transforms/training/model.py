@@ -38,9 +38,7 @@ class PixelModel:
 def store_statistics(net: nn.Module, images: Tensor) -> None:
     """Put the mean and standard deviation of each channel, on the scale 0-1, into a network's buffers.
 
-    Args:
-        net: gets ``pixel_mean`` and ``pixel_std``, float32 (3,).
-        images: (N, 3, H, W), uint8 or float where 1 is white.
+    These are ``pixel_mean`` and ``pixel_std``, float32 (3,); images are (N, 3, H, W), uint8 or float where 1 is white.
     """
     if images.is_floating_point():
         net.register_buffer("pixel_mean", images.mean((0, 2, 3)).float())
@@ -82,7 +80,6 @@ def predict(
     Args:
         net: with the buffers ``pixel_mean`` and ``pixel_std``, as training leaves it.
         images: uint8 (N, 1 or 3, H, W), or float32 where 1 is white; H and W at least 8.
-        batch_size: images at once.
         device: None is where the network is.
         bf16: None is bfloat16 where the hardware multiplies it natively.
 
@@ -118,9 +115,7 @@ def accuracy(
 ) -> float:
     """Share of the images, in [0, 1], whose largest logit is at their label.
 
-    Args:
-        labels: int64 (N,).
-        net, images, batch_size, device, bf16: as in :func:`predict`, which also lists the errors.
+    Arguments and errors are those of :func:`predict`; labels are int64 (N,).
     """
     images, labels = checked(images, labels)
     logits = predict(net, images, batch_size=batch_size, device=device, bf16=bf16)
@@ -148,13 +143,9 @@ def _checked_images(images: Tensor) -> Tensor:
 def checked(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Images with three channels, and their labels.
 
-    Args:
-        images: uint8 (N, 1 or 3, H, W), or float32 where 1 is white; H and W at least 8. One channel is repeated, as a
-            view.
-        labels: int64 (N,), not negative.
-
     Raises:
-        ValueError: anything else.
+        ValueError: images that are not uint8 (N, 1 or 3, H, W) or float32 where 1 is white, with H and W from 8 on;
+            labels that are not int64 (N,) from 0 on.
     """
     images = _checked_images(images)
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:

@@ -17,11 +17,6 @@ def transformed(images: Tensor, name: Transform, generator: torch.Generator) -> 
 
     "crop" and "crop-flip" are :func:`crop_flip` with a padding of an eighth of the shorter side, at least one pixel;
     "resized-crop" is :func:`resized_crop_flip`.
-
-    Args:
-        images: (B, C, H, W), any device.
-        name: of the transform.
-        generator: source of the draws.
     """
     if name == "none":
         return images
@@ -35,12 +30,9 @@ def crop_flip(images: Tensor, generator: torch.Generator, *, padding: int, flip:
 
     Args:
         images: (B, C, H, W), any dtype, any device. Float images may require gradients.
-        generator: source of the draws; a CPU generator gives the same draws for every device of ``images``.
+        generator: a CPU generator gives the same draws for every device of ``images``.
         padding: pixels of zeros added on each side; every offset from 0 to 2 * padding is equally likely.
         flip: mirror each image left-right with probability 1/2.
-
-    Returns:
-        A new tensor of the same shape, dtype and device.
 
     Raises:
         ValueError: a shape that is not 4-d, or a negative padding.
@@ -83,12 +75,9 @@ def resized_crop_flip(
 
     Args:
         images: float (B, C, H, W), any device. May require gradients.
-        generator: source of the draws; a CPU generator gives the same draws for every device of ``images``.
+        generator: as in :func:`crop_flip`.
         scale: bounds of the part's share of the area.
         ratio: bounds of its width over its height, drawn evenly on the logarithm.
-
-    Returns:
-        A new tensor of the same shape, dtype and device.
 
     Raises:
         ValueError: a shape that is not 4-d.
@@ -128,10 +117,7 @@ def each_image(transform: Callable[[Tensor], Tensor], images: Tensor, generator:
 
     It works on the CPU, where a call on a small image takes a tenth of a millisecond.
 
-    Args:
-        transform: (C, H, W) -> (C, H, W).
-        images: (B, C, H, W), any device; the result goes there, too.
-        generator: seeds PyTorch's global state.
+    Shape: ``transform`` maps (C, H, W) to (C, H, W); images and result are (B, C, H, W) on any device.
     """
     with seeded_globally(generator):
         return torch.stack([transform(image) for image in images.cpu()]).to(images.device)

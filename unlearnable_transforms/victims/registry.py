@@ -9,19 +9,12 @@ from torch import nn
 from ..registry import Registry
 
 Builder = Callable[[int, int], nn.Module]
+"""build(num_classes, image_size) -> a network: float (B, 3, H, W) -> logits (B, num_classes)."""
 REGISTRY: Registry[Builder] = Registry("victim", "unlearnable_transforms.victims", "docs/evaluate.md")
 
 
-def register_victim(name: str) -> Callable[[Builder], Builder]:
-    """Decorator: makes ``build(num_classes, image_size) -> nn.Module`` available as ``name``.
-
-    The network takes float (B, 3, H, W) and returns logits (B, num_classes). Its constructor draws the weights from
-    PyTorch's global random state, which :func:`build_victim` seeds.
-
-    Raises:
-        ValueError: the name is taken.
-    """
-    return REGISTRY.register(name)
+register_victim = REGISTRY.register
+"""Decorator: makes a :data:`Builder` known by a name. It may draw from PyTorch's global state, which is seeded."""
 
 
 def list_victims(pattern: str = "*") -> list[str]:
@@ -35,15 +28,8 @@ def build_victim(name: str, num_classes: int, image_size: int, seed: int = 0) ->
     The start is therefore the one of the victim's literature: torchvision's or timm's initialisation. The global random
     state is left as it was.
 
-    Args:
-        name: as in :func:`list_victims`.
-        num_classes: number of logits, at least 2.
-        image_size: side of the square images in pixels, at least 8.
-        seed: of the weights.
-
-    Returns:
-        The network, with two buffers of shape (3,), ``pixel_mean`` and ``pixel_std``. Training fills them with the
-        statistics of its images, so that a saved network carries them.
+    It has two buffers of shape (3,), ``pixel_mean`` and ``pixel_std``. Training fills them with the statistics of its
+    images, so that a saved network carries them.
 
     Raises:
         KeyError: no such victim.
@@ -67,10 +53,7 @@ def build_surrogate(name: str, num_classes: int, image_size: int, generator: tor
 
     The noise of the optimised methods' version 1 was made by surrogates that start like this: weights and biases of
     convolutions and linear layers are uniform in +-1/sqrt(fan_in). Another start is another noise, and a new version.
-
-    Args:
-        name, num_classes, image_size: as in :func:`build_victim`.
-        generator: on the CPU; it alone decides about those weights.
+    The generator is on the CPU.
     """
     net = build_victim(name, num_classes, image_size)
     for layer in net.modules():

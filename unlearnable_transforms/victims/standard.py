@@ -12,58 +12,47 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision import models
 
-from ..warn import warn
 from .registry import register_victim
 
-Stem = Literal["small", "large"]
-Fan = Literal["fan_in", "fan_out"]
 SMALL_UP_TO = 64  # pixels
 
 
-def choose_stem(image_size: int, stem: Stem | None) -> Stem:
-    """The stem asked for, else the one that fits. Warns of a large stem on small pictures."""
-    fitting: Stem = "small" if image_size <= SMALL_UP_TO else "large"
-    if stem == "large" and fitting == "small":
-        warn(
-            f"the large stem (7x7, stride 2, pooling) on {image_size} px pictures learns badly whatever it is trained "
-            "on, so that protection looks better than it is: leave out stem=",
-        )
-    return stem or fitting
+def _is_small(image_size: int) -> bool:
+    return image_size <= SMALL_UP_TO
 
 
-def _small_convolution(layer: nn.Module, fan: Fan) -> nn.Conv2d:
+def _small_convolution(layer: nn.Conv2d, fan: Literal["fan_in", "fan_out"]) -> nn.Conv2d:
     """A 3x3 convolution with the channels of ``layer``; its weights start as He et al. 2015 draw them."""
-    assert isinstance(layer, nn.Conv2d)
     small = nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(small.weight, mode=fan, nonlinearity="relu")
     return small
 
 
-def _resnet(net: models.ResNet, stem: Stem) -> nn.Module:
-    if stem == "small":
+def _resnet(net: models.ResNet, image_size: int) -> nn.Module:
+    if _is_small(image_size):
         net.conv1 = _small_convolution(net.conv1, "fan_out")
         net.maxpool = nn.Identity()
     return net
 
 
 @register_victim("resnet18")
-def resnet18(num_classes: int, image_size: int, stem: Stem | None = None) -> nn.Module:
+def resnet18(num_classes: int, image_size: int) -> nn.Module:
     """ResNet-18 (He et al. 2016). Small: 11.2 M parameters for 10 classes."""
-    return _resnet(models.resnet18(num_classes=num_classes), choose_stem(image_size, stem))
+    return _resnet(models.resnet18(num_classes=num_classes), image_size)
 
 
 @register_victim("resnet50")
-def resnet50(num_classes: int, image_size: int, stem: Stem | None = None) -> nn.Module:
+def resnet50(num_classes: int, image_size: int) -> nn.Module:
     """ResNet-50 (He et al. 2016). Small: 23.5 M parameters for 10 classes."""
-    return _resnet(models.resnet50(num_classes=num_classes), choose_stem(image_size, stem))
+    return _resnet(models.resnet50(num_classes=num_classes), image_size)
 
 
 @register_victim("vgg16-bn")
-def vgg16_bn(num_classes: int, image_size: int, stem: Stem | None = None) -> nn.Module:
+def vgg16_bn(num_classes: int, image_size: int) -> nn.Module:
     """VGG-16 with BatchNorm (Simonyan and Zisserman 2015). Small: one linear layer behind the convolutions, 14.7 M."""
     _at_least(image_size, 32, "vgg16-bn")  # five poolings
     net = models.vgg16_bn(num_classes=num_classes)
-    if choose_stem(image_size, stem) == "small":
+    if _is_small(image_size):
         net.avgpool = nn.AdaptiveAvgPool2d(1)
         net.classifier = nn.Linear(512, num_classes)
         nn.init.normal_(net.classifier.weight, 0, 0.01)
@@ -72,38 +61,33 @@ def vgg16_bn(num_classes: int, image_size: int, stem: Stem | None = None) -> nn.
 
 
 @register_victim("densenet121")
-def densenet121(num_classes: int, image_size: int, stem: Stem | None = None) -> nn.Module:
+def densenet121(num_classes: int, image_size: int) -> nn.Module:
     """DenseNet-121 (Huang et al. 2017). 7.0 M parameters."""
     net = models.densenet121(num_classes=num_classes)
-    if choose_stem(image_size, stem) == "small":
+    if _is_small(image_size):
         net.features.conv0 = _small_convolution(net.features.conv0, "fan_in")
         net.features.pool0 = nn.Identity()
     return net
 
 
 @register_victim("mobilenetv2")
-def mobilenetv2(num_classes: int, image_size: int, stem: Stem | None = None) -> nn.Module:
+def mobilenetv2(num_classes: int, image_size: int) -> nn.Module:
     """MobileNetV2 (Sandler et al. 2018). 2.2 M parameters for 10 classes; small: two of five halvings left out."""
-    net = models.mobilenet_v2(num_classes=num_classes)
-    if choose_stem(image_size, stem) == "small":
-        _set_strides(net, 2)
-    return net
+    return _halved_less(models.mobilenet_v2(num_classes=num_classes), image_size)
 
 
 @register_victim("efficientnetv2-s")
-def efficientnetv2_s(num_classes: int, image_size: int, stem: Stem | None = None) -> nn.Module:
+def efficientnetv2_s(num_classes: int, image_size: int) -> nn.Module:
     """EfficientNetV2-S (Tan and Le 2021). 20.2 M parameters for 10 classes; small: two of five halvings left out."""
-    net = models.efficientnet_v2_s(num_classes=num_classes)
-    if choose_stem(image_size, stem) == "small":
-        _set_strides(net, 2)
-    return net
+    return _halved_less(models.efficientnet_v2_s(num_classes=num_classes), image_size)
 
 
-def _set_strides(net: nn.Module, count: int) -> None:
-    """Give the first ``count`` convolutions of stride 2 stride 1."""
+def _halved_less(net: nn.Module, image_size: int) -> nn.Module:
+    """With the first two convolutions of stride 2 at stride 1, where the images are small."""
     halving = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)]
-    for layer in halving[:count]:
+    for layer in halving[: 2 * _is_small(image_size)]:
         layer.stride = (1, 1)
+    return net
 
 
 class PreactivationBlock(nn.Module):
@@ -124,13 +108,13 @@ class PreactivationBlock(nn.Module):
 
 
 @register_victim("wrn34-10")
-def wrn34_10(num_classes: int, image_size: int, stem: Stem | None = None) -> nn.Module:
+def wrn34_10(num_classes: int, image_size: int) -> nn.Module:
     """WRN-34-10 (Zagoruyko and Komodakis 2016). 46.2 M parameters for 10 classes.
 
     Convolutions start as He et al. 2015 draw them, by their outputs, and biases at zero, as in the authors' code.
     """
     first: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1, bias=False)]
-    if choose_stem(image_size, stem) == "large":
+    if not _is_small(image_size):
         first = [nn.Conv2d(3, 16, 7, 2, padding=3, bias=False), nn.MaxPool2d(3, 2, padding=1)]
     blocks, inputs = [], 16
     for outputs, stride in ((160, 1), (320, 2), (640, 2)):
@@ -148,7 +132,7 @@ def wrn34_10(num_classes: int, image_size: int, stem: Stem | None = None) -> nn.
 
 
 @register_victim("deit-tiny")
-def deit_tiny(num_classes: int, image_size: int, stem: Stem | None = None) -> nn.Module:
+def deit_tiny(num_classes: int, image_size: int) -> nn.Module:
     """DeiT-tiny (Touvron et al. 2021), without distillation. 5.4 M parameters; patches of 4 px (small) or 16.
 
     Raises:
@@ -160,7 +144,7 @@ def deit_tiny(num_classes: int, image_size: int, stem: Stem | None = None) -> nn
         raise ImportError(
             "the victim deit-tiny needs timm: pip install timm, or the extra unlearnable-transforms[victims]"
         ) from None
-    patch = 4 if choose_stem(image_size, stem) == "small" else 16
+    patch = 4 if _is_small(image_size) else 16
     _at_least(image_size, patch, "deit-tiny")
     if image_size % patch:
         raise ValueError(f"deit-tiny cuts pictures into patches of {patch} px: {image_size} px is no multiple of that")

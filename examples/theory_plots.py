@@ -1,24 +1,27 @@
-"""Pictures of the theory. They need matplotlib (the extra ``quickstart``), imported when a picture is drawn."""
+"""The pictures of docs/theory.md, drawn by theory.py. They need matplotlib (the extra ``quickstart``)."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
-from .latent import (
+from unlearnable_transforms.theory import (
+    accuracy,
     bayes_direction,
+    bayes_rule,
+    blur_matrix,
+    chernoff_bound,
     latent_map,
+    mean_vector,
     poisoned_accuracy,
     poisoned_rule,
+    printed_bound,
     robust_accuracy,
     robust_direction,
     standard_accuracy,
 )
-from .mixtures import accuracy, bayes_rule, blur_matrix, chernoff_bound, mean_vector, printed_bound
-from .quadratic import Floats
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NORMS = (1.0, 2.5, 5.0)  # |mu| of the paper's figure 3
 BLUE, ORANGE, GREY = "#1f5fa8", "#d1661b", "#666666"
@@ -26,16 +29,13 @@ BLUE, ORANGE, GREY = "#1f5fa8", "#d1661b", "#666666"
 
 def contours(
     norms: Sequence[float] = NORMS, dimension: int = 10, direction: str = "constant", points: int = 31
-) -> "Figure":
+) -> Figure:
     """Clean accuracy of the poisoned Bayes rule, above, and its Chernoff bound, below, over (a_-1, a_1).
 
     Args:
         norms: |mu|, one column each.
         dimension, direction: see :func:`~unlearnable_transforms.theory.mixtures.mean_vector`.
         points: blurs from 0 to 0.5 on each axis.
-
-    Raises:
-        ImportError: matplotlib is missing.
     """
     blurs = np.linspace(0, 0.5, points)
     figure, axes = _figure(2, len(norms))
@@ -59,15 +59,12 @@ def bound_gaps(
     dimension: int = 10,
     directions: Sequence[str] = ("constant", "axis", "rough"),
     points: int = 20,
-) -> "Figure":
+) -> Figure:
     """The bound as printed less the accuracy, over (a_-1, a_1): where it is negative (red), it is none.
 
     Args:
         directions: of mu, one row each.
         others: as for :func:`contours`.
-
-    Raises:
-        ImportError: matplotlib is missing.
     """
     blurs = np.linspace(0, 0.5, points)
     figure, axes = _figure(len(directions), len(norms))
@@ -89,7 +86,7 @@ def tradeoff_curves(
     dimension: int = 500,
     latent: Sequence[int] = (5, 10, 25, 50, 100, 150, 200, 250, 300, 350, 400, 450, 500),
     maps: int = 10,
-) -> dict[str, Floats]:
+) -> dict[str, np.ndarray]:
     """Accuracies of the Bayes rule and of the most robust linear rule of latent mixtures, means over maps and means mu.
 
     Args:
@@ -114,15 +111,12 @@ def tradeoff_curves(
     return {"ratio": np.array(latent) / dimension, **dict(zip(names, table, strict=True))}
 
 
-def tradeoff(curves: dict[str, Floats], eps: float = 1.5) -> "Figure":
+def tradeoff(curves: dict[str, np.ndarray], eps: float = 1.5) -> Figure:
     """Accuracy and robust accuracy of two rules over k / d, and what each rule gives up.
 
     Args:
         curves: of :func:`tradeoff_curves`.
         eps: what they were made with, for the labels.
-
-    Raises:
-        ImportError: matplotlib is missing.
     """
     figure, axes = _figure(1, 2, size=(4.6, 3.6))
     ratio = curves["ratio"]
@@ -156,7 +150,7 @@ def difference_curves(
     dimension: int = 40,
     latent: int = 4,
     maps: int = 5,
-) -> tuple[Floats, Floats]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Clean accuracies of the poisoned and of the clean Bayes rule of latent mixtures, means over maps.
 
     Args:
@@ -178,16 +172,10 @@ def difference_curves(
     return poisoned, clean
 
 
-def difference_plot(differences: Sequence[float], noises: Sequence[float], poisoned: Floats) -> "Figure":
-    """The curves of :func:`difference_curves`, one colour a noise.
-
-    Raises:
-        ImportError: matplotlib is missing.
-    """
+def difference_plot(differences: Sequence[float], noises: Sequence[float], poisoned: np.ndarray) -> Figure:
+    """The curves of :func:`difference_curves`, one colour a noise."""
     figure, axes = _figure(1, 1, size=(5.6, 3.6))
     cell = axes[0, 0]
-    from matplotlib import colormaps
-
     for noise, shade, values in zip(noises, np.linspace(0.1, 0.85, len(noises)), poisoned, strict=True):
         cell.plot(differences, values, color=colormaps["viridis"](shade), label=f"{noise:g}")
     cell.set(xscale="log", xlabel="difference of the filters, a₁ − a₋₁", ylabel="accuracy on clean data")
@@ -196,12 +184,8 @@ def difference_plot(differences: Sequence[float], noises: Sequence[float], poiso
     return figure
 
 
-def plane(blurs: tuple[float, float] = (0.1, 0.4), norm: float = 1.5, noise: float = 0.05, seed: int = 0) -> "Figure":
-    """CUDA on the smallest latent mixture, d = 2 and k = 1: what is released, and clean data under the rule learnt.
-
-    Raises:
-        ImportError: matplotlib is missing.
-    """
+def plane(blurs: tuple[float, float] = (0.1, 0.4), norm: float = 1.5, noise: float = 0.05, seed: int = 0) -> Figure:
+    """CUDA on the smallest latent mixture, d = 2 and k = 1: what is released, and clean data under the rule learnt."""
     weights, mean = np.array([[1.0], [0.0]]), np.array([norm])
     matrix, vector, constant = poisoned_rule(weights, mean, *blurs, noise)
     generator = np.random.default_rng(seed)
@@ -225,17 +209,13 @@ def plane(blurs: tuple[float, float] = (0.1, 0.4), norm: float = 1.5, noise: flo
     return figure
 
 
-def random_mean(norm: float, latent: int, seed: int) -> Floats:
+def random_mean(norm: float, latent: int, seed: int) -> np.ndarray:
     """A mean (k,) of this length in a random direction."""
     vector = np.random.default_rng([seed, latent]).standard_normal(latent)
     return norm * vector / np.linalg.norm(vector)
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float] = (2.9, 2.7)) -> tuple["Figure", Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("pictures need matplotlib: pip install matplotlib") from None
+def _figure(rows: int, columns: int, size: tuple[float, float] = (2.9, 2.7)) -> tuple[Figure, Any]:
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), facecolor="white", layout="compressed")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
