@@ -3,6 +3,7 @@
 - ``<!-- parameters: SEMPoison -->`` becomes the table of what the class declares,
 - ``<!-- methods -->`` the reference of every registered method,
 - ``<!-- measured: sem -->`` the figures of a method, from ``unlearnable_transforms/evaluation/measured.json``,
+- ``<!-- sites -->`` the table ``unlearnable_transforms/data/sites.toml``,
 - ``<!-- changelog -->`` the file CHANGELOG.md.
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import unlearnable_transforms as ut
+from unlearnable_transforms.data.sites import Site, sites
 from unlearnable_transforms.evaluation.recommended import MEASURED
 from unlearnable_transforms.params import table
 
@@ -82,9 +84,26 @@ def changelog(_: re.Match) -> str:
     return (Path(__file__).parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def site_table(_: re.Match) -> str:
+    """The sites that `--site` knows, with their sources."""
+    head = ["| `--site` | longest side | format | | source |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *map(_site_row, sites().values())])
+
+
+def _site_row(site: Site) -> str:
+    source = f"{_source(site)}, {site.date}"
+    return f"| `{site.name}` | {site.max_side} px | {site.format} {site.quality} | {site.note} | {source} |"
+
+
+def _source(site: Site) -> str:
+    link = f"[{site.source.split('/')[2]}]({site.source})" if "://" in site.source else site.source
+    return link if site.sure else f"unsure: {link}"
+
+
 INCLUDES = {
     r"parameters: (\w+)": parameters,
     "methods": methods,
+    "sites": site_table,
     r"measured: ([\w-]+)": measured,
     "changelog": changelog,
 }

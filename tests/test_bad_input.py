@@ -99,7 +99,7 @@ BATCHES = {
         [0] * 4,
         ValueError,
         (2,),
-        "damaged.*replace or remove it",
+        "truncated.*replace or remove it",
     ),
     "no bytes": (swapped(PICTURES, 1, {"bytes": None, "path": None}), [0] * 4, ValueError, (1,), "missing"),
     "animated": (
@@ -206,7 +206,7 @@ SETS = {  # name: kind of error, row that is named by batches, what the message 
     "label empty": (ValueError, 2, "empty text"),
     "image missing": (ValueError, 2, "the picture is missing"),
     "file missing": (ValueError, 2, r"/no/such/file.png does not exist; restore or remove it"),
-    "corrupt bytes": (ValueError, 2, "damaged.*replace or remove it"),
+    "corrupt bytes": (ValueError, 2, "truncated.*replace or remove it"),
     "not a picture": (ValueError, 2, "not a picture that can be read; replace or remove it"),
     "CMYK": (TypeError, 2, "mode CMYK.*convert"),
 }

@@ -8,7 +8,9 @@ Prints, each with equal codec settings on both sides:
    printed apart; meaningful on a machine that does nothing else;
 3. the largest memory of the main process and of its largest worker, for each number of small files;
 4. with --jpeg: the share of a change that JPEG leaves, <jpeg(changed) - jpeg(clean), changed - clean> / |changed -
-   clean|^2, mean over photographs, for CUDA and for noise of +-8 at every pixel.
+   clean|^2, mean over photographs, for CUDA and for noise of +-8 at every pixel;
+5. with --sizes: bytes of the protected files / bytes of the JPEG files that they were made of, by format, and how near
+   `unlearnable unlock` comes to the clean photographs.
 
 The photographs are those of a Parquet file with JPEG bytes in a column image.
 """
@@ -35,11 +37,12 @@ from unlearnable_transforms.data.codec import Codec
 from unlearnable_transforms.data.image import PNG_LEVEL
 from unlearnable_transforms.jobs.workers import run_tasks
 from unlearnable_transforms.protection.protect import protect_source
+from unlearnable_transforms.protection.unlock_source import unlock_source
 
 PHOTOGRAPHS = Path(__file__).parents[3] / "shared" / "data" / "clothing" / "train-00000-of-00001.parquet"
 KEY = Key.public("folder benchmark")
 SIDE = 48
-QUALITIES = (95, 85, 75)
+QUALITIES = (95, 92, 85, 75)
 
 
 def bare(source: Path, out: Path) -> None:
@@ -126,6 +129,21 @@ def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data))).astype(float)
 
 
+def sizes(source: Path, scratch: Path) -> None:
+    kinds = {
+        "png": (Codec("png"), None),
+        "webp": (Codec("webp"), None),
+        "auto, which is JPEG 92": (Codec("auto"), None),
+        "auto, at most 320 px": (Codec("auto"), 320),
+    }
+    for name, (codec, max_side) in kinds.items():
+        out, poison = scratch / name, CUDAPoison(key=KEY)
+        summary = protect_source(source, out, poison, codec=codec, max_side=max_side)
+        *_, near = unlock_source(out, scratch / f"{name} undone", poison, clean=source)
+        times = summary.bytes_out / summary.bytes_in
+        print(f"5. {name}: {times:.1f} times the bytes; undone and {near}", flush=True)
+
+
 def memory(files: int) -> None:
     """Protect ``files`` small pictures in a process of its own, with two workers, and print the largest memory."""
     code = f"from folder import peak; peak({files})"
@@ -165,6 +183,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, nargs="*", default=[1000, 10_000], help="up to 100,000")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jpeg", action="store_true", help="only the effect of JPEG")
+    parser.add_argument("--sizes", action="store_true", help="only the sizes of files")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
@@ -182,6 +201,9 @@ def main() -> None:
                 folder = source / f"class {number % 10}"
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / f"{number:05d}.jpg").write_bytes(row["bytes"])
+            if arguments.sizes:
+                sizes(source, Path(scratch))
+                return
             throughput(source, arguments.rounds)
             scaling(source, arguments.rounds)
     for files in arguments.files:

@@ -6,6 +6,8 @@ Parts, in the order in which they were used:
     strengths validation: the strengths, and one halo for all classes
     test      the test set: three keys at 96 px, protected and shrunk, protected and saved as JPEG 75 and shrunk
     picture   docs/images/photographs.png and photographs-difference.png, nothing is trained
+    write     brings the figures of the strengths into the package, for what `protect` and `preview` say; nothing is
+              trained
 
 The victim is the screen's ResNet-9, 40 epochs, batch 64, crop and flip; accuracy after the last epoch on photographs
 that nobody changed. Shrinking: shorter side with bicubic antialiasing, middle square. Every run is appended to
@@ -28,6 +30,7 @@ from datasets import load_dataset
 from PIL import Image, ImageOps
 
 from unlearnable_transforms import CUDAPoison, Key
+from unlearnable_transforms.evaluation.worth import PHOTOGRAPHS
 from unlearnable_transforms.pixels import gain_fitted_psnr, psnr, ssim
 from unlearnable_transforms.poisons.convolution import HALO_GRID
 from unlearnable_transforms.poisons.cuda import Shape
@@ -214,13 +217,34 @@ def picture() -> None:
         print(IMAGES / f"{name}.jpg", ": clean,", ", ".join(STRENGTHS), "(4x difference)" if "diff" in name else "")
 
 
+def figures() -> dict[str, Any]:
+    """What the package says of halos in words: accuracies in percent on photographs that nobody changed."""
+    have = known()
+    strengths = {name: have[identity(task({"strength": name}, side=64))] for name in STRENGTHS}
+    clean, one = (have[identity(task(method, side=64))] for method in
+                  ({}, {"strength": "normal", "one for all": True}))  # fmt: skip
+    return {
+        "images": "photographs of ten kinds of clothes",
+        "classes": 10,
+        "side": 64,
+        "network": "a small network that learns from nothing but them",
+        "clean": clean["accuracy"],
+        "one filter for all classes": one["accuracy"],
+        "strengths": {name: {"accuracy": result["accuracy"], "SSIM": result["SSIM"], "gain-fitted PSNR":
+                             result["gain-fitted PSNR"]} for name, result in strengths.items()},
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["choose", "strengths", "test", "picture"])
+    parser.add_argument("part", choices=["choose", "strengths", "test", "picture", "write"])
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes of one thread")
     arguments = parser.parse_args()
     if arguments.part == "picture":
         picture()
+        return
+    if arguments.part == "write":
+        PHOTOGRAPHS.write_text(json.dumps(figures(), indent=1) + "\n")
         return
     wanted, have = tasks(arguments.part), known()
     missing = [each for each in wanted if identity(each) not in have]

@@ -2,14 +2,17 @@
 
 import PIL.Image
 import pytest
-from conftest import encode, pixels
-from datasets import DatasetDict
+from conftest import decode, encode, pixels, stored
+from datasets import DatasetDict, load_dataset
 from folders import PROFILE
-from publications import clean_set, exif, key, publish, reencoded
+from PIL.PngImagePlugin import PngInfo
+from publications import clean_set, exif, key, protected_folder, publish, reencoded, with_picture
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.checks.encodings import read_encoding
-from unlearnable_transforms.checks.leaks import mixed_leak
+from unlearnable_transforms.checks.leaks import LeakError, encoding_leaks, mixed_leak
+from unlearnable_transforms.data.codec import Codec
+from unlearnable_transforms.data.credit import Credit, build
 
 _MODES = {"RGB": (9, 8, 3), "L": (9, 8), "RGBA": (9, 8, 4), "large": (300, 400, 3)}
 _ICC = {"icc_profile": PROFILE}
@@ -83,3 +86,97 @@ def test_other_splits_may_be_lossy(tmp_path):
     poison = ut.OPSPoison(key=key())  # lossy training pictures would be refused
     both = DatasetDict(train=ut.protect(clean_set(), poison), test=test)
     assert publish(both, tmp_path / "out", poison).checked.formats == ["JPEG", "PNG"]
+
+
+# ---- the one packet --------------------------------------------------------------------------------------------------
+
+CREDIT = Credit("ai-training", ("Ann Lee",), "(c) Ann Lee, https://example.org/terms")
+IMAGE = PIL.Image.fromarray(pixels(9, 8, 3))
+
+
+def with_packets(format: str, *packets: bytes) -> bytes:
+    """A file with these XMP packets, one behind the other."""
+    data = Codec(format).encode(IMAGE, packets[0])
+    for packet in packets[1:]:
+        other = Codec(format).encode(IMAGE, packet)
+        if format == "png":
+            start, end = other.index(b"iTXt") - 4, other.index(b"IDAT") - 4
+            data = data[:start] + other[start:end] + data[start:]
+        elif format == "jpeg":
+            start = other.index(b"\xff\xe1")
+            data = data[:2] + other[start : start + 2 + int.from_bytes(other[start + 2 : start + 4], "big")] + data[2:]
+        else:
+            data += other[other.index(b"XMP ") :]
+            data = data[:4] + (len(data) - 8).to_bytes(4, "little") + data[8:]
+    return data
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
+def test_one_exact_packet_passes_and_nothing_else(format):
+    packet = build(CREDIT)
+    found = read_encoding(with_packets(format, packet))
+    assert (found.foreign, found.credit) == ([], CREDIT)
+    assert list(encoding_leaks(found, additive=False)) == []
+    name = "text" if format == "png" else "XMP"
+    changed = packet.replace(b"</rdf:Description>", b"<dc:source>x</dc:source></rdf:Description>")
+    assert read_encoding(with_packets(format, changed)).foreign == [name]
+    assert read_encoding(with_packets(format, packet + b" ")).foreign == [name]
+    for second in (packet, changed):
+        assert read_encoding(with_packets(format, packet, second)).foreign == [name]
+
+
+def test_a_packet_in_other_clothes_is_foreign():
+    info, text = PngInfo(), build(CREDIT).decode()
+    info.add_itxt("XML:com.adobe.xmp", text, zip=True)
+    assert read_encoding(encode(IMAGE, "PNG", pnginfo=info)).foreign == ["text"]
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", text, lang="de")
+    assert read_encoding(encode(IMAGE, "PNG", pnginfo=info)).foreign == ["text"]
+    info = PngInfo()
+    info.add_text("XML:com.adobe.xmp", text.encode())
+    assert read_encoding(encode(IMAGE, "PNG", pnginfo=info)).foreign == ["text"]
+    assert read_encoding(encode(IMAGE, "JPEG", exif=exif(), xmp=build(CREDIT))).foreign == ["EXIF"]
+    assert read_encoding(encode(IMAGE, "WEBP", exif=exif(), xmp=build(CREDIT))).foreign == ["EXIF"]
+
+
+def test_paths_and_names_in_a_packet_are_leaks():
+    for text, check in (("/home/ann/photos", "local path"), ("IMG_1.jpg", "telling name")):
+        found = read_encoding(with_packets("png", build(Credit(creator=(text,)))))
+        assert [leak[0] for leak in encoding_leaks(found, additive=False)] == [check]
+
+
+def test_some_images_with_a_packet_and_others_without():
+    """It may say which are protected. The fields themselves may differ."""
+    for format in ("png", "webp", "jpeg"):
+        one, two = (read_encoding(with_packets(format, build(credit))).traces for credit in (CREDIT, Credit()))
+        none = read_encoding(Codec(format).encode(IMAGE)).traces
+        assert mixed_leak({one: [1], two: [2]}) is None
+        assert mixed_leak({one: [1, 2], none: [3]})[1] == (3,)
+        grey = read_encoding(Codec(format).encode(IMAGE.convert("L"), build(CREDIT))).traces
+        assert mixed_leak({one: [1, 2], grey: [3]}) is None
+
+
+def test_a_folder_with_packets_is_published(tmp_path):
+    folder = protected_folder(tmp_path, "--opt-out", "--creator", "Ann Lee")
+    assert publish(folder, tmp_path / "out").checked.counts == {"protected": 6}
+    (image,) = (tmp_path / "out").rglob("000.png")
+    assert read_encoding(image.read_bytes()).credit == Credit("ai-training", ("Ann Lee",))
+    other = folder / "ant" / "000.png"
+    other.write_bytes(Codec().encode(decode(other.read_bytes()), build(CREDIT) + b" "))
+    with pytest.raises(LeakError, match=r"metadata: ant/000\.png: the file holds text"):
+        publish(folder, tmp_path / "again")
+
+
+def test_packets_in_the_images_of_a_table(tmp_path):
+    from unlearnable_transforms.protection.protect import protect_source
+
+    clean_set().to_parquet(str(tmp_path / "clean.parquet"))
+    poison = ut.CUDAPoison(key=key())
+    protect_source(tmp_path / "clean.parquet", tmp_path / "protected", poison, codec=Codec(credit=CREDIT))
+    table = load_dataset("parquet", data_dir=str(tmp_path / "protected"), split="train")
+    data = [row["bytes"] for row in stored(table)]
+    assert [read_encoding(image).credit for image in data] == [CREDIT] * 12
+    assert publish(tmp_path / "protected", tmp_path / "out", poison).checked.counts == {"protected": 12}
+    changed = Codec().encode(decode(data[3]), build(CREDIT).replace(b"Ann", b"<dc:x/>Ann"))
+    with pytest.raises(LeakError, match="metadata: train row 3: the file holds text"):
+        publish(with_picture(table, 3, changed), tmp_path / "again", poison)

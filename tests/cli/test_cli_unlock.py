@@ -75,7 +75,7 @@ def nothing_left(tmp_path: Path) -> bool:
 
 def test_a_folder_of_filtered_photographs(tmp_path, photos, undo, key_file, capsys):
     (photos / "metadata.csv").write_text("file_name,caption\ncat/04.jpg,a cat\n")
-    assert undo(photos, "--invertible", unlock=("--clean", photos)) == 0
+    assert undo(photos, "--invertible", protect=("--format", "png"), unlock=("--clean", photos)) == 0
     told = capsys.readouterr().out
     assert "12 of 12 pictures are restored nearly" in told
     (value,) = re.findall(r"compared with 12 clean pictures: 0 are equal, PSNR of the others ([\d.]+) dB", told)
@@ -219,7 +219,7 @@ def test_another_key_is_known_by_the_cache(tmp_path, photos, undo, other_key, ca
 
 def test_pictures_that_cannot_be_undone_are_named_and_nothing_is_written(tmp_path, photos, undo, key_file, capsys):
     ledger = tmp_path / "ledger.parquet"
-    assert undo(photos, protect=("--ledger", ledger), unlock=("--ledger", ledger)) == 0
+    assert undo(photos, protect=("--ledger", ledger, "--format", "png"), unlock=("--ledger", ledger)) == 0
     (tmp_path / "clean").rename(tmp_path / "first")
     strange = tmp_path / "protected" / "cat" / "04.png"
     (tmp_path / "protected" / "cat" / "01.png").write_bytes(strange.read_bytes())  # a copy is known
@@ -231,7 +231,7 @@ def test_pictures_that_cannot_be_undone_are_named_and_nothing_is_written(tmp_pat
     assert nothing_left(tmp_path)
     strange.write_bytes(b"?")
     assert again(tmp_path, key_file, "--ledger", ledger) == 2
-    assert "cat/04.png: the bytes are not a picture" in capsys.readouterr().err
+    assert "cat/04.png: this is not a picture" in capsys.readouterr().err
     assert nothing_left(tmp_path)
 
 

@@ -5,7 +5,9 @@ import pytest
 from conftest import decode, pixels
 from PIL import Image
 
+from unlearnable_transforms.checks.encodings import read_encoding
 from unlearnable_transforms.data.codec import Codec, checksum, measure
+from unlearnable_transforms.data.credit import Credit
 
 RGB, ALPHA = pixels(12, 10, 3), pixels(12, 10, seed=2)
 OPAQUE = np.full((12, 10), 255, np.uint8)
@@ -46,3 +48,23 @@ def test_measures_of_equal_and_small_images():
     distance = measure(small, small ^ 1)
     assert distance[0] == pytest.approx(48.13, abs=0.01)  # one level everywhere
     assert distance[2] is None
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "jpeg"])
+@pytest.mark.parametrize("colour", [RGB, RGB[:, :, 0]], ids=["RGB", "grey"])
+def test_a_packet_changes_no_pixel_and_can_be_read(format, colour):
+    credit = Credit("all", ("Ann Lée",))
+    codec = Codec(format, credit=credit)
+    plain, said = (codec.encode(Image.fromarray(colour), packet) for packet in (b"", codec.packet(lambda: None)))
+    assert np.array_equal(np.asarray(decode(plain)), np.asarray(decode(said)))
+    assert plain == Codec(format).encode(Image.fromarray(colour))
+    encoding = read_encoding(said)
+    assert (encoding.credit, encoding.foreign) == (credit, [])
+    assert read_encoding(plain).credit is None
+
+
+def test_auto_follows_the_source():
+    names = ["a.JPG", "b.jpeg", "c.heic", "d.avif", "e.png", "f.tif", "g.gif", "h.WebP", "i.bmp"]
+    formats = [Codec("auto").for_file(name).format for name in names]
+    assert formats == ["jpeg"] * 4 + ["png"] * 3 + ["webp", "png"]
+    assert Codec("png").for_file("a.jpg") == Codec("png")

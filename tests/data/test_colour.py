@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import pytest
 from conftest import decode, encode, image_set, pixels
+from messy import adobe_exif
 from PIL import ExifTags, Image, ImageCms
 
 from unlearnable_transforms.data.codec import Codec
@@ -230,17 +231,54 @@ NAMED = {  # name: how the file says it, the space that is shown
 }
 
 
-def camera_exif() -> bytes:
-    """Adobe RGB as cameras say it: uncalibrated, and R03."""
-    interop = struct.pack("<HHHI4sI", 1, 1, 2, 4, b"R03\0", 0)
-    ifd = struct.pack("<HHHIIHHIII", 2, 0xA001, 3, 1, 0xFFFF, 0xA005, 4, 1, 56, 0)
-    return b"Exif\0\0II*\0" + struct.pack("<IHHHIII", 8, 1, 0x8769, 4, 1, 26, 0) + ifd + interop
+def exif_space(value: int) -> bytes:
+    tags = Image.Exif()
+    tags[ExifTags.Base.Artist] = "A. Photographer"
+    tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ColorSpace] = value
+    return tags.tobytes()
+
+
+SPACES_OF_EXIF = {"R03": (adobe_exif(), True), "2": (exif_space(2), True), "sRGB": (exif_space(1), False)}
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("name", SPACES_OF_EXIF)
+def test_adobe_rgb_of_a_camera_is_known_in_every_format(format, name):
+    exif, adobe = SPACES_OF_EXIF[name]
+    space = open_bytes(encode(RGB, format, exif=exif)).space
+    assert (space is not None) == adobe
+    if adobe:
+        flat = Image.fromarray(np.full((1, 1, 3), (40, 200, 90), np.uint8))
+        flat.info["icc_profile"] = space.profile()
+        assert away(flat, decode(encode(np.asarray(flat), icc_profile=rgb_profile("Adobe RGB")))) < 0.5
+
+
+def test_the_order_of_answers():
+    """Code points, profile, sRGB, gAMA: the first that is there counts."""
+    linear, p3 = (b"gAMA", struct.pack(">I", 100_000)), (b"cICP", bytes((12, 13, 0, 1)))
+    profile_of_adobe = b"a\0\0" + zlib.compress(rgb_profile("Adobe RGB"))
+    of = {
+        name: open_bytes(with_chunks(*chunks)).space
+        for name, chunks in {
+            "profile": [(b"iCCP", profile_of_adobe)],
+            "profile, gAMA": [(b"iCCP", profile_of_adobe), linear],
+            "cICP": [p3],
+            "cICP, profile": [p3, (b"iCCP", profile_of_adobe)],
+            "sRGB, gAMA": [(b"sRGB", b"\0"), linear],
+            "gAMA": [linear],
+        }.items()
+    }
+    assert of["profile"] == of["profile, gAMA"] is not None
+    assert of["cICP"] == of["cICP, profile"] is not None
+    assert of["cICP"] != of["profile"]
+    assert of["sRGB, gAMA"] is None
+    assert of["gAMA"] is not None
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_spaces_are_known_by_their_other_names(name):
     source, space = NAMED[name]
-    back = given_back(source or encode(RGB, exif=camera_exif()))
+    back = given_back(source or encode(RGB, exif=adobe_exif()))
     assert away(back, decode(encode(RGB, icc_profile=rgb_profile(space)))) < 0.5
     assert set(back.info) == {"icc_profile"}
 

@@ -61,7 +61,7 @@ def test_workers_do_not_change_a_byte(tmp_path, poison):
     two = protect_source(source, tmp_path / "two", poison, ledger=tmp_path / "2.parquet", workers=2)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     assert Path(one.ledger).read_bytes() == Path(two.ledger).read_bytes()
-    assert one.lines()[:-1] == two.lines()[:-1]
+    assert (one.counts, one.measured, one.notes) == (two.counts, two.measured, two.notes)
 
 
 def test_the_ledger_knows_every_file_and_is_private(source, out, poison):
@@ -163,8 +163,8 @@ def test_jpeg_cannot_hold_transparency(tmp_path, out, poison):
     (tmp_path / "source" / "cat" / "a.png").write_bytes(encode(pixels(9, 9, 4)))
     (tmp_path / "source" / "cat" / "b.png").write_bytes(encode(pixels(9, 9, 3)))
     summary = protect_source(tmp_path / "source", out, poison, codec=Codec("jpeg"))
-    assert [path for path, _ in summary.failed] == ["cat/a.png"]
-    assert "transparency" in summary.failed[0][1]
+    assert [path for path, _ in summary.left_out] == ["cat/a.png"]
+    assert "transparency" in summary.left_out[0][1]
     assert set(tree(out)) == {"cat/b.jpg"}
 
 
@@ -292,11 +292,6 @@ def test_pictures_that_cannot_be_read_are_listed_and_not_copied(source, out, poi
         "empty.png": b"",
         "text.png": b"hello",
         "photo.heic": b"\0\0\0\x18ftypheic",
-        "cmyk.jpg": encode(Image.new("CMYK", (9, 9)), "JPEG"),
-        "deep.png": encode(np.zeros((9, 9), np.uint16)),
-        "moving.gif": encode(
-            Image.new("L", (9, 9)), "GIF", save_all=True, append_images=[Image.new("L", (9, 9), 200)], duration=9
-        ),
     }
     for name, data in bad.items():
         (source / "cat" / name).write_bytes(data)

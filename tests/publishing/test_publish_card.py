@@ -245,8 +245,8 @@ def test_publish_and_verify_by_command(tmp_path, ready, capsys):
     (tmp_path / "out" / "ant" / "000.png").write_bytes(b"?")
     assert main(["verify", str(tmp_path / "out")]) == 1
     assert "changed: ant/000.png" in capsys.readouterr().out
-    assert main(["verify", str(tmp_path / "protected")]) == 2
-    assert "there is no protection.json" in capsys.readouterr().err
+    assert main(["verify", str(tmp_path / "protected")]) == 0  # not published, but protected
+    assert "WHOLE: all 6 images" in capsys.readouterr().out
 
 
 def test_what_options_say_of_the_set_is_on_the_card(tmp_path, ready):

@@ -21,7 +21,6 @@ from unlearnable_transforms.checks.leaks import (
     LeakError,
     file_leak,
     holds_secret,
-    is_additive,
     is_neutral_name,
     key_forms,
     metadata_leaks,
@@ -30,6 +29,7 @@ from unlearnable_transforms.checks.leaks import (
     value_leaks,
 )
 from unlearnable_transforms.jobs.ledger import read_ledger
+from unlearnable_transforms.poisons.base import is_additive
 
 FLOATS = Features(image=Sequence(Value("float32")), label=Value("int64"))
 

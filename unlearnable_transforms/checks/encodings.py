@@ -5,13 +5,18 @@ import re
 import struct
 from dataclasses import dataclass, field
 
+from ..data.credit import Credit, parse
+
 _DIGITS = 8  # of a digest of settings
+_WITH_PACKET = " with XMP"  # in traces
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _PNG_PARTS = frozenset(("IHDR", "PLTE", "tRNS", "IDAT", "IEND", "iCCP", "sRGB", "gAMA", "cHRM", "sBIT", "bKGD", "pHYs"))
 _PNG_TOLD = {"eXIf": "EXIF", "tEXt": "text", "zTXt": "text", "iTXt": "text", "tIME": "the time", "caBX": "C2PA"}
 _PNG_FRAMES = frozenset(("acTL", "fcTL", "fdAT"))
 _WEBP_PARTS = frozenset(("VP8X", "VP8L", "VP8 ", "ALPH", "ICCP"))
 _WEBP_TOLD = {"EXIF": "EXIF", "XMP ": "XMP", "ANIM": "further frames", "ANMF": "further frames"}
+_XMP_TEXT = b"XML:com.adobe.xmp" + bytes(5)  # PNG: neither compressed, nor with a language or a translation
+_XMP_PART = b"http://ns.adobe.com/xap/1.0/\0"  # JPEG
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the next marker behind compressed data
 _LONE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
 
@@ -26,25 +31,42 @@ class Encoding:
         traces: what tells one encoder's settings from another's; equal for pictures that were encoded alike. Those of a
             grey JPEG are the beginning of those of a colour one.
         foreign: what it holds beside pixels, colour space and the like: ``EXIF``, ``a comment``, ``a thumbnail``, ...
+        credit: of the one XMP packet that `unlearnable protect` writes; any other is foreign.
     """
 
     format: str
     lossless: bool
     traces: str = ""
     foreign: list[str] = field(default_factory=list)
+    credit: Credit | None = None
+
+    def add_part(self, name: str, packet: bytes | None) -> None:
+        """Note a part that is no part of the image, unless it is the packet, for the first time."""
+        credit = None if packet is None else parse(packet)
+        if credit is None or self.credit is not None:
+            self.foreign.append(name)
+        else:
+            self.credit = credit
 
 
 def read_encoding(data: bytes) -> Encoding:
     """The encoding of a picture file's bytes; damaged ones are of format ``unknown``."""
     try:
-        if data.startswith(_PNG):
-            return _read_png(data)
-        if data.startswith(_JPEG):
-            return _read_jpeg(data)
-        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            return _read_webp(data)
+        found = _read(data)
     except (struct.error, IndexError, ValueError):
-        pass
+        return Encoding("unknown", lossless=False)
+    if found.credit is not None:  # where some images have a packet and others have none, it may say which are protected
+        found.traces += _WITH_PACKET
+    return found
+
+
+def _read(data: bytes) -> Encoding:
+    if data.startswith(_PNG):
+        return _read_png(data)
+    if data.startswith(_JPEG):
+        return _read_jpeg(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _read_webp(data)
     return Encoding("unknown", lossless=False)
 
 
@@ -59,7 +81,9 @@ def _read_png(data: bytes) -> Encoding:
         if name in _PNG_FRAMES:
             found.foreign.append("further frames")
         elif name not in _PNG_PARTS:
-            found.foreign.append(_PNG_TOLD.get(name, f"the part {name!r}"))
+            body = data[place + 8 : place + 8 + size]
+            packet = body.removeprefix(_XMP_TEXT) if name == "iTXt" and body.startswith(_XMP_TEXT) else None
+            found.add_part(_PNG_TOLD.get(name, f"the part {name!r}"), packet)
         place += 12 + size
     _check_end(found, data, place)
     return found
@@ -87,7 +111,8 @@ def _read_jpeg(data: bytes) -> Encoding:
         elif 0xC0 <= marker <= 0xC2 and body[5] > 1:
             sampling = body[5:]  # components, without the size of the picture
         elif told := _jpeg_foreign(marker, body):
-            found.foreign.append(told)
+            packet = body.removeprefix(_XMP_PART) if marker == 0xE1 and body.startswith(_XMP_PART) else None
+            found.add_part(told, packet)
         place += 2 + size
         if marker == 0xDA:
             scan_end = _AFTER_SCAN.search(data, place)
@@ -112,7 +137,8 @@ def _quantisation(body: bytes) -> dict[int, bytes]:
 
 def grey_trace(trace: str) -> str:
     """What the traces of a colour JPEG would be if it were grey: the same settings make both."""
-    return trace[: len("JPEG ") + _DIGITS] if trace.startswith("JPEG ") else trace
+    settings = trace.removesuffix(_WITH_PACKET)
+    return settings[: len("JPEG ") + _DIGITS] + trace[len(settings) :] if trace.startswith("JPEG ") else trace
 
 
 def _digest(data: bytes) -> str:
@@ -146,7 +172,8 @@ def _read_webp(data: bytes) -> Encoding:
         if name == "VP8 ":
             found.lossless = False
         elif name not in _WEBP_PARTS:
-            found.foreign.append(_WEBP_TOLD.get(name, f"the part {name!r}"))
+            packet = data[place + 8 : place + 8 + part] if name == "XMP " else None
+            found.add_part(_WEBP_TOLD.get(name, f"the part {name!r}"), packet)
         place += 8 + part + part % 2
     found.traces = "WebP" if found.lossless else "WebP, lossy"
     _check_end(found, data, end)

@@ -29,7 +29,6 @@ from .encodings import Encoding, grey_trace
 Place = str | tuple[str, int]
 """A file, or a row of a split."""
 
-FILTERS = frozenset({"cuda"})  # methods whose change JPEG keeps: docs/protect.md has the figures
 REENCODE = (
     "write the pictures anew: `unlearnable protect` does it, also for splits that it does not protect (--keep-split)"
 )
@@ -124,18 +123,7 @@ def name_places(places: Sequence[Place]) -> str:
     return "; ".join([*told, *([named(files)] if files else [])])
 
 
-# ---- methods and keys ------------------------------------------------------------------------------------------------
-
-
-def methods_of(config: Mapping[str, Any]) -> list[str]:
-    """The names of a method, or of the links of a chain, from ``public_config``."""
-    links = config["arguments"].get("links")
-    return [config["method"]] if links is None else [name for link in links for name in methods_of(link)]
-
-
-def is_additive(config: Mapping[str, Any]) -> bool:
-    """Whether a method adds a small pattern, which lossy encoding takes away; unknown methods are taken to."""
-    return not set(methods_of(config)) <= FILTERS
+# ---- keys ------------------------------------------------------------------------------------------------------------
 
 
 def key_forms(keys: Iterable[Key]) -> list[bytes]:
@@ -210,6 +198,10 @@ def encoding_leaks(encoding: Encoding, additive: bool) -> Iterator[tuple[str, st
         yield "encoding", "neither a whole PNG, nor WebP, nor JPEG"
     for what in dict.fromkeys(encoding.foreign):
         yield "metadata", f"the file holds {what}"
+    for field, text in () if encoding.credit is None else encoding.credit.texts():
+        told = text_leak(text)
+        if told and told[0] != "link":  # terms and notices name pages
+            yield told[0], f"{told[1]} in the field {field} of the file"
     if additive and not encoding.lossless and encoding.format != "unknown":
         yield "lossy", f"{encoding.format} loses what the method added"
 

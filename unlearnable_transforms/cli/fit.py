@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from . import say
-from .method import add_column_options, add_label_options, add_method_options, make_poison
+from .method import add_column_options, add_label_options, add_method_options, count, make_poison
 
 
 def add_to(commands: Any) -> None:
@@ -21,6 +21,7 @@ def add_to(commands: Any) -> None:
     add("source", metavar="SOURCE", help="folder of pictures, Parquet file or folder, saved data set, or Hub name")
     add("--key", type=Path, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
     add("--config", metavar="NAME", help="configuration of a Hub data set")
+    add("--max-side", type=count, metavar="N", help="the same as for `unlearnable protect`, which makes them smaller")
     add_column_options(parser)
     add_label_options(parser)
     add_method_options(parser)
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         clusters=args.clusters,
         backbone=args.backbone,
         config=args.config,
+        max_side=args.max_side,
     )
     for link in links:
         report = link.report

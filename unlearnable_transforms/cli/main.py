@@ -20,6 +20,7 @@ from . import (
     fit,
     keygen,
     methods,
+    preview,
     protect,
     publish,
     quickstart,
@@ -29,7 +30,7 @@ from . import (
     warnings_as_lines,
 )
 
-COMMANDS = (quickstart, keygen, fit, protect, evaluate, audit, publish, verify, unlock, methods, cache)
+COMMANDS = (quickstart, keygen, preview, fit, protect, evaluate, audit, publish, verify, unlock, methods, cache)
 _INPUT_LIBRARIES = ("datasets", "httpx", "huggingface_hub", "pyarrow")  # their errors speak of files and the network
 _DELIBERATE = (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError)
 

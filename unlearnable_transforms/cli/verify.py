@@ -1,9 +1,10 @@
-"""``unlearnable verify``: whether a published set is as it was published, and whether a key fits."""
+"""``unlearnable verify``: whether a protected folder or a published set is whole, and whether a key fits."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from . import say
 
 
@@ -11,27 +12,41 @@ def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
     parser = commands.add_parser(
         "verify",
-        help="compare a published set with its manifest, and a key with it",
-        description="Compare all files of a published set with the checksums in its protection.json, and tell whether "
-        "a key is the one that it was protected with.",
-        epilog="Exit code: 0 if all is as it was published, 1 if files or the manifest changed, 2 for an error, 3 if "
-        "the key does not fit.",
+        help="is a protected folder or a published set whole, and does a key fit",
+        description="Compare a folder that `unlearnable protect` wrote with the private record of it: what is missing, "
+        "added, changed or unprotected. The folder may lie elsewhere by now. A published set is compared with the "
+        "checksums in its protection.json.",
+        epilog="Exit code: 0 if all is as it was protected or published, 1 if not, 2 for an error, 3 if the key does "
+        "not fit.",
     )
-    parser.add_argument("source", metavar="SET", help="folder, or name of the Hub")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="the release's key, or the one it was derived from")
-    parser.add_argument("--revision", metavar="NAME", help="of the Hub's repository (default: main)")
+    add = parser.add_argument
+    add("source", metavar="FOLDER", help="protected folder; published set, or its name on the Hub")
+    add("--key", type=Path, metavar="FILE", help="the key; of a published set also the one it was derived from")
+    add("--ledger", type=Path, metavar="PATH", help="of a protected folder (default: found by what it knows)")
+    add("--revision", metavar="NAME", help="of the Hub's repository (default: main)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify; print what was found.
+    """Verify; print the verdict.
 
     Returns:
         The exit code.
     """
     from ..key import Key
+    from ..protection.verify_folder import verify_folder
     from ..publishing.manifest import verify
+    from ..publishing.stage import MANIFEST
 
-    verdict = verify(args.source, None if args.key is None else Key.load(args.key), args.revision)
+    key = None if args.key is None else Key.load(args.key)
+    folder = Path(args.source)
+    if folder.is_dir() and not (folder / MANIFEST).exists():
+        if args.revision is not None:
+            raise UsageError(f"--revision is for sets of the Hub, and {folder} lies here")
+        verdict: Any = verify_folder(folder, key, args.ledger, None if args.key is None else args.key.parent)
+    elif args.ledger is not None:
+        raise UsageError(f"--ledger is for folders that protect wrote; {folder} was published, and has a {MANIFEST}")
+    else:
+        verdict = verify(args.source, key, args.revision)
     say(*verdict.lines())
     return verdict.exit_code

@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..sample import SampleError, SampleTypeError, batch_tokens, class_value
 from .classes import class_numbers
 from .image import Opened, open_chunks, open_image
+from .shrink import shrink
 from .splits import is_train_split, leading_split
 from .walk import readable_name
 
@@ -59,10 +60,14 @@ class Rows:
     Attributes:
         name: of the split.
         labels: one class a row, an integer or text, as the source has it; None where the source has no labels.
+        max_side: images are made smaller to this longest side, in pixels, when they are opened; None: they are not.
+        convert: whether encoded images that are no 8-bit RGB or grey, or have several frames, are converted.
     """
 
     name: str = TRAIN
     labels: Sequence[Any] | None = None
+    max_side: int | None = None
+    convert: bool = False
 
     def __len__(self) -> int:
         raise TypeError(f"{type(self).__name__} does not say how many rows it has")
@@ -81,6 +86,10 @@ class Rows:
         Raises:
             TypeError, ValueError: an image that is refused or cannot be read; the message says why.
         """
+        return shrink(self.decode(stored), self.max_side)
+
+    def decode(self, stored: Any) -> Opened:
+        """One stored image as pixels, at its size: formats write this one."""
         return open_image(stored)
 
     def place(self, row: int) -> str:
@@ -155,6 +164,8 @@ class LabelledSet:
         named_splits: whether the source itself names its splits.
         keep_splits: splits that are not training data and are written all the same, unprotected.
         unreadable: what cannot be read at all, with the reason, by place.
+        unused: images that may be readable and are not used, with the reason, by place.
+        beside: files of an image that is read from another file, and that file: a raw file beside its JPEG.
         others: files that belong to no row; folders end with ``/``.
         labels_from: where the classes were read, for people.
         secret: classes that stand in for the labels, one a row, by split; see ``secret/``.
@@ -167,6 +178,8 @@ class LabelledSet:
     named_splits: bool = False
     keep_splits: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, str] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     labels_from: str = "labels"
     secret: dict[str, Sequence[Label]] | None = None
@@ -198,6 +211,11 @@ class LabelledSet:
         """Names of the splits that are written."""
         left_out = self.left_out
         return [name for name in self.splits if name not in left_out]
+
+    def shrink(self, max_side: int | None) -> None:
+        """Make images smaller from now on when they are opened; see :func:`~.shrink.shrink`."""
+        for rows in self.splits.values():
+            rows.max_side = max_side
 
     def check_kept(self) -> None:
         """Refuse splits to keep that are not there, or that are training data and would go out unprotected.
@@ -368,7 +386,7 @@ class _View(Rows):
             start = stop
         return result
 
-    def open(self, stored: Any) -> Opened:
+    def decode(self, stored: Any) -> Opened:
         part, image = stored
         return part.open(image)
 

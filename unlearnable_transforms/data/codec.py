@@ -1,19 +1,33 @@
 """How one image file is written: encoded in a format, named by its checksum, measured against the clean one."""
 
 import io
-from dataclasses import dataclass
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xxhash
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from ..errors import UsageError
 from ..pixels import SSIM_WINDOW, gain_fitted_psnr, psnr, ssim
 from .colour import profile_for_rgb
+from .credit import LONGEST_TEXT, Credit, build
 from .image import PNG_LEVEL, Opened
+from .original import read_credit
 
 CROP = 128  # SSIM is measured on the middle of an image, at most this large, PSNR on about so many rows and columns
+AUTO = "auto"
+QUALITY = 92  # of JPEG
 _LONGEST_SIDE = {"webp": 16383, "jpeg": 65500, "png": 2**31 - 1}
+_LOSSY = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".heic", ".heif", ".hif", ".avif"])
+
+
+def is_lossy(path: str) -> bool:
+    """Whether a photograph comes in a lossy format, by its name. WebP may be either."""
+    return os.path.splitext(path)[1].lower() in _LOSSY
 
 
 @dataclass(frozen=True)
@@ -21,21 +35,62 @@ class Codec:
     """How images are written.
 
     Attributes:
-        format: ``png``, ``webp`` (both lossless) or ``jpeg``.
+        format: ``png``, ``webp`` (both lossless) or ``jpeg``; ``auto`` follows the source, see :meth:`for_file`.
         quality: of JPEG, 1..100; colours are never subsampled.
-        icc: whether a colour profile is embedded; else colours are converted to sRGB. No other metadata ever is.
+        icc: whether a colour profile is embedded; else colours are converted to sRGB.
+        credit: what the file says about the rights; None: nothing. No other metadata is ever written.
+        keep: fields of the original's that are taken where ``credit`` has none, some of :data:`~.credit.KEPT`.
     """
 
     format: str = "png"
-    quality: int = 95
+    quality: int = QUALITY
     icc: bool = True
+    credit: Credit | None = None
+    keep: tuple[str, ...] = ()
+
+    def for_file(self, path: str) -> "Codec":
+        """How one file is written. ``auto`` makes JPEG of photographs that come in a lossy format, WebP of WebP, and
+        PNG of all others.
+
+        Args:
+            path: of the original or of the target.
+        """
+        if self.format != AUTO:
+            return self
+        webp = path.lower().endswith(".webp")
+        return replace(self, format="jpeg" if is_lossy(path) else "webp" if webp else "png")
 
     def prepare(self, opened: Opened) -> Opened:
         """The image in the numbers that are written: protect these."""
         return opened if self.icc else opened.in_srgb()
 
-    def encode(self, image: Image.Image) -> bytes:
+    def packet(self, original: Callable[[], bytes | None]) -> bytes:
+        """The XMP packet of one image; empty where files say nothing.
+
+        Args:
+            original: gives the bytes of the original's file; asked only where fields of it are kept.
+
+        Raises:
+            ValueError: a field of the original that is too long.
+        """
+        if self.credit is None:
+            return b""
+        data = original() if self.keep else None
+        if data is None:
+            return build(self.credit)
+        try:
+            return build(self.credit.filled_from(read_credit(data, self.keep)))
+        except UsageError:
+            raise ValueError(
+                f"a field that --keep takes from it has more than {LONGEST_TEXT:,} characters: leave the field out"
+            ) from None
+
+    def encode(self, image: Image.Image, packet: bytes = b"") -> bytes:
         """The bytes of a file.
+
+        Args:
+            image: from ``Opened.close``.
+            packet: of :meth:`packet`.
 
         Raises:
             ValueError: the format cannot hold the image.
@@ -50,6 +105,11 @@ class Codec:
             image = _without_alpha(image)
         if self.icc and profile:
             options["icc_profile"] = profile_for_rgb(profile) if self.format == "webp" else profile  # WebP has no grey
+        if packet and self.format == "png":
+            options["pnginfo"] = PngInfo()
+            options["pnginfo"].add_itxt("XML:com.adobe.xmp", packet.decode())
+        elif packet:
+            options["xmp"] = packet
         longest = _LONGEST_SIDE[self.format]
         if max(image.size) > longest:
             raise ValueError(

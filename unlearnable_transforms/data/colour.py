@@ -1,9 +1,10 @@
 """Which colours the numbers of an image mean, and how that goes with them.
 
-The answer comes from the ICC profile, else from PNG's and AVIF's code points, PNG's ``gAMA`` and ``cHRM``, or the EXIF
-of a camera that is set to Adobe RGB. A profile that is embedded is made here, from the primaries and tone curves of
-the one that was read: whatever else a profile may hold (names of its owner and screen, private tags, another file)
-stays behind. Profiles that are tables of colours could hold anything: pixels are converted to sRGB by them.
+The first of these answers: the code points of a PNG, the ICC profile, the code points of AVIF and HEIC, PNG's ``sRGB``,
+its ``gAMA`` and ``cHRM``, the EXIF of a camera that is set to Adobe RGB. A profile that is embedded is made here, from
+the primaries and tone curves of the one that was read: whatever else a profile may hold (names of its owner and screen,
+private tags, another file) stays behind. Profiles that are tables of colours could hold anything: pixels are converted
+to sRGB by them.
 """
 
 import io
@@ -209,15 +210,15 @@ def _of_png(info: Mapping[Any, Any], mode: str) -> Space | None:
 
 
 def _is_adobe(image: Image.Image) -> bool:
-    """Whether a camera says "Adobe RGB" in the way of the Design rule for Camera File system: no profile, but R03."""
+    """Whether a camera says "Adobe RGB" without a profile: uncalibrated and R03, after the Design rule for Camera File
+    system, or by a 2, as some do."""
     if not ({"exif", "Raw profile type exif"} & set(image.info)):
         return False
     try:
         exif = image.getexif()
-        return (
-            exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace) == 0xFFFF
-            and str(exif.get_ifd(ExifTags.IFD.Interop).get(1, "")).strip("\0 ") == "R03"
-        )
+        space = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
+        mark = str(exif.get_ifd(ExifTags.IFD.Interop).get(1, "")).strip("\0 ")
+        return space == 2 or (space == 0xFFFF and mark == "R03")
     except Exception:  # EXIF that cannot be read says nothing, and Pillow raises whatever comes up
         return False
 

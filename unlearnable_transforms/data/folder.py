@@ -8,23 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..files import is_utf8
 from .annotations import METADATA, Annotations, read_csv, read_metadata, rewrite
 from .base import TRAIN, Label, LabelledSet, NamedRows, SourceChanged, Unit
-from .codec import Codec
+from .codec import AUTO, Codec
+from .header import HEIC, RAW
 from .image import Opened, open_bytes
 from .splits import is_train_split, leading_split
 from .walk import File, named, readable_name, walk
 
-# Also kinds that Pillow cannot read: they are images, so they are named as unreadable and not passed over.
+# Also kinds that cannot be read: they are images, so they are named as unreadable and not passed over.
 _IMAGES = (
-    ".apng .avif .bmp .dib .gif .heic .heif .j2k .jfif .jp2 .jpe .jpeg .jpg .jxl .mpo .pbm .pgm .png .pnm .ppm .tga "
-    ".tif .tiff .webp"
+    ".apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .jxl .mpo .pbm .pgm .png .pnm .ppm .qoi .tga .tif "
+    ".tiff .webp"
 )
-RAW = frozenset([".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"])
-IMAGES = frozenset(_IMAGES.split()) | RAW
+IMAGES = frozenset(_IMAGES.split()) | HEIC | RAW
 SUFFIXES = {"png": (".png",), "webp": (".webp",), "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif")}
 LONGEST_NAME = 255  # bytes, on the usual file systems
 _INTEGER = re.compile(r"-?\d{1,15}(\.0+)?")
@@ -74,8 +72,8 @@ class FolderRows(NamedRows):
             )
         return {"bytes": data, "path": None}
 
-    def open(self, stored: Any) -> Opened:
-        return open_bytes(stored["bytes"])
+    def decode(self, stored: Any) -> Opened:
+        return open_bytes(stored["bytes"], convert=self.convert)
 
     def place(self, row: int) -> str:
         return self.paths[row]
@@ -106,8 +104,8 @@ class FolderSet(LabelledSet):
         for rows in map(self.splits.__getitem__, self.written):
             assert isinstance(rows, FolderRows)
             for row, (path, size, mtime) in enumerate(zip(rows.paths, rows.sizes, rows.mtimes, strict=True)):
-                target = target_name(path, codec.format)
-                pairs.append((path, target))
+                target = target_name(path, codec.for_file(path).format)
+                pairs.append((path, target if codec.format != AUTO else target_name(path, "png")))  # as undone later
                 stamp = [size, mtime, self.label_text(rows.name, row)]
                 units.append(Unit(target, rows.name, row, row + 1, size, stamp))
         check_targets(pairs)
@@ -157,9 +155,11 @@ def open_folder(
     others = [file.path for file in files if file.suffix not in IMAGES and file.name not in METADATA]
     if not images:
         raise ValueError(f"there are no images in {root}")
+    beside = _beside([file for file in images if not file.problem])
+    images = [file for file in images if file.path not in beside]
     unreadable = {file.path: _problem(file) for file in images if _problem(file)}
     images = [file for file in images if file.path not in unreadable]
-    data = FolderSet(str(root), {}, unreadable=unreadable, root=root, keep_splits=list(keep_splits))
+    data = FolderSet(str(root), {}, unreadable=unreadable, beside=beside, root=root, keep_splits=list(keep_splits))
     _add_tables(data, root, files, images, table, image_key, label_key, wanted=label is None and not unlabelled)
     data.others = sorted([*hidden, *(path for path in others if path not in {a.path for a in data.tables})])
     tops = sorted({file.path.split("/")[0] for file in images if "/" in file.path})
@@ -173,9 +173,28 @@ def open_folder(
     return data
 
 
+def _beside(images: list[File]) -> dict[str, str]:
+    """Files of an image that another file of the same folder and name holds ready to use, and that file.
+
+    A raw file stands behind every other kind, and HEIC behind JPEG. Other kinds of one name are images of their own.
+    """
+    groups: dict[str, list[File]] = {}
+    for file in images:
+        groups.setdefault(os.path.splitext(file.path)[0], []).append(file)
+    result = {}
+    for group in groups.values():
+        jpeg = next((file.path for file in group if file.suffix in SUFFIXES["jpeg"]), "")
+        developed = jpeg or next((file.path for file in group if file.suffix not in RAW), "")
+        for file in group:
+            better = developed if file.suffix in RAW else jpeg if file.suffix in HEIC else ""
+            if better:
+                result[file.path] = better
+    return result
+
+
 def _problem(file: File) -> str:
     if file.suffix in RAW:
-        return "a camera's raw file cannot be protected: export it as JPEG, PNG or TIFF"
+        return "a camera's raw file cannot be protected: export it as JPEG or TIFF, beside it or instead of it"
     return file.problem
 
 
@@ -256,7 +275,7 @@ def _labels_of_tables(
     for name, files in groups.items():
         unnamed += [file.path for file in files if file.path not in known]
         groups[name] = [file for file in files if file.path in known]
-    data.unreadable |= {path: f"no row of {', '.join(table.path for table in tables)} names it" for path in unnamed}
+    data.unused |= {path: f"no row of {', '.join(table.path for table in tables)} names it" for path in unnamed}
     if not any(groups.values()):
         raise ValueError(f"{named([table.path for table in tables])} names none of the images of {data.source}")
     data.labels_from = ", ".join(f"{table.path}, column {table.label_column!r}" for table in tables)
@@ -324,17 +343,15 @@ def check_targets(pairs: Sequence[tuple[str, str]]) -> None:
     """Refuse images that would overwrite each other, and names that get too long.
 
     Args:
-        pairs: path in the source and in the output. Kinds of files that cannot be opened here overwrite nothing.
+        pairs: path in the source and in the output.
 
     Raises:
         ValueError: names them.
     """
-    Image.init()
     sources: dict[str, list[str]] = {}
     for path, target in pairs:
-        if os.path.splitext(path)[1].lower() in Image.EXTENSION:
-            stem, suffix = os.path.splitext(target)
-            sources.setdefault(stem + suffix.lower(), []).append(path)  # a.PNG and a.png are one file on some disks
+        stem, suffix = os.path.splitext(target)
+        sources.setdefault(stem + suffix.lower(), []).append(path)  # a.PNG and a.png are one file on some disks
     clashes = [
         f"{' and '.join(map(readable_name, both))} -> {target}" for target, both in sources.items() if len(both) > 1
     ]

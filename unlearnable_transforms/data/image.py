@@ -10,7 +10,7 @@ Anything else is refused, because an image that is passed through unread is an i
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from torchvision import tv_tensors
 from ..pixels import CHUNK_VALUES, content_in_alpha, equal_arrays
 from ..sample import SampleError
 from .colour import Space, space_of, to_srgb
-from .header import check_image, open_file, readable
+from .convert import COLOURS, eight_bits, to_rgb
+from .header import OR_CONVERT, NeedsConversion, check_image, open_file, readable
 
 PNG_LEVEL = 1  # zlib level: level 9 is four times slower for a few percent
 _MODES = {"RGB": "RGB", "RGBA": "RGBA", "L": "L", "LA": "LA", "1": "L"}
@@ -47,12 +48,16 @@ class Opened:
         close: makes the caller's kind of image from new colour of the same shape (alpha, if any, is put back).
         alpha: uint8 (H, W, 1), or None.
         space: the colour space of the pixels where it is not sRGB; ``close`` embeds its profile.
+        converted: how the pixels differ from what the file holds, for people: "CMYK to sRGB".
+        left_behind: what else the file held, for people: "depth map".
     """
 
     colour: np.ndarray
     close: Callable[[np.ndarray], Any]
     alpha: np.ndarray | None = None
     space: Space | None = None
+    converted: tuple[str, ...] = ()
+    left_behind: tuple[str, ...] = ()
 
     def unprotected_by(self, changed: np.ndarray) -> bool:
         """Whether new colour leaves what the image shows as it is: equal pixels, or content that lives in alpha."""
@@ -63,7 +68,8 @@ class Opened:
         """The same colours in numbers of sRGB, so that the image needs no profile."""
         if self.space is None:
             return self
-        return Opened(to_srgb(self.colour, self.space), lambda colour: _without_profile(self.close(colour)), self.alpha)
+        colour = to_srgb(self.colour, self.space)
+        return replace(self, colour=colour, close=lambda colour: _without_profile(self.close(colour)), space=None)
 
 
 def _without_profile(image: Any) -> Any:
@@ -137,7 +143,7 @@ def open_encoded(data: bytes | None, path: str | None, mode: str | None = None) 
             raise ValueError("the picture is missing: it has neither bytes nor path")
         data = read_file(path)
     opened = open_bytes(data, mode)
-    return Opened(opened.colour, lambda colour: encode_png(opened.close(colour)), opened.alpha, opened.space)
+    return replace(opened, close=lambda colour: encode_png(opened.close(colour)))
 
 
 def read_file(path: str) -> bytes:
@@ -156,13 +162,21 @@ def read_file(path: str) -> bytes:
         raise ValueError(f"the picture's file {path} cannot be read ({error.strerror}); restore or remove it") from None
 
 
-def open_bytes(data: bytes, mode: str | None = None) -> Opened:
+def open_bytes(data: bytes, mode: str | None = None, convert: bool = False) -> Opened:
     """An image file's pixels, and the way back to a PIL image without a trace of the file but its colour space.
 
+    Args:
+        data: the file.
+        mode: what ``datasets.Image(mode=...)`` asks for.
+        convert: whether 9 to 16 bits a channel, CMYK, Lab and the first of several frames become 8-bit RGB or grey.
+
     Raises:
-        TypeError, ValueError: an image that is refused or cannot be read.
+        NeedsConversion: an image that only ``convert`` takes.
+        TypeError, ValueError: another image that is refused, or cannot be read.
     """
-    return _decode_pil(open_file(data), mode)
+    head = open_file(data, convert)
+    opened = _decode_pil(head.image, mode, data if head.bits > 8 else b"", head.bits, convert)
+    return replace(opened, converted=head.converted + opened.converted, left_behind=head.left_behind)
 
 
 def encode_png(image: Image.Image) -> dict[str, Any]:
@@ -177,12 +191,29 @@ def _open_pil(image: Image.Image) -> Opened:
     return _decode_pil(image)
 
 
-def _decode_pil(image: Image.Image, asked_mode: str | None = None) -> Opened:
+def _decode_pil(
+    image: Image.Image, asked_mode: str | None = None, deep: bytes = b"", bits: int = 8, convert: bool = False
+) -> Opened:
+    """The pixels of an image.
+
+    Args:
+        image: with nothing decoded yet, perhaps.
+        asked_mode: see :func:`open_encoded`.
+        deep: the file, where a channel has more than 8 bits.
+        bits: of a channel.
+        convert: whether CMYK and the like become RGB.
+    """
+    converted: tuple[str, ...] = ()
     with readable():
         image.load()
-        turn = _turn(image)
+        source, turn = image, _turn(image)
+        if deep:
+            image = eight_bits(image, bits, deep)
         if turn is not None:
             image = image.transpose(turn)
+        if convert and image.mode in COLOURS:
+            image, said = to_rgb(image)
+            source, converted = image, (said,)
         if asked_mode is not None and image.mode != asked_mode:
             image = image.convert(asked_mode)
         if image.mode in ("P", "PA"):
@@ -192,15 +223,16 @@ def _decode_pil(image: Image.Image, asked_mode: str | None = None) -> Opened:
     mode = _MODES.get(image.mode)
     if mode is None:
         kind = _REFUSED.get(image.mode.split(";")[0], "not RGB or grey")
-        raise TypeError(f"the picture is {kind} (mode {image.mode}); scale and convert it to 8-bit RGB or L first")
+        message = f"the image is {kind} (mode {image.mode}); scale and convert it to 8-bit RGB or L first"
+        raise NeedsConversion(f"{message}, {OR_CONVERT}") if image.mode in COLOURS else TypeError(message)
     with readable():
-        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+        pixels = _pixels(image if image.mode == mode else image.convert(mode))
     if 0 in pixels.shape:
         raise ValueError(f"the image is empty: its size is {image.size}")
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     colours = 3 if mode.startswith("RGB") else 1
     colour, alpha = pixels[:, :, :colours], pixels[:, :, colours:]
-    space = space_of(image, "RGB" if colours == 3 else "L")
+    space = space_of(source, "RGB" if colours == 3 else "L")
     if space is not None and space.table:  # such a profile is not embedded
         colour, space = to_srgb(colour, space), None
     profile = None if space is None else space.profile()
@@ -214,7 +246,19 @@ def _decode_pil(image: Image.Image, asked_mode: str | None = None) -> Opened:
             fresh.info["icc_profile"] = profile
         return fresh
 
-    return Opened(colour, close, alpha if alpha.size else None, space)
+    return Opened(colour, close, alpha if alpha.size else None, space, converted)
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """uint8 (H, W) or (H, W, C); strip by strip, since Pillow would hold the pixels three times over."""
+    width, height = image.size
+    rows = max(1, CHUNK_VALUES // max(1, width))
+    if rows >= height:
+        return np.asarray(image)
+    pixels = np.empty((height, width, *[len(image.getbands())] * (image.mode != "L")), np.uint8)
+    for top in range(0, height, rows):
+        pixels[top : top + rows] = np.asarray(image.crop((0, top, width, min(top + rows, height))))
+    return pixels
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -33,6 +33,7 @@ def open_data(
     image_key: str | None = None,
     label_key: str | None = None,
     config: str | None = None,
+    convert: bool = False,
 ) -> LabelledSet:
     """Read a labelled data set; images are opened when they are asked for.
 
@@ -46,6 +47,8 @@ def open_data(
         keep_splits: splits that are not training data and are kept, unprotected.
         image_key, label_key: columns; default: the common names.
         config: configuration of a Hub data set.
+        convert: of a path: whether images of more than 8 bits a channel, CMYK, Lab and the first frame of animations
+            are converted to 8-bit RGB or grey; else they are refused.
 
     Raises:
         TypeError: a stream, or another kind of object; the message says what to do.
@@ -56,7 +59,7 @@ def open_data(
     if isinstance(source, LabelledSet):
         return source
     if isinstance(source, str | os.PathLike):
-        return _open_path(
+        data = _open_path(
             os.fspath(source),
             label=label,
             unlabelled=unlabelled,
@@ -65,6 +68,9 @@ def open_data(
             image_key=image_key,
             label_key=label_key,
         )
+        for rows in data.splits.values():
+            rows.convert = convert
+        return data
     kind = type(source).__name__
     if isinstance(source, IterableDataset | IterableDatasetDict | TorchIterable):
         raise TypeError(f"the {what} set is a streaming {kind}, which {STREAM}")

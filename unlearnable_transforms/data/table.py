@@ -70,7 +70,7 @@ class TableRows(Rows):
     def stored(self, rows: range) -> list[Any]:
         return self._plain[rows.start : rows.stop][self.image_key]
 
-    def open(self, stored: Any) -> Opened:
+    def decode(self, stored: Any) -> Opened:
         if stored is None:
             raise ValueError("the picture is missing")
         if not isinstance(stored, Mapping):
@@ -81,10 +81,10 @@ class TableRows(Rows):
             with readable():
                 data = feature.embed_storage(pa.array([stored], feature.pa_type))[0]["bytes"].as_py()
         if data is not None:
-            return open_bytes(data, self._mode)
+            return open_bytes(data, self._mode, self.convert)
         if path is None:
             raise ValueError("the picture is missing: it has neither bytes nor path")
-        return open_bytes(read_file(path), self._mode)
+        return open_bytes(read_file(path), self._mode, self.convert)
 
 
 @dataclass

@@ -84,8 +84,8 @@ class TarRows(NamedRows):
             raise SourceChanged(f"{self.root / self.tars[tar].path} is cut off: fetch it again")
         return data
 
-    def open(self, stored: Any) -> Opened:
-        return open_bytes(stored["bytes"])
+    def decode(self, stored: Any) -> Opened:
+        return open_bytes(stored["bytes"], convert=self.convert)
 
     def place(self, row: int) -> str:
         sample = self.samples[row]

@@ -90,7 +90,7 @@ class Defense(BatchHooks, Parameters):
 
     def _set(self, values: Mapping[str, Any]) -> None:
         """As :class:`Parameters` does, but each value stays as it was passed: a cell tells 1 from 1.0."""
-        for name, each in self._attributes().items():
+        for name, each in self._declarations.items():
             value = values.get(name, each.default)
             each.check(value, type(self))
             setattr(self, name, value)

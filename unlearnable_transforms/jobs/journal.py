@@ -4,7 +4,8 @@ Private, like the ledger: it lies in the library's cache, in a folder named by a
 
 - ``settings.json``: everything that changes a byte of the output.
 - ``done.jsonl``: one line a unit, appended. A line that a killed process left torn is cut off; of several lines about
-  one unit the last counts.
+  one unit the last counts. Its status is ``written``, ``failed``, or ``removed``: the unit is neither in the source nor
+  in the output any more.
 
 Nothing here waits for the disk. After a power failure a line may say that a file is there which never reached the disk,
 or be damaged itself: that is why a resumed run compares the checksum of every file, and passes over lines that it
@@ -23,10 +24,10 @@ from typing import IO, Any
 import xxhash
 
 from ..data.base import Unit
-from ..data.codec import checksum
-from ..files import fits, locked, private_directory, remove_parts, replacing
+from ..files import fits, locked, open_regular, private_directory, remove_parts, replacing
 
 VERSION = 2
+BLOCK = 1 << 20  # bytes of a file that are read at a time
 REMEDY = "use the same again, or start with an empty output folder"
 Record = dict[str, Any]
 # What a line holds, see `files.fits`.
@@ -51,6 +52,16 @@ class Journal:
         self._settings = directory / "settings.json"
         self._done = directory / "done.jsonl"
         self._file: IO[bytes] | None = None
+
+    @property
+    def is_of_out(self) -> bool:
+        """Whether it was written for ``out``, and not for a folder at another place."""
+        return self.directory.name == _name(self.out)
+
+    def knows(self, checksums: Iterable[str]) -> int:
+        """How many of some checksums stand in it; fast."""
+        data = self._done.read_bytes() if self._done.exists() else b""
+        return sum(checksum.encode() in data for checksum in checksums)
 
     @property
     def begun(self) -> bool:
@@ -173,7 +184,7 @@ class Journal:
         """Whether the file of a record is there, whole and unchanged."""
         path = self.out / record["target"]
         try:
-            return path.stat().st_size == record["bytes"] and checksum(path.read_bytes()) == record["checksum"]
+            return path.stat().st_size == record["bytes"] and file_checksum(path) == record["checksum"]
         except OSError:
             return False
 
@@ -205,6 +216,19 @@ class Journal:
             file.truncate(size)
 
 
+def file_checksum(path: Path) -> str:
+    """xxh3-128 of a file's bytes, hexadecimal, as :func:`~..data.codec.checksum` gives it; a block in memory at a time.
+
+    Raises:
+        OSError: the file cannot be read, or is no regular file.
+    """
+    digest = xxhash.xxh3_128()
+    with open_regular(path) as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _target(line: bytes) -> str | None:
     """The unit that a line is about; None for a line that a power failure damaged."""
     try:
@@ -223,7 +247,7 @@ def _agree(old: Any, new: Any) -> bool:
 
 
 def _show(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+    return "not set" if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 @contextmanager
@@ -235,8 +259,7 @@ def open_journal(out: Path) -> Iterator[Journal]:
     Raises:
         RuntimeError: another run is writing to this folder.
     """
-    name = xxhash.xxh3_128(os.fsencode(out.resolve())).hexdigest()
-    directory = private_directory("journals", name)
+    directory = private_directory("journals", _name(out))
     made = not out.exists()
     if made:
         out.mkdir()
@@ -256,3 +279,17 @@ def open_journal(out: Path) -> Iterator[Journal]:
                     out.rmdir()
     except BlockingIOError:
         raise RuntimeError(f"another run is writing to {out}: wait for it, or stop it") from None
+
+
+def protected_journals(out: Path) -> Iterator[Journal]:
+    """The journals of all protected outputs, to be read; that of ``out`` first, if there is one."""
+    directories = sorted(private_directory("journals").iterdir(), key=lambda path: (path.name != _name(out), path.name))
+    for directory in directories:
+        journal = Journal(out, directory)
+        with suppress(ValueError):  # a damaged one knows nothing
+            if "fraction" in (journal.settings() or {}):  # what unlock writes has none
+                yield journal
+
+
+def _name(out: Path) -> str:
+    return xxhash.xxh3_128(os.fsencode(out.resolve())).hexdigest()

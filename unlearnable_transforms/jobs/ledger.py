@@ -38,7 +38,7 @@ SCHEMA = pa.schema(
 
 ROW_GROUP = 50_000
 ID = "S16"  # as NumPy compares bytes
-KEY_CHECK, METHOD, LEARNT = b"key check", b"method", b"learnt"  # in the file's metadata
+KEY_CHECK, METHOD, LEARNT, MAX_SIDE = b"key check", b"method", b"learnt", b"max side"  # in the file's metadata
 
 
 def ledger_path(key_fingerprint: str | None, protected_ids: np.ndarray) -> Path:
@@ -47,7 +47,13 @@ def ledger_path(key_fingerprint: str | None, protected_ids: np.ndarray) -> Path:
     return private_directory("ledgers") / f"{key_fingerprint or 'explicit'}-{digest}.parquet"
 
 
-def write_ledger(table: pa.Table, path: str | os.PathLike | None, poison: Poison, replaces: Path | None = None) -> Path:
+def write_ledger(
+    table: pa.Table,
+    path: str | os.PathLike | None,
+    poison: Poison,
+    replaces: Path | None = None,
+    max_side: int | None = None,
+) -> Path:
     """Write a table with the columns of ``SCHEMA`` with mode 0600, whole or not at all, to ``path`` or the default
     place; with the method that protected the images, and a check of its key.
 
@@ -56,12 +62,14 @@ def write_ledger(table: pa.Table, path: str | os.PathLike | None, poison: Poison
         path: where to; None: the default place, which follows from the protected ids.
         poison: the method.
         replaces: file that keeps the default place of a growing set's ledger: the earlier one is removed.
+        max_side: longest side to which larger images were made smaller before they were protected.
     """
     ids = _sorted_ids(table)
     key_fingerprint = None if poison.key is None else poison.key.fingerprint
     method = json.dumps(method_of(poison))
     learnt = json.dumps(learnt_by(poison))
-    schema = SCHEMA.with_metadata({KEY_CHECK: _key_check(key_fingerprint, ids), METHOD: method, LEARNT: learnt})
+    metadata = {KEY_CHECK: _key_check(key_fingerprint, ids), METHOD: method, LEARNT: learnt}
+    schema = SCHEMA.with_metadata({**metadata, **({} if max_side is None else {MAX_SIDE: str(max_side)})})
     target = Path(path) if path is not None else ledger_path(key_fingerprint, ids)
     with replacing(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for start in range(0, max(1, len(table)), ROW_GROUP):  # no copy of the whole, which may lie on the disk
@@ -69,20 +77,21 @@ def write_ledger(table: pa.Table, path: str | os.PathLike | None, poison: Poison
     if replaces is not None and path is None:
         if replaces.exists() and (earlier := target.with_name(replaces.read_text())) != target:
             earlier.unlink(missing_ok=True)
+            page_of(earlier).unlink(missing_ok=True)
         with replacing(replaces) as temporary:
             temporary.write_text(target.name)
     return target
 
 
-def known_as_protected(poison: Poison, ids: Sequence[bytes]) -> Iterator[tuple[bytes, Path]]:
-    """Those of some sample ids that a ledger of the cache knows as protected by this key, with that ledger."""
-    if poison.key is None or not ids:
-        return
-    for path in sorted(private_directory("ledgers").glob(f"{poison.key.fingerprint}-*.parquet")):
-        table = read_ledger(path)
-        table = table.filter(pc.equal(table["status"], "protected"))
-        some = table.filter(pc.is_in(table["protected_id"], pa.array(ids, pa.binary(16))))
-        yield from ((id_, path) for id_ in some["protected_id"].to_pylist())
+def page_of(ledger: Path) -> Path:
+    """Where the private page with images of a protected album lies: beside its ledger."""
+    return ledger.with_name(ledger.name + ".html")
+
+
+def protected_rows() -> list[tuple[Path, pa.Table]]:
+    """Every ledger of the cache, of any key, with its rows of protected images."""
+    tables = [(path, read_ledger(path)) for path in sorted(private_directory("ledgers").glob("*.parquet"))]
+    return [(path, table.filter(pc.equal(table["status"], "protected"))) for path, table in tables]
 
 
 def check_ledger_place(path: str | os.PathLike | None, out: Path) -> None:
@@ -156,6 +165,12 @@ def learnt_in(tables: Sequence[pa.Table]) -> list[dict[str, Any]]:
     """What ledgers say that the method had learnt; nothing where they do not agree."""
     states = {(table.schema.metadata or {}).get(LEARNT, b"[]") for table in tables}
     return parse_json(states.pop(), [dict]) if len(states) == 1 else []
+
+
+def max_side_in(tables: Sequence[pa.Table]) -> int | None:
+    """The longest side to which ledgers say that images were made smaller; None where they do not agree."""
+    sides = {(table.schema.metadata or {}).get(MAX_SIDE, b"") for table in tables}
+    return int(side) if len(sides) == 1 and (side := sides.pop()).isdigit() else None
 
 
 def fits_key(table: pa.Table, key_fingerprint: str | None) -> bool:

@@ -119,7 +119,7 @@ class Source:
 
     def _memo(self) -> Path | None:
         rows = self.rows
-        if not isinstance(rows, TableRows) or self.transform is not None:
+        if not isinstance(rows, TableRows) or self.transform is not None or rows.max_side is not None:
             return None
         columns = (rows.image_key, rows.label_key)
         selected = rows.data.with_format(None).select_columns(list(filter(None, columns)))

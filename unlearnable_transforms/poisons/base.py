@@ -32,6 +32,7 @@ REGISTRY: Registry[type["Poison"]] = Registry("method", "unlearnable_transforms.
 register = REGISTRY.register
 _NO_LABEL = object()
 _PROCESS = os.getpid()
+FILTERS = frozenset({"cuda"})  # methods whose change JPEG keeps: docs/protect.md has the figures
 
 
 class NotFittedError(UnlearnableError, RuntimeError):
@@ -493,6 +494,17 @@ def decisive(config: Mapping[str, Any], *, keys: bool = False) -> dict[str, Any]
             kept["links"] = [decisive(link, keys=keys) if isinstance(link, Mapping) else link for link in links]
         result["arguments"] = kept
     return result
+
+
+def methods_of(config: Mapping[str, Any]) -> list[str]:
+    """The names of a method, or of the links of a chain, from ``public_config``."""
+    links = config["arguments"].get("links")
+    return [config["method"]] if links is None else [name for link in links for name in methods_of(link)]
+
+
+def is_additive(config: Mapping[str, Any]) -> bool:
+    """Whether a method adds a small pattern, which lossy encoding takes away; unknown methods are taken to."""
+    return not set(methods_of(config)) <= FILTERS
 
 
 def whole_levels(result: Any, images: torch.Tensor, who: str) -> torch.Tensor:

@@ -20,6 +20,7 @@ def in_batches(
     for rows in groups.values():
         batch = torch.from_numpy(np.stack([images[row] for row in rows])).permute(0, 3, 1, 2).contiguous()
         changed = change(batch, rows).to(torch.uint8)
+        del batch  # photographs are large
         for row, colour in zip(rows, changed.permute(0, 2, 3, 1).contiguous().numpy(), strict=True):
             result[row] = colour
     return result

@@ -97,7 +97,7 @@ def convolve_at(image: np.ndarray, weights: np.ndarray, places: np.ndarray) -> n
 
 def halo(image: torch.Tensor, weights: np.ndarray, step: int, result: torch.Tensor) -> None:
     """Add soft, shifted copies of an image to it, and divide by the sum of the weights: uint8 (C, H, W), H and W
-    greater than (k + 1) * step, to whole numbers in 0..255 that are written to ``result``, float32 (C, H, W).
+    greater than (k + 1) * step, to whole numbers in 0..255 that are written to ``result``, uint8 or float32 (C, H, W).
 
     The filter, seen from its 1, is spread so that its entries lie ``step`` pixels apart, 1..MAX_STEP, and every entry
     but the 1 is smeared over ``step`` x ``step`` pixels: the image stays sharp and gets a glow. Borders are mirrored.
@@ -106,17 +106,37 @@ def halo(image: torch.Tensor, weights: np.ndarray, step: int, result: torch.Tens
     reach, taps = _taps(weights, step)
     gain = 1 / float(weights.sum())
     height, width = image.shape[1:]
-    rows = max(4 * reach, STRIP // width)
+    rows = max(1, STRIP // width)
     for channel, target in zip(image, result, strict=True):
-        padded = np.pad(channel.numpy(), reach, mode="reflect")
+        soft = _soft(channel, reach, step)
         for top in range(0, height, rows):
-            part = target[top : top + rows].copy_(channel[top : top + rows])
-            around = torch.from_numpy(padded[top : top + len(part) + 2 * reach]).float()
-            soft = _window_sums(_window_sums(around, step, 1), step, 0)
-            soft.mul_(SOFT_GRID / step**2).round_()
+            part = channel[top : top + rows].float()
             for down, right, weight in taps:
-                part.add_(soft[down : down + len(part), right : right + width], alpha=weight / SOFT_GRID)
-            part.mul_(gain).round_()
+                copy = soft[top + down : top + down + len(part), right : right + width]
+                part.add_(copy, alpha=weight / SOFT_GRID)
+            target[top : top + rows] = part.mul_(gain).round_()
+
+
+def _soft(channel: torch.Tensor, reach: int, step: int) -> torch.Tensor:
+    """Means of the ``step`` x ``step`` windows of a channel with mirrored borders, in multiples of 1 / SOFT_GRID.
+
+    Args:
+        channel: uint8 (H, W).
+        reach: width of the border.
+        step: side of a window.
+
+    Returns:
+        int16 (H + 2 reach - step + 1, W + 2 reach - step + 1): half the memory of float32, which counts in photographs.
+    """
+    padded = torch.from_numpy(np.pad(channel.numpy(), reach, mode="reflect"))
+    height, width = (side - step + 1 for side in padded.shape)
+    soft = torch.empty(height, width, dtype=torch.int16)
+    rows = max(2 * step, STRIP // width)
+    for top in range(0, height, rows):
+        around = padded[top : top + rows + step - 1].float()
+        sums = _window_sums(_window_sums(around, step, 1), step, 0)
+        soft[top : top + rows] = sums.mul_(SOFT_GRID / step**2).round_()
+    return soft
 
 
 def soft_copies(image: torch.Tensor, weights: np.ndarray, step: int) -> torch.Tensor:

@@ -168,7 +168,7 @@ class CUDAPoison(Poison):
         self._check_filters(tokens)
         step = self._shape(side).step
         if step > 1:
-            glowing = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+            glowing = torch.empty_like(images)
             for image, token, result in zip(images, tokens, glowing, strict=True):
                 halo(image, self._filter(token, side), step, result)
             return glowing

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data.base import LabelledSet, Rows, Unit, joined, select
 from ..data.open import open_data
+from ..data.shrink import check_max_side
 from ..files import read_json, replacing
 from ..jobs.journal import Journal
 from ..jobs.ledger import learnt_by, remember
@@ -27,6 +28,7 @@ def fit_source(
     clusters: int | None = None,
     backbone: str | Callable | None = None,
     config: str | None = None,
+    max_side: int | None = None,
 ) -> None:
     """Fit a method on the training data of a source.
 
@@ -36,11 +38,13 @@ def fit_source(
         label: one class for all images of a folder; methods that learn what separates classes refuse it.
         labels, clusters, backbone: secret classes, as for ``protect_source``.
         config: configuration of a Hub data set.
+        max_side: as for ``protect_source``: the noise is for images of that size.
 
     Raises:
         SampleError: an image or label that cannot be protected.
         ValueError: the source is not as it must be.
     """
+    check_max_side(max_side)
     check_options(labels, clusters, backbone, poison.key)
     data = open_data(
         source,
@@ -52,6 +56,7 @@ def fit_source(
     )
     if labels is not None:
         hide(data, labels, poison, clusters=clusters, backbone=backbone)
+    data.shrink(max_side)
     poison.fit(data.to_fit(poison))
 
 

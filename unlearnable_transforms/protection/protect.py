@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,26 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 from datasets.fingerprint import Hasher
 
+from ..data import credit
 from ..data.base import LabelledSet, Unit
 from ..data.classes import class_numbers, keep_names
-from ..data.codec import Codec, checksum, measure
+from ..data.codec import AUTO, QUALITY, Codec, checksum, is_lossy, measure
+from ..data.folder import FolderRows, FolderSet
+from ..data.header import RAW
 from ..data.image import Opened, open_bytes
 from ..data.open import open_data
+from ..data.shrink import check_max_side
 from ..data.table import Scratch, TableRows, TableSet, open_rows
-from ..data.walk import named
+from ..data.walk import named, readable_name
+from ..errors import UsageError
 from ..jobs.journal import Journal, Record, open_journal
-from ..jobs.ledger import SCHEMA, check_ledger_place, known_as_protected, write_ledger
-from ..jobs.run import Engine, Failures, Job, check_engine, check_places, run, unfinished
-from ..jobs.summary import Summary, hidden_note, measured_every
-from ..poisons.base import Poison, UnchangedWarning
+from ..jobs.ledger import SCHEMA, check_ledger_place, protected_rows, write_ledger
+from ..jobs.run import READABLE, Engine, Failure, Failures, Job, check_engine, check_places, compare, follow, run
+from ..jobs.summary import Summary, bytes_text, hidden_note, measured_every
+from ..poisons.base import Poison, UnchangedWarning, is_additive, methods_of
 from ..poisons.batches import counted_in
 from ..poisons.fraction import is_chosen
-from ..sample import SampleError, class_value, in_order, name_rows, sample_id, spread
+from ..sample import SampleError, class_value, ids_as, in_order, name_rows, sample_id, spread
 from ..secret.labels import check_options, hide
 from ..warn import warn
 from .fit import make_ready
@@ -36,6 +41,7 @@ LEDGER_ROWS = 10_000  # are made at a time
 SECRET_CLASSES = "classes.json"  # in the journal
 MAX_NAMED = 20  # rows that an error names
 PNG = Codec()
+GROWN = 2  # times as many bytes as the source had: the summary says why
 SAMPLE = 20  # images by which a protected set is recognised
 _SCRATCH: list[Scratch] = []  # as long as the process: data sets that were made of what lies there may live as long
 _LEDGER_FEATURES = Features(
@@ -47,6 +53,7 @@ _LEDGER_FEATURES = Features(
         "_unlock_note": Value("float64"),
     }
 )
+_CONVERTED = "_converted"
 
 
 def check_fraction(fraction: float, poison: Poison) -> None:
@@ -115,26 +122,31 @@ def protect_opened(
     return result
 
 
-def refuse_protected(data: LabelledSet, poison: Poison, tokens: dict[str, list[str]]) -> None:
-    """Refuse a set that a ledger of this key knows as protected: a second protection hides the first from unlock.
+def refuse_protected(data: LabelledSet, tokens: dict[str, list[str]]) -> None:
+    """Refuse a set that a ledger of this machine knows as protected, with whatever key: a second protection hides the
+    first from unlock.
 
     Raises:
         ValueError: names the first image and the ledger.
     """
+    ledgers = protected_rows()
+    known = {token for _, table in ledgers for token in pc.unique(table["class_token"]).to_pylist()}
     some: dict[bytes, str] = {}
-    for name in data.training:
+    for name in data.training if ledgers else ():
         rows = data.splits[name]
         for row in spread(len(rows), SAMPLE):
             try:
                 colour = rows.open(rows.stored(range(row, row + 1))[0]).colour
             except (OSError, TypeError, ValueError):  # named later, with all others
                 continue
-            some[sample_id(colour, tokens[name][row])] = rows.place(row)
-    for id_, ledger in known_as_protected(poison, list(some)):
-        raise ValueError(
-            f"{some[id_]} is protected already, says the ledger {ledger}: protect the clean data, or undo the first "
-            "protection (ut.unlock, `unlearnable unlock`). To combine methods use Chain"
-        )
+            some |= dict.fromkeys(ids_as(colour, known | {tokens[name][row]}), rows.place(row))
+    ids = pa.array(list(some), pa.binary(16))
+    for ledger, table in ledgers:
+        for id_ in table.filter(pc.is_in(table["protected_id"], ids))["protected_id"].to_pylist():
+            raise ValueError(
+                f"{some[id_]} is protected already, says the ledger {ledger}: protect the clean data, or undo the "
+                "first protection (ut.unlock, `unlearnable unlock`). To combine methods use Chain"
+            )
 
 
 # ---- data sets in memory ---------------------------------------------------------------------------------------------
@@ -151,6 +163,8 @@ def protect(
     keep: Collection[str] = (),
     num_proc: int | None = None,
     ledger: str | os.PathLike | None = None,
+    max_side: int | None = None,
+    convert: bool = False,
 ) -> Any:
     """The data set with every image protected.
 
@@ -167,6 +181,9 @@ def protect(
         num_proc: worker processes, as for ``Dataset.map``.
         ledger: file for the private record of what was protected (mode 0600). Default: in the library's cache
             folder, ``UNLEARNABLE_TRANSFORMS_CACHE`` or the platform's.
+        max_side: larger images are made smaller to this longest side, in pixels, before they are protected.
+        convert: whether encoded images of 9 to 16 bits a channel, CMYK, Lab and the first frame of animations are
+            taken, as 8-bit RGB or grey; a warning names their rows. Else they are an error.
 
     Returns:
         The same kind of data set, same features, images stored as PNG without any path.
@@ -187,16 +204,20 @@ def protect(
             "use ut.ProtectedDataset(dataset, poison)"
         )
     check_fraction(fraction, poison)
+    check_max_side(max_side)
     check_options(labels, clusters, backbone, poison.key)
     rows = open_rows(data, "data", image_key=poison.image_key, label_key=poison.label_key)
     rows.check_columns(poison.image_key, list(keep))
+    for split in rows.splits.values():
+        split.convert = convert
     empty = [name for name in rows.training if not len(rows.splits[name])]
     if empty:
         raise ValueError(f"there are no rows to protect{f' in {empty}' if rows.named_splits else ''}")
     if labels is not None:
         hide(rows, labels, poison, clusters=clusters, backbone=backbone)
     tokens = {name: rows.tokens(name, poison) for name in rows.training}
-    refuse_protected(rows, poison, tokens)
+    refuse_protected(rows, tokens)
+    rows.shrink(max_side)
     if not poison.fitted:
         poison.fit(rows.to_fit(poison))
     results, tables = {}, []
@@ -212,7 +233,7 @@ def protect(
                 "is in its alpha channel): it is unprotected",
                 UnchangedWarning,
             )
-    write_ledger(pa.concat_tables(tables), ledger, poison)
+    write_ledger(pa.concat_tables(tables), ledger, poison, max_side=max_side)
     if isinstance(data, DatasetDict):
         return DatasetDict({name: results.get(name, split) for name, split in data.items()})
     return results[rows.training[0]]
@@ -230,21 +251,32 @@ def protect_split(
     """
     rows = data.rows_of(name)
     plain = rows.data.with_format(None)
-    fingerprint = Hasher.hash((plain._fingerprint, poison, fraction, checksum(repr(tokens).encode())))
+    made_of = plain._fingerprint, poison, fraction, checksum(repr(tokens).encode()), *["convert"] * rows.convert
+    fingerprint = Hasher.hash(made_of if rows.max_side is None else (*made_of, rows.max_side))
     mapped = map_privately(
         plain,
         ProtectRows(rows, poison, fraction, tokens),
         fingerprint,
-        features=Features({**plain.features, **_LEDGER_FEATURES}),
+        features=Features({**plain.features, **_LEDGER_FEATURES, _CONVERTED: Value("string")}),
         desc=f"Protecting {name}" if data.named_splits else "Protecting",
         **map_options,
     )
     columns = mapped.select_columns(list(_LEDGER_FEATURES)).with_format("arrow")[:]
     columns = columns.rename_columns([column.removeprefix("_") for column in columns.column_names])
+    _warn_of_conversions(mapped[_CONVERTED])
     count = len(columns)
     columns = columns.append_column("split", pa.repeat(pa.scalar(name), count))
     columns = columns.append_column("row", pa.array(np.arange(count)))
-    return mapped.remove_columns(list(_LEDGER_FEATURES)), columns.select(SCHEMA.names)
+    return mapped.remove_columns([*_LEDGER_FEATURES, _CONVERTED]), columns.select(SCHEMA.names)
+
+
+def _warn_of_conversions(converted: Sequence[str | None]) -> None:
+    rows: dict[str, list[int]] = {}
+    for row, said in enumerate(converted):
+        if said:
+            rows.setdefault(said, []).append(row)
+    for said, some in rows.items():
+        warn(f"{name_rows(some)}: converted, {said}")
 
 
 def _renamed(table: pa.Table, split: str) -> pa.Table:
@@ -259,14 +291,14 @@ class ProtectRows:
 
     def __call__(self, batch: Any, positions: list[int]) -> dict[str, list]:
         some = range(positions[0], positions[-1] + 1)
-        result: dict[str, list] = {name: [] for name in (self.rows.image_key, *_LEDGER_FEATURES)}
+        result: dict[str, list] = {name: [] for name in (self.rows.image_key, *_LEDGER_FEATURES, _CONVERTED)}
         for first, opened in self.rows.chunks(some):
             tokens = self.tokens[first : first + len(opened)]
             with counted_in(range(first, first + len(opened))):
                 changed = protect_opened(self.poison, opened, tokens, self.fraction)
             for image, token, made in zip(opened, tokens, changed, strict=True):
                 encoded = {"bytes": PNG.encode(image.close(made.colour)), "path": None}
-                facts = made.clean_id, made.protected_id, token, made.status, made.note
+                facts = made.clean_id, made.protected_id, token, made.status, made.note, ", ".join(image.converted)
                 for column, value in zip(result, (encoded, *facts), strict=True):
                     result[column].append(value)
         return result
@@ -326,10 +358,13 @@ def protect_source(
     keep_splits: Collection[str] = (),
     keep_columns: Collection[str] = (),
     config: str | None = None,
+    remove_gone: bool = False,
     workers: int = 1,
     engine: Engine = "local",
     ledger: str | os.PathLike | None = None,
+    max_side: int | None = None,
     progress: bool = False,
+    convert: bool = False,
 ) -> Summary:
     """Protect a source on the disk; go on where an earlier call was interrupted; or add what is new in the source.
 
@@ -338,7 +373,8 @@ def protect_source(
             of the same kind: image files in the same tree, Parquet, a saved set, tars; a Hub set becomes Parquet.
         out: an empty or new folder, not in ``source``; or one that an earlier call wrote.
         poison: a protection method; fitted on the training data if it needs to be and is not.
-        codec: how images are written; default: PNG with the colour profile. Tables hold PNG.
+        codec: how images are written, and what files say about the rights; default: PNG with the colour profile. Tables
+            hold PNG.
         fraction: share of the images to protect, chosen by a keyed hash of each; all are encoded alike.
         label: the class of all images of a folder: an album, an artist or a person.
         labels: secret classes instead of the labels: ``"auto"``, ``"folder"`` or a CSV file, see
@@ -346,14 +382,20 @@ def protect_source(
         keep_splits: splits to write unprotected; others that are not training data are left out.
         keep_columns: other image columns of a table that may stay as they are.
         config: configuration of a Hub data set.
+        remove_gone: remove the protected files of images that are not in the source any more; default: they stay.
         workers: processes, of one thread each.
         engine: "local", or "ray": actors of a Ray cluster instead of processes. Source, output and the library's cache
             must be on a storage that all its machines share.
         ledger: where the private record goes; default: the library's cache.
+        max_side: larger images are made smaller to this longest side, in pixels, before they are protected. The clean
+            image of the ledger, and what unlock gives back, is the smaller one.
         progress: whether to show a progress bar on a terminal.
+        convert: whether images of 9 to 16 bits a channel, CMYK, Lab and the first frame of animations are taken, as
+            8-bit RGB or grey; else they are left out of a folder, and an error in a table.
 
     Returns:
-        What was done. Image files that could not be read are in ``failed``: none of them is in ``out``.
+        What was done. Image files that could not be read are in ``failed``, those that another option would take in
+        ``left_out``: none of them is in ``out``.
 
     Raises:
         ValueError: the source, the output folder or the journal are not as they must be.
@@ -362,6 +404,7 @@ def protect_source(
     """
     out, codec = Path(out), codec or Codec()
     check_fraction(fraction, poison)
+    check_max_side(max_side)
     check_engine(engine)
     check_places(os.fspath(source), out)
     check_ledger_place(ledger, out)
@@ -376,9 +419,11 @@ def protect_source(
         image_key=poison.image_key,
         label_key=poison.label_key,
         config=config,
+        convert=convert,
     )
-    if codec != Codec() and not data.any_format:
-        raise ValueError("the format and the colour profile are chosen for image files; tables hold PNG")
+    codec = _settled(codec, data, poison)
+    if remove_gone and not data.may_leave_out:
+        raise UsageError("--remove-gone is for folders of images: tables and tars are written whole")
     data.check_columns(poison.image_key, list(keep_columns))
     units = data.units(codec)
     with open_journal(out) as journal:
@@ -389,14 +434,17 @@ def protect_source(
                           recall=journal.begun)  # fmt: skip
         classes = _keep_classes(data, poison)
         tokens = {name: data.tokens(name, poison) for name in data.training}  # all labels are looked at first
-        refuse_protected(data, poison, tokens)
+        refuse_protected(data, tokens)
+        data.shrink(max_side)  # before it, a protected image would be taken for a clean one
         settings = {
             "source": os.path.abspath(data.source) if Path(data.source).exists() else data.source,
             "configuration": config,
             **poison.public_config(),
             "format": codec.format,
-            "quality": codec.quality if codec.format == "jpeg" else None,
+            "quality": codec.quality if codec.format in ("jpeg", AUTO) else None,
             "colour profile": codec.icc,
+            "longest side": max_side,
+            **_said(codec),
             "fraction": fraction,
             "label": label,
             "kept splits": sorted(keep_splits),
@@ -405,14 +453,95 @@ def protect_source(
             **hidden,
             **({} if data.may_leave_out else {"files": [unit.target for unit in units]}),
         }
-        journal.begin(settings)
-        make_ready(poison, data, unfinished(data, units, journal), journal)
+        resumed = journal.begin(settings)
+        changes = compare(data, units, journal, tokens)
+        if data.may_leave_out:
+            follow(data, units, journal, changes, tokens, remove_gone=remove_gone)
+        make_ready(poison, data, changes.todo, journal)
         job = Protect(data, out.resolve(), codec, poison, fraction, tokens)
-        records = run(job, units, journal, workers=workers, engine=engine, progress=progress)
+        records = run(job, units, journal, todo=changes.todo, workers=workers, engine=engine, progress=progress)
         number = len(data.names or set(data.secret[data.training[0]])) if data.secret is not None else None
-        summary = _finish(out, data, units, records, journal, poison, ledger, number)
+        summary = _finish(out, data, units, records, journal, poison, ledger, number, max_side)
+        summary.fresh = [unit.target for unit in changes.todo]
+        if resumed and data.may_leave_out:
+            missing = [place for place, _ in [*summary.failed, *summary.left_out]]
+            summary.changes = changes.lines(len(summary.images), without=missing)
+        if codec.format == "png" and data.any_format and summary.bytes_out > GROWN * summary.bytes_in:
+            summary.notes.append(_why_larger(poison))
         journal.finish()
         return summary
+
+
+def _settled(codec: Codec, data: LabelledSet, poison: Poison) -> Codec:
+    """The codec for a set and a method: ``auto`` becomes PNG where JPEG would take away what the method adds.
+
+    Raises:
+        UsageError: a format for tables, or a credit that cannot be written.
+    """
+    credit.check_kept(codec.keep)
+    if codec.keep and codec.credit is None:
+        codec = replace(codec, credit=credit.Credit())
+    if codec.credit is not None:
+        credit.build(codec.credit)
+    additive = is_additive(poison.public_config())
+    if codec.format == AUTO and isinstance(data, FolderSet) and additive:
+        _warn_of_size(data, poison)
+    if codec.format == AUTO and (additive or not isinstance(data, FolderSet)):
+        if codec.quality != QUALITY:
+            raise UsageError("the quality is that of JPEG, and the images are written as PNG here: leave it out")
+        codec = replace(codec, format="png")
+    if (codec.format, codec.icc) != ("png", True) and not data.any_format:
+        raise UsageError(
+            "the format and the colour profile are chosen for image files; tables hold PNG. --max-side is for their "
+            "images, too"
+        )
+    return codec
+
+
+def _warn_of_size(data: LabelledSet, poison: Poison) -> None:
+    """Warn that lossy files become PNG, and why."""
+    rows = [data.splits[name] for name in data.written]
+    sizes = [
+        size for some in rows if isinstance(some, FolderRows)
+        for path, size in zip(some.paths, some.sizes, strict=True) if is_lossy(path)
+    ]  # fmt: skip
+    if sizes:
+        method = " > ".join(methods_of(poison.public_config()))
+        warn(
+            f"{len(sizes):,} JPEG files ({bytes_text(sum(sizes))}) become PNG, at full size five to ten times as "
+            f"large: JPEG would take away much of what {method} adds (docs/protect.md). --max-side makes them smaller"
+        )
+
+
+def _why_larger(poison: Poison) -> str:
+    why = "the files are PNG, which keeps every pixel and takes more room: "
+    if is_additive(poison.public_config()):
+        return f"{why}JPEG would take away much of what the method adds. --max-side makes them smaller"
+    return f"{why}--format auto writes JPEG of JPEG files, which keeps what this method changes (docs/protect.md)"
+
+
+def _said(codec: Codec) -> dict[str, Any]:
+    """What files say about the rights, as settings of a run."""
+    said = codec.credit or credit.Credit()
+    return {
+        "opt-out": said.opt_out or None,
+        "creator": "; ".join(said.creator) or None,
+        "copyright": said.copyright or None,
+        "fields kept": ", ".join(codec.keep) or None,
+    }
+
+
+def _protects(record: Record) -> bool:
+    return record["status"] != "failed" and all(fact["status"] == "protected" for fact in record["facts"])
+
+
+def _of_another_file(path: str, other: str, protected: bool) -> str:
+    """What came of a file that is not read because another one holds the same image."""
+    raw = os.path.splitext(path)[1].lower() in RAW
+    kind, name = "raw file" if raw else "HEIC", readable_name(os.path.basename(other))
+    if protected:
+        return f"{kind}, not protected; {name} beside it was"
+    return f"{kind}, not protected; neither was {name} beside it" + ("" if raw else ": remove that one to use this")
 
 
 def _keep_classes(data: LabelledSet, poison: Poison) -> list[str] | None:
@@ -442,21 +571,22 @@ class Protect(Job):
         images: list[bytes] = []
         if unit.split not in self.tokens:
             for row, image in zip(rows, map(self.codec.prepare, opened), strict=True):
-                images.append(self.encode(row, image.close(image.colour), failed))
+                images.append(self.encode(unit, row, image.close(image.colour), failed))
             return images, [{"status": "kept"}] * len(images)
         tokens = self.tokens[unit.split][rows.start : rows.stop]
         try:
             changed = protect_opened(self.poison, opened, tokens, self.fraction, self.codec)
         except SampleError as error:
-            failed += [(rows[row], error.reason) for row in error.rows or range(len(rows))]
+            failed += [Failure(rows[row], error.reason, readable=True) for row in error.rows or range(len(rows))]
             return [], []
         facts: list[Any] = []
         every = measured_every(len(self.tokens[unit.split]))
+        lossy = self.codec.for_file(unit.target).format == "jpeg"
         for row, stored, token, made in zip(rows, opened, tokens, changed, strict=True):
             image = self.codec.prepare(stored)
-            images.append(self.encode(row, image.close(made.colour), failed))
+            images.append(self.encode(unit, row, image.close(made.colour), failed))
             decoded, protected_id = made.colour, made.protected_id
-            if self.codec.format == "jpeg" and images[-1]:  # others will know the image by the pixels that they decode
+            if lossy and images[-1]:  # others will know the image by the pixels that they decode
                 decoded = open_bytes(images[-1]).colour
                 protected_id = sample_id(decoded, token)
             fact: dict[str, Any] = {
@@ -465,6 +595,9 @@ class Protect(Job):
                 "protected_id": protected_id.hex(),
             }
             fact |= {"token": token, "note": made.note}
+            for said, kinds in (("converted", stored.converted), ("left_behind", stored.left_behind)):
+                if kinds:
+                    fact[said] = kinds
             if made.status == "protected" and row % every == 0:
                 fact["measured"] = measure(image.colour, decoded)
             facts.append(fact)
@@ -483,27 +616,32 @@ def _finish(
     poison: Poison,
     ledger: str | os.PathLike | None,
     hidden: int | None,
+    max_side: int | None,
 ) -> Summary:
-    failed = [entry for record in records if record["status"] == "failed" for entry in record["unreadable"]]
-    failed += list(data.unreadable.items())
-    if failed and not data.may_leave_out:
+    entries = [entry for record in records if record["status"] == "failed" for entry in record["unreadable"]]
+    if entries and not data.may_leave_out:
         raise SampleError(
-            f"{'; '.join(place for place, _ in failed[:MAX_NAMED])}"
-            f"{f' ... ({len(failed)} in all)' if len(failed) > MAX_NAMED else ''}: {failed[0][1]}. Repair or remove "
+            f"{'; '.join(place for place, *_ in entries[:MAX_NAMED])}"
+            f"{f' ... ({len(entries)} in all)' if len(entries) > MAX_NAMED else ''}: {entries[0][1]}. Repair or remove "
             "them, then start with an empty output folder"
         )
-    summary = Summary(kind=data.kind, others=data.others, failed=[(place, reason) for place, reason in failed])
+    left_out = [(place, reason) for place, reason, readable in entries if readable == READABLE]
+    failed = [(place, reason) for place, reason, readable in entries if readable != READABLE]
+    summary = Summary(data.kind, str(out), others=data.others)
+    summary.failed = sorted([*failed, *data.unreadable.items()])
+    summary.left_out = sorted([*left_out, *data.unused.items()])
+    summary.key = "" if poison.key is None else poison.key.name or poison.key.fingerprint
     listed = {unit.target for unit in units}
-    gone = [record for record in journal.records() if record["target"] not in listed and record["status"] != "failed"]
+    gone = [record for record in journal.records() if record["target"] not in listed and record["status"] == "written"]
     table = pa.Table.from_batches(list(_ledger_batches([*records, *gone], data.named_splits, summary)), SCHEMA)
-    summary.ledger = str(write_ledger(table, ledger, poison, journal.directory / "ledger.txt"))
+    if data.may_leave_out:
+        known = [record for record in records if record["status"] == "written"]
+        summary.images = [(os.path.join(data.source, record["place"]), record["target"]) for record in known]
+    summary.ledger = str(write_ledger(table, ledger, poison, journal.directory / "ledger.txt", max_side))
+    protected = {record["place"] for record in records if _protects(record)}
+    summary.beside = [(path, _of_another_file(path, other, other in protected)) for path, other in data.beside.items()]
     written = {record["target"]: record["checksum"] for record in records if record["status"] != "failed"}
     summary.notes += data.finish(out, {unit: written[unit.target] for unit in units if unit.target in written})
-    if gone:
-        summary.notes.append(
-            f"{len(gone)} images are no longer in the source; their protected files stay: "
-            f"{named([record['place'] for record in gone])}"
-        )
     if hidden is not None:
         summary.notes.append(hidden_note(hidden))
     else:

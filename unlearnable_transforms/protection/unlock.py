@@ -22,7 +22,7 @@ from ..data.image import open_chunks, open_image
 from ..data.table import TableRows, TableSet, open_rows
 from ..errors import UnlearnableWarning
 from ..files import private_directory
-from ..jobs.ledger import check_fit, learnt_in, names_method, other_method, read_ledger, remember
+from ..jobs.ledger import check_fit, learnt_in, max_side_in, names_method, other_method, read_ledger, remember
 from ..poisons.base import Poison
 from ..poisons.batches import counted_in
 from ..poisons.undo import unlock_arrays
@@ -66,7 +66,8 @@ def unlock(
         The same kind; of ``(images, labels)`` the images.
 
     Warns:
-        UnlockWarning: how many pictures are not exactly what they were, or cannot be compared.
+        UnlockWarning: how many pictures are not exactly what they were, or cannot be compared; or that larger originals
+            were made smaller.
 
     Raises:
         ValueError: pictures or ledger belong to another key or to other options.
@@ -94,13 +95,13 @@ def unlock(
             f"unlock takes a datasets.Dataset or DatasetDict, or a tuple (images, labels), not "
             f"{type(protected).__name__}; for files there is `unlearnable unlock`"
         )
-    if counts[NEAR] or counts[UNKNOWN]:
-        warn("; ".join(told(counts)), UnlockWarning)
+    if counts[NEAR] or counts[UNKNOWN] or unlocker.records.max_side:
+        warn("; ".join(told(counts, unlocker.records.max_side)), UnlockWarning)
     return result
 
 
-def told(counts: Mapping[str, int]) -> list[str]:
-    """What came out, in words."""
+def told(counts: Mapping[str, int], max_side: int | None = None) -> list[str]:
+    """What came out, in words; ``max_side``: to which larger images were made smaller before they were protected."""
     total = sum(counts.values())
     texts = {
         EXACT: "are restored exactly",
@@ -108,7 +109,13 @@ def told(counts: Mapping[str, int]) -> list[str]:
         UNKNOWN: "are undone, how well is not known: no ledger knows their clean ids",
         CLEAN: "were never protected and stay as they are",
     }
-    return [f"{counts[state]:,} of {total:,} pictures {text}" for state, text in texts.items() if counts.get(state)]
+    lines = [f"{counts[state]:,} of {total:,} pictures {text}" for state, text in texts.items() if counts.get(state)]
+    if max_side is not None:
+        lines.append(
+            f"larger pictures were made smaller, to {max_side} pixels on the longest side, before they were protected: "
+            "these come back at that size"
+        )
+    return lines
 
 
 # ---- what ledgers say ------------------------------------------------------------------------------------------------
@@ -143,6 +150,7 @@ class Records:
             for id_, *values in zip(*(table[name].to_pylist() for name in names), strict=True):
                 self.by_id.setdefault(id_, Record(*values))
         self.learnt = learnt_in(tables)
+        self.max_side = max_side_in(tables)
         self.tokens = sorted({record.token for record in self.by_id.values()})
 
     def find(self, colour: np.ndarray, token: str | None) -> Record | None:

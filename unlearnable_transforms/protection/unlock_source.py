@@ -24,7 +24,7 @@ from ..data.open import open_data
 from ..files import PART_PREFIX, read_json
 from ..jobs.journal import open_journal
 from ..jobs.ledger import differences
-from ..jobs.run import Failures, Job, check_places, run
+from ..jobs.run import Failure, Failures, Job, check_places, run
 from ..pixels import psnr
 from ..poisons.base import Poison, decisive
 from ..sample import SampleError
@@ -87,17 +87,18 @@ def unlock_source(
         journal.begin({"source": str(source.resolve()), **poison.public_config(), "files": [u.target for u in units]})
         records = run(Undo(data, part, codec, unlocker, tokens), units, journal, workers=workers, progress=progress)
         failed = [entry for record in records if record["status"] == "failed" for entry in record["unreadable"]]
-        failed += data.unreadable.items()
+        failed += [*data.unreadable.items(), *data.unused.items()]
         if failed:
-            named = "; ".join(f"{place}: {reason}" for place, reason in failed[:MAX_NAMED])
+            named = "; ".join(f"{place}: {reason}" for place, reason, *_ in failed[:MAX_NAMED])
             raise SampleError(named + (f" ... ({len(failed)} in all)" if len(failed) > MAX_NAMED else ""))
         by_target = {record["target"]: record for record in records}
         data.finish(part, {unit: by_target[unit.target]["checksum"] for unit in units})
         counts = Counter(fact["status"] for record in records for fact in record["facts"])
-        lines = told(counts)
+        lines = told(counts, unlocker.records.max_side)
         if data.left_out:
             lines.append(f"splits left out, not being training data: {', '.join(data.left_out)}")
         if originals is not None:
+            originals.shrink(unlocker.records.max_side)
             lines.append(_measured(_pairs(_open(part, poison, label, None, unlabelled=True), originals)))
     return lines
 
@@ -155,10 +156,10 @@ class Undo(Job):
         try:
             colours, states = self.unlocker([image.colour for image in opened], tokens)
         except SampleError as error:
-            failed += [(rows[row], error.reason) for row in error.rows or range(len(rows))]
+            failed += [Failure(rows[row], error.reason) for row in error.rows or range(len(rows))]
             return [], []
         images = [
-            self.encode(row, image.close(colour), failed)
+            self.encode(unit, row, image.close(colour), failed)
             for row, image, colour in zip(rows, opened, colours, strict=True)
         ]
         return images, [{"status": state} for state in states]

@@ -23,7 +23,6 @@ from ..checks.leaks import (
     column_leaks,
     encoding_leaks,
     holds_secret,
-    is_additive,
     is_neutral_name,
     metadata_leaks,
     mixed_leak,
@@ -36,7 +35,7 @@ from ..checks.leaks import (
 from ..checks.pairs import Looks, find_pairs
 from ..data.image import open_bytes
 from ..data.table import ROW_GROUP
-from ..poisons.base import Poison
+from ..poisons.base import Poison, is_additive
 from ..sample import sample_id
 from .coverage import Coverage
 from .stage import Picture, Upload

@@ -320,7 +320,7 @@ def _stage_pictures(
     for table in data.tables:
         rewrite(table, folder, targets.get)
         upload.extra.append(table.path)
-    for path in [*data.unreadable, *data.others]:
+    for path in [*data.unreadable, *data.unused, *data.beside, *data.others]:
         if re.fullmatch(LICENCE, path) and _is_text(source / path):
             _put(source / path, folder / path, copy)
             upload.extra.append(path)
