@@ -86,7 +86,7 @@ def changelog(_: re.Match) -> str:
 
 def site_table(_: re.Match) -> str:
     """The sites that `--site` knows, with their sources."""
-    head = ["| `--site` | longest side | format | | source |", "|---|---|---|---|---|"]
+    head = ["| `--site` | longest side | format | what the site does | source |", "|---|---|---|---|---|"]
     return "\n".join([*head, *map(_site_row, sites().values())])
 
 

@@ -18,6 +18,9 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before anything imports it: no c
 if "HF_HOME" not in os.environ:  # else the loopback Hub leaves its traces among the user's own data sets
     os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hub-of-the-tests-")
     atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+_worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+if _worker and Path(os.environ["HF_HOME"]).name != _worker:  # else two tests would share it at the same time
+    os.environ["HF_HOME"] = str(Path(os.environ["HF_HOME"], _worker))
 # Before NumPy and torch: on pictures this small, two threads are slower, and far slower beside another program.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS", "1")
@@ -64,8 +67,8 @@ atexit.register(shutil.rmtree, _KEPT_NOISE, ignore_errors=True)
 
 
 def known_pictures() -> np.ndarray:
-    """uint8 (25, 12, 10, 3): what the fitted methods of the table learn from, five of each kind that is taken down the
-    roads: plain, from JPEG, with alpha, and grey, twice."""
+    """uint8 (25, 12, 10, 3): what the fitted methods of the table learn from, five of each kind that the methods
+    are called with: plain, from JPEG, with alpha, and grey, twice."""
     plain = pixels(5, 12, 10, 3)
     jpeg = np.stack([np.asarray(decode(encode(image, "JPEG"))) for image in plain])
     grey = [pixels(5, 12, 10)[..., None], pixels(5, 12, 10, 2)[..., :1]]
@@ -95,7 +98,7 @@ def in_two_steps(method: type[Poison], key: Key, data) -> Poison:
     return method(key=key, **(TINY if issubclass(method, OptimisedPoison) else {})).fit(data)
 
 
-# Every method, in the ways that differ: name -> (how to make it, labels for five images). test_roads.py calls each of
+# Every method, in the ways that differ: name -> (how to make it, labels for five images). test_calling.py calls each of
 # them in every way, test_state.py pickles and fingerprints them. A method without a row gets one below.
 POISONS: dict[str, tuple[Callable[[], Poison], list]] = {
     "cuda": (lambda: CUDAPoison(key=KEY), NUMBERS),

@@ -1,4 +1,4 @@
-"""Bad input: a clear error that names the row and the remedy, on every road that it can come by."""
+"""Bad input: a clear error that names the row and the remedy, in every way of calling."""
 
 import warnings
 
@@ -34,9 +34,9 @@ BATCHES = {
         (1, 2),
         "label the sample or leave it out",
     ),
-    "label bool": (IMAGES, [0, 1, True, 2], TypeError, (2,), r"bool; .*cast with int\(\)"),
+    "label bool": (IMAGES, [0, 1, True, 2], TypeError, (2,), r"bool; .*make it an integer"),
     "labels bool": (IMAGES, np.array([True, False] * 2), TypeError, (), "bool; .*cast them to int64"),
-    "label float": (IMAGES, [0, 1.0, 2, 3], TypeError, (1,), r"float; .*cast with int\(\)"),
+    "label float": (IMAGES, [0, 1.0, 2, 3], TypeError, (1,), r"float; .*make it an integer"),
     "label soft": (IMAGES, [0, 1, [0.5, 0.5], 2], TypeError, (2,), "put the poison before MixUp and CutMix"),
     "labels soft": (IMAGES, torch.full((4, 3), 1 / 3), TypeError, (), "put the poison before MixUp and CutMix"),
     "labels one-hot": (IMAGES, np.eye(4, dtype=int), TypeError, (), "one class an image"),
@@ -155,14 +155,14 @@ SINGLES = {
 
 
 @pytest.mark.parametrize("name", SINGLES)
-@pytest.mark.parametrize("road", ["call", "Compose", "row"])
-def test_bad_singles(poison, name, road):
+@pytest.mark.parametrize("way", ["call", "Compose", "row"])
+def test_bad_singles(poison, name, way):
     image, label, kind, message = SINGLES[name]
     call = {
         "call": lambda: poison(image, label),
         "Compose": lambda: v2.Compose([poison])(image, label),
         "row": lambda: poison({"image": image, "label": label}),
-    }[road]
+    }[way]
     with pytest.raises(kind, match=message):
         call()
 

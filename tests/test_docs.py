@@ -38,8 +38,10 @@ DOCS = ROOT / "docs"
 _SPEC = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
 HOOKS = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(HOOKS)
+SLOW = ("claims", "evaluate")  # they train
 PAGES = sorted(page.stem for page in DOCS.glob("*.md"))
 NOT_RUN = "Not run: "
+NEEDS = {"recipes": ("lightning", "accelerate", "timm", "webdataset")}  # where the extra is not installed
 COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*unlearnable (.*)")
 BLOCK = re.compile(r'^```(python|bash|text)(?: title="([^"\n]*)")?[^\n]*\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 
@@ -107,8 +109,10 @@ def workplace(tmp_path, monkeypatch) -> Iterator[Path]:
     torch.set_rng_state(state)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=pytest.mark.slow if page in SLOW else ()) for page in PAGES])
 def test_what_a_page_says_runs(page, workplace):
+    for library in NEEDS.get(page, ()):
+        pytest.importorskip(library)
     run(page)
 
 

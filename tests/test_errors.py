@@ -3,11 +3,20 @@
 import importlib
 import inspect
 import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 
 import unlearnable_transforms as ut
-from unlearnable_transforms.errors import UsageError, UsageTypeError, printable
+from unlearnable_transforms.errors import (
+    DivergedError,
+    UsageError,
+    UsageKeyError,
+    UsageTypeError,
+    WorkError,
+    printable,
+)
 
 
 def library_exceptions() -> dict[str, type]:
@@ -28,6 +37,18 @@ def test_every_error_and_warning_has_the_base_class():
     assert others == []
 
 
+# Where a built-in error is caught again by the function that calls, or is a mistake in a method's own code.
+CAUGHT = ("checks/encodings.py", "data/header.py", "files.py", "noise/table.py", "poisons/base.py")
+
+
+def test_a_user_never_meets_a_built_in_error():
+    """The command line takes one for a bug, and shows its traceback."""
+    root = Path(ut.__file__).parent
+    built_in = re.compile(r"raise (ValueError|TypeError|KeyError|RuntimeError|FloatingPointError)\(")
+    names = [path.relative_to(root).as_posix() for path in root.rglob("*.py") if built_in.search(path.read_text())]
+    assert sorted(name for name in names if not name.startswith("theory/")) == sorted(CAUGHT)
+
+
 @pytest.mark.parametrize(
     ("cls", "base"),
     [
@@ -36,6 +57,9 @@ def test_every_error_and_warning_has_the_base_class():
         (ut.NoiseError, RuntimeError),
         (UsageError, ValueError),
         (UsageTypeError, TypeError),
+        (UsageKeyError, KeyError),
+        (WorkError, RuntimeError),
+        (DivergedError, FloatingPointError),
         (ut.UnlearnableWarning, UserWarning),
         (ut.UnchangedWarning, UserWarning),
     ],

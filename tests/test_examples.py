@@ -206,7 +206,9 @@ def test_publish_to_the_hub(example, capsys, monkeypatch, tmp_path):
     assert (np.asarray(found[3]["img"]) == np.asarray(poison(clean[3])["img"])).all()
 
 
-@pytest.mark.parametrize("name", ["cifar100", "tiny-imagenet", "imagenet-100"])
+@pytest.mark.parametrize(
+    "name", ["cifar100", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tiny-imagenet", "imagenet-100"))]
+)
 def test_comparison_study(example, name, small_studies, tmp_path):
     example("comparison_study").main(name, str(tmp_path))
     rows = {cell["set"]["label"] for cell in small_studies[0].cells}
@@ -223,6 +225,7 @@ def test_compare_defenses(example, name, small_studies, tmp_path):
     assert (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_ray_data(example, monkeypatch, capsys):
     ray = pytest.importorskip("ray", reason="needs ray: pip install 'unlearnable-transforms[ray]'")
     module = example("ray_data")

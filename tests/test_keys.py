@@ -12,6 +12,7 @@ import pytest
 from conftest import error_of
 
 from unlearnable_transforms import CUDAPoison, Key
+from unlearnable_transforms.errors import UsageError
 from unlearnable_transforms.key import Stream
 
 SECRET = bytes(range(7, 39))
@@ -154,8 +155,15 @@ def test_derived_keys_differ_and_are_found_again():
     assert Key(SECRET).derive("user/a").derive("user/b") != Key(SECRET).derive("user/b").derive("user/a")
     assert not any(one.is_public for one in derived)
     for bad in ("", None, 3, b"user/a"):
-        with pytest.raises(ValueError, match="release's name"):
+        with pytest.raises(ValueError, match="needs the name of an album or a release"):
             key.derive(bad)
+
+
+@pytest.mark.parametrize("name", [" user/a", "user/a\n", "user/\ta", "user/\udcff"])
+def test_a_derived_key_has_no_name_with_what_nobody_sees(name):
+    """Else a slip of the hand protects an album anew under another key."""
+    with pytest.raises(UsageError, match="leave that out"):
+        Key(SECRET).derive(name)
 
 
 def test_public_keys_show_their_name_and_private_ones_their_fingerprint():

@@ -1,6 +1,9 @@
 """What the library says: the base of its errors and warnings, and text that any terminal can show."""
 
+import difflib
 import unicodedata
+from collections.abc import Iterable
+from typing import Any
 
 
 class UnlearnableError(Exception):
@@ -18,6 +21,21 @@ class UsageTypeError(UnlearnableError, TypeError):
     """Something of a kind that is refused."""
 
 
+class UsageKeyError(UnlearnableError, KeyError):
+    """A name that is not there: a method, a column, a fit."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError puts it in quotes
+
+
+class WorkError(UnlearnableError, RuntimeError):
+    """Work that cannot go on: the message says why, and how to continue."""
+
+
+class DivergedError(UnlearnableError, FloatingPointError):
+    """A training whose loss is no longer finite."""
+
+
 class UnlearnableWarning(UserWarning):
     """Base of all warnings of the library."""
 
@@ -31,3 +49,9 @@ def printable(text: object) -> str:
         mark if mark.isprintable() or unicodedata.category(mark) == "Zs" else mark.encode("unicode_escape").decode()
         for mark in str(text)
     )
+
+
+def did_you_mean(text: Any, known: Iterable[str]) -> str:
+    """``: did you mean 'steps'?``, where something known comes close."""
+    close = difflib.get_close_matches(str(text), list(known), 1)
+    return f": did you mean {close[0]!r}?" if close else ""

@@ -13,7 +13,7 @@ from io import BufferedReader
 from pathlib import Path, PurePath
 from typing import Any
 
-from .errors import UnlearnableError, UsageError
+from .errors import UnlearnableError, UsageError, did_you_mean
 from .warn import warn
 
 CACHE_VARIABLE = "UNLEARNABLE_TRANSFORMS_CACHE"
@@ -44,7 +44,15 @@ def check_hub_name(source: str | os.PathLike) -> None:
         FileNotFoundError: says how a dataset of the Hub is called.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", os.fspath(source)) or Path(source).parent.is_dir():
-        raise FileNotFoundError(f"there is no {source} here (a data set of the Hub is called user/name, or hf://name)")
+        hub = "a data set of the Hub is called user/name, or hf://name"
+        raise FileNotFoundError(f"there is no {source} here ({hub}){beside(source)}")
+
+
+def beside(path: str | os.PathLike) -> str:
+    """``: did you mean 'photos'?``, where a path that is not there is nearly one that is."""
+    parent = Path(path).parent
+    names = [str(parent / name) for name in os.listdir(parent)] if parent.is_dir() else []
+    return did_you_mean(Path(path), names)
 
 
 @contextmanager

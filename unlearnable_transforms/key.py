@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UsageTypeError
+from .errors import UsageError, UsageTypeError
 from .files import replacing
 from .warn import warn
 
@@ -42,14 +42,14 @@ class Key:
 
     def __init__(self, secret: bytes) -> None:
         if isinstance(secret, str):
-            raise TypeError(
+            raise UsageTypeError(
                 "a key is 32 random bytes, not text: a passphrase can be guessed from one protected picture. "
                 "Use Key.generate(), or Key.load(path) for a key file."
             )
         if not isinstance(secret, bytes | bytearray):
-            raise TypeError(f"a key is 32 bytes, not {type(secret).__name__}; use Key.generate()")
+            raise UsageTypeError(f"a key is 32 bytes, not {type(secret).__name__}; use Key.generate()")
         if len(secret) != _KEY_BYTES:
-            raise ValueError(f"a key is {_KEY_BYTES} bytes, got {len(secret)}; use Key.generate()")
+            raise UsageError(f"a key is {_KEY_BYTES} bytes, got {len(secret)}; use Key.generate()")
         self._secret = bytes(secret)
         self.name: str | None = None
 
@@ -73,7 +73,12 @@ class Key:
     def derive(self, name: str) -> "Key":
         """The key of one release, e.g. ``key.derive("user/dataset")``. One release's key tells nothing of another's."""
         if not isinstance(name, str) or not name:
-            raise ValueError("derive needs the release's name, e.g. key.derive('user/dataset')")
+            raise UsageError("a derived key needs the name of an album or a release: key.derive('user/dataset')")
+        if name != name.strip() or not name.isprintable():  # which nobody sees, and another name is another key
+            raise UsageError(
+                f"the name {name!r} of a derived key begins or ends with a space, or holds a line end or what is no "
+                "text: leave that out"
+            )
         secret = self._digest(b"derive", (name,), _KEY_BYTES)
         return _named(secret, None if self.name is None else f"{self.name}/{name}")
 
@@ -111,7 +116,7 @@ class Key:
         with path.open("rb") as file:  # a pipe is welcome: `--key <(command)`
             key, problem = _parse(file.read(_MOST_BYTES).decode("ascii", "replace"))
         if key is None:  # raised here, where no local variable holds the file's text
-            raise ValueError(f"{path} {problem}")
+            raise UsageError(f"{path} {problem}")
         if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
             warn(f"{path} can be read by other users; run `chmod 600 {path}`")
         return key
@@ -202,7 +207,7 @@ class Stream:
     def integers(self, n: int, below: int) -> np.ndarray:
         """``n`` int64 in [0, below). ``below`` is at most 2**31, which keeps the bias under 2**-32."""
         if not 0 < below <= 2**31:
-            raise ValueError("below must be in 1..2**31")
+            raise UsageError("below must be in 1..2**31")
         return ((self.words(n) >> np.uint64(32)) * np.uint64(below) >> np.uint64(32)).astype(np.int64)
 
     def permutation(self, n: int) -> np.ndarray:

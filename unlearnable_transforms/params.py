@@ -8,7 +8,6 @@ From the declaration come the constructor and its checks, ``arguments()``, what 
 :func:`learnt`: it is kept and pickled, but it is no argument.
 """
 
-import difflib
 import inspect
 import math
 import re
@@ -19,6 +18,8 @@ from fractions import Fraction
 from numbers import Integral, Real
 from types import UnionType
 from typing import Any, ClassVar, Literal, Union, dataclass_transform, get_args, get_origin, get_type_hints
+
+from .errors import UsageError, UsageTypeError, did_you_mean
 
 
 class _Unset(Enum):
@@ -87,7 +88,7 @@ class Param:
             return value
         if self.many:
             if isinstance(value, str) or not isinstance(value, Iterable):
-                raise ValueError(f"{self.name} is a list, each {self.rule(owner)}, got {value!r}")
+                raise UsageError(f"{self.name} is a list, each {self.rule(owner)}, got {value!r}")
             return tuple(replace(self, many=False, none=False, default=UNSET).check(each, owner) for each in value)
         known = self.options(owner)
         kind: Any = {float: Real, int: Integral}.get(self.kind, self.kind)
@@ -99,7 +100,7 @@ class Param:
             fits = fits and math.isfinite(value) and (self.above is None or value > self.above)
             fits = fits and not (self.odd and value % 2 == 0)
         if not fits:
-            raise ValueError(f"{self.name} is {self.rule(owner)}, got {value!r}{did_you_mean(value, known)}")
+            raise UsageError(f"{self.name} is {self.rule(owner)}, got {value!r}{did_you_mean(value, known)}")
         return self.kind(value)
 
     @property
@@ -154,12 +155,12 @@ class Parameters:
         try:
             given = self._signature.bind(*args, **kwargs).arguments
         except TypeError as error:
-            raise TypeError(f"{type(self).__name__}: {error}") from None
+            raise UsageTypeError(f"{type(self).__name__}: {error}") from None
         declared = self.declared().values()
         later = {each.then: given[each.name] for each in declared if each.then and given.get(each.name) is not None}
         known = [each.name for each in declared if each.learnt and given.get(each.name) is not None]
         if later and known:
-            raise TypeError(f"data= is what to learn from, {known[0]}= what was learnt before: give one")
+            raise UsageTypeError(f"data= is what to learn from, {known[0]}= what was learnt before: give one")
         self._set(given)
         for method, value in later.items():
             getattr(self, method)(value)
@@ -270,7 +271,7 @@ def read_arguments(owner: type[Parameters], texts: Mapping[str, str], name: str)
     known = {n: each for n, each in owner.declared().items() if each.textual}
     for argument in texts:
         if argument not in known:
-            raise ValueError(
+            raise UsageError(
                 f"{name} has no argument {argument!r}{did_you_mean(argument, known)}; it has {', '.join(known)}"
             )
     return {n: known[n].check(known[n].read(text), owner) for n, text in texts.items()}
@@ -286,12 +287,6 @@ def read_value(text: str) -> Any:
         return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
     except ValueError:
         return text
-
-
-def did_you_mean(text: Any, known: Iterable[str]) -> str:
-    """``: did you mean 'steps'?``, where something known comes close."""
-    close = difflib.get_close_matches(str(text), list(known), 1)
-    return f": did you mean {close[0]!r}?" if close else ""
 
 
 def short(value: Any) -> str:

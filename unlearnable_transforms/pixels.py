@@ -7,6 +7,8 @@ import numpy as np
 import torch
 import xxhash
 
+from .errors import UsageError
+
 # Values of one chunk: small enough that its intermediates stay in reach, large enough that calls cost nothing.
 CHUNK_VALUES = 3_200_000
 SSIM_WINDOW = 11
@@ -74,7 +76,7 @@ def ssim(clean: np.ndarray, changed: np.ndarray) -> float:
     not fit are left out. Images with a side shorter than the window are refused.
     """
     if min(clean.shape[:2]) < SSIM_WINDOW:
-        raise ValueError(f"SSIM needs pictures of {SSIM_WINDOW} pixels a side, got {clean.shape[:2]}")
+        raise UsageError(f"SSIM needs pictures of {SSIM_WINDOW} pixels a side, got {clean.shape[:2]}")
     a, b = (torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), np.float64)) for image in (clean, changed))
     window = torch.exp(-((torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2) ** 2) / (2 * 1.5**2))
     window /= window.sum()

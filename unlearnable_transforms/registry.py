@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from .params import did_you_mean
+from .errors import UsageError, UsageKeyError, did_you_mean
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Any)
@@ -30,7 +30,7 @@ class Registry(dict[str, T]):
         def add(item: C) -> C:
             other = self.get(name)
             if other is not None and _place(other) != _place(item):
-                raise ValueError(f"two {self.kind}s are called {name!r}: {other} and {item}")
+                raise UsageError(f"two {self.kind}s are called {name!r}: {other} and {item}")
             item.name = name
             self[name] = item
             if not listed:
@@ -54,7 +54,7 @@ class Registry(dict[str, T]):
         if name not in self:
             known = self.names()
             hint = did_you_mean(name, known)
-            raise KeyError(f"there is no {self.kind} {name!r}{hint}; the {self.kind}s are {known} ({self.page})")
+            raise UsageKeyError(f"there is no {self.kind} {name!r}{hint}; the {self.kind}s are {known} ({self.page})")
         return self[name]
 
     def _import(self) -> None:

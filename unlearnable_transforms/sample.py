@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import xxhash
 
-from .errors import UnlearnableError
+from .errors import UnlearnableError, UsageError, UsageTypeError
 
 MAX_NAMED_ROWS = 5
 
@@ -72,39 +72,39 @@ def _token(label: Any, known: list[str] | None) -> str:
         (label,) = label
     label = label.item() if isinstance(label, np.generic) else label
     if label is None:
-        raise ValueError("the label is missing; label the sample or leave it out")
+        raise UsageError("the label is missing; label the sample or leave it out")
     if isinstance(label, bool):
-        raise TypeError("the label is a bool; class labels are integers or text: cast with int()")
+        raise UsageTypeError("the label is a bool; class labels are integers or text: make it an integer")
     if isinstance(label, numbers.Integral):
         return _int_token(int(label), known)
     if isinstance(label, str):
         token = "s:" + unicodedata.normalize("NFC", label)
         if token == "s:":
-            raise ValueError("the label is empty text; label the sample or leave it out")
+            raise UsageError("the label is empty text; label the sample or leave it out")
         if known is not None and token not in known:
-            raise ValueError(f"the label {label!r} is not in classes={list(map(class_value, known))!r}")
+            raise UsageError(f"the label {label!r} is not in classes={list(map(class_value, known))!r}")
         return token
     if isinstance(label, float):
-        raise TypeError(f"the label {label!r} is a float; class labels are integers or text: cast with int()")
+        raise UsageTypeError(f"the label {label!r} is a float; class labels are integers or text: make it an integer")
     if isinstance(label, np.ndarray | torch.Tensor | list | tuple):
-        raise TypeError(
+        raise UsageTypeError(
             "the label is soft, one-hot or multi-hot (a vector a sample); put the poison before MixUp and CutMix, "
             "and pass one class a sample (docs/conventions.md)"
         )
-    raise TypeError(f"class labels are integers or text, not {type(label).__name__}")
+    raise UsageTypeError(f"class labels are integers or text, not {type(label).__name__}")
 
 
 def _int_token(label: int, known: list[str] | None) -> str:
     if label < 0:
-        raise ValueError(f"the label is {label}, which means unlabelled; label the sample or leave it out")
+        raise UsageError(f"the label is {label}, which means unlabelled; label the sample or leave it out")
     if known is None:
         return f"i:{label}"
     if known[0].startswith("s:"):
         if label >= len(known):
-            raise ValueError(f"the label is {label}, but there are {len(known)} classes: complete classes=")
+            raise UsageError(f"the label is {label}, but there are {len(known)} classes: complete classes=")
         return known[label]
     if f"i:{label}" not in known:
-        raise ValueError(f"the label {label} is not in classes={list(map(class_value, known))!r}")
+        raise UsageError(f"the label {label} is not in classes={list(map(class_value, known))!r}")
     return f"i:{label}"
 
 
@@ -116,12 +116,12 @@ def class_tokens(classes: Sequence) -> list[str]:
     """
     if isinstance(classes, str | bytes | AbstractSet | Mapping) or not len(classes):
         # the order of a set changes from process to process
-        raise ValueError("classes is a list of class names or integers with at least one entry, in a fixed order")
+        raise UsageError("classes is a list of class names or integers with at least one entry, in a fixed order")
     tokens = [_token(name, None) for name in classes]
     if len(set(tokens)) != len(tokens):
-        raise ValueError(f"classes names a class twice: {list(classes)!r}")
+        raise UsageError(f"classes names a class twice: {list(classes)!r}")
     if len({token[0] for token in tokens}) > 1:
-        raise ValueError(f"classes mixes integers and text: {list(classes)!r}")
+        raise UsageError(f"classes mixes integers and text: {list(classes)!r}")
     return tokens
 
 
@@ -177,18 +177,18 @@ def _as_list(labels: Any) -> list:
         if labels.ndim == 2 and labels.shape[1] == 1:  # a column
             labels = labels[:, 0]
         if labels.ndim > 1:
-            raise TypeError(
+            raise UsageTypeError(
                 f"labels have shape {tuple(labels.shape)}: soft, one-hot or multi-hot labels are refused; put the "
                 "poison before MixUp and CutMix, and pass one class an image (a row of classes: labels.ravel())"
             )
         if labels.dtype in (torch.bool, np.bool_):
-            raise TypeError("labels are bool; class labels are integers or text: cast them to int64")
+            raise UsageTypeError("labels are bool; class labels are integers or text: cast them to int64")
         return labels.tolist()
     if hasattr(labels, "to_pylist"):  # Arrow
         return labels.to_pylist()
     text = isinstance(labels, str | bytes | bytearray | memoryview)
     if text or not (isinstance(labels, Sequence) or _is_series(labels)):
-        raise TypeError(
+        raise UsageTypeError(
             f"a batch of images needs a batch of labels, not {type(labels).__name__}: pass a list, an array or a "
             "tensor with one class an image, in the order of the images"
         )

@@ -52,9 +52,10 @@ def small_tasks(monkeypatch):
 
 
 def lines_of(summary) -> list[str]:
-    return [line for line in summary.lines() if "ledger" not in line]
+    return [line.replace(summary.out, "OUT") for line in summary.lines() if "ledger" not in line]
 
 
+@pytest.mark.slow
 def test_a_folder_where_an_actor_is_killed(cluster, small_tasks, tmp_path, poison, monkeypatch):
     source = make_folder(tmp_path / "source")
     whole = protect_source(source, tmp_path / "local", poison, ledger=tmp_path / "local.parquet")
@@ -71,6 +72,7 @@ def test_a_folder_where_an_actor_is_killed(cluster, small_tasks, tmp_path, poiso
     assert lines_of(found) == lines_of(whole)
 
 
+@pytest.mark.slow
 def test_parquet_where_an_actor_is_killed(cluster, small_tasks, tmp_path, key, monkeypatch):
     """With a method that has noise: it is fitted here, and opened by each actor."""
     images = [photograph(number, 16, 16) for number in range(40)]
@@ -89,6 +91,7 @@ def test_parquet_where_an_actor_is_killed(cluster, small_tasks, tmp_path, key, m
     assert rows == 40
 
 
+@pytest.mark.slow
 def test_what_a_worker_refuses_is_told_as_without_ray(cluster, small_tasks, tmp_path, poison):
     source = make_folder(tmp_path / "source")
     (source / "cat" / "0003.png").write_bytes(b"no picture")
@@ -97,6 +100,7 @@ def test_what_a_worker_refuses_is_told_as_without_ray(cluster, small_tasks, tmp_
     assert len(tree(tmp_path / "out")) == 11
 
 
+@pytest.mark.slow
 def test_a_run_on_ray_goes_on_where_a_local_one_stopped(cluster, small_tasks, tmp_path, poison, monkeypatch):
     source = make_folder(tmp_path / "source")
     with interrupted(monkeypatch, after=4):
@@ -142,6 +146,7 @@ def test_arrays_of_one_size(cluster, poison):
     assert [row["name"] for row in found] == [row["name"] for row in rows]
 
 
+@pytest.mark.slow
 def test_files_of_mixed_sizes(cluster, tmp_path, poison):
     source = make_folder(tmp_path / "source")
     data = ray.data.read_images(str(source), mode="RGB", include_paths=True)
@@ -154,6 +159,7 @@ def test_files_of_mixed_sizes(cluster, tmp_path, poison):
         assert (row["image"] == np.asarray(expected)).all()
 
 
+@pytest.mark.slow
 def test_parquet_of_datasets(cluster, tmp_path, poison):
     images = [photograph(number, 16, 16 + number % 2) for number in range(11)]
     data = image_set(images, [number % 2 for number in range(11)])

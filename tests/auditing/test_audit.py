@@ -115,6 +115,7 @@ def test_the_same_set_gives_the_same_answer_and_grey_is_read():
     assert ut.audit((images[..., :1], labels)).verdict == NONE
 
 
+@pytest.mark.slow
 def test_large_pictures_are_also_looked_at_at_their_own_resolution():
     images, labels = pictures()
     wide = [Image.fromarray(image).resize((96, 96), Image.Resampling.BICUBIC) for image in images[:600]]

@@ -82,7 +82,7 @@ def accuracies(report: Report, name: str) -> dict[str, float]:
     }
 
 
-def looks(poison: Poison, images: np.ndarray, labels: list[int]) -> dict[str, float]:
+def quality_of(poison: Poison, images: np.ndarray, labels: list[int]) -> dict[str, float]:
     """Mean PSNR, also after the best gain, and SSIM over some pictures."""
     pairs = list(zip(images, poison.apply(images, labels), strict=True))
     kinds = {"psnr": psnr, "psnr_gain": gain_fitted_psnr, "ssim": ssim}
@@ -149,7 +149,7 @@ def main() -> None:
     figures = []
     for title in ranked:
         worst = max(names, key=lambda name: measured[title][name])
-        quality = looks(make(title, KEY).fit(train), images, labels)
+        quality = quality_of(make(title, KEY).fit(train), images, labels)
         accuracies_of = {name: round(measured[title][name], 4) for name in names}
         quality = {name: round(value, 3) for name, value in quality.items()}
         figures.append(

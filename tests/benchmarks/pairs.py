@@ -27,7 +27,7 @@ from torch import Tensor
 
 from unlearnable_transforms import CUDAPoison, Key, Poison, get_poison
 from unlearnable_transforms.pixels import gain_fitted_psnr, psnr
-from unlearnable_transforms.poisons.convolution import soft_copies
+from unlearnable_transforms.poisons.convolution import add_soft_copies
 from unlearnable_transforms.poisons.deconvolution import deconvolve, remove_halo
 from unlearnable_transforms.poisons.undo import unlock_arrays
 from unlearnable_transforms.sample import sample_ids
@@ -78,10 +78,11 @@ def estimate_halo(pairs: list[tuple[np.ndarray, np.ndarray]], side: int = SIDE) 
         step = round(min(clean.shape[:2]) / HALO_STEP)
         margin = (side // 2 + 1) * step
         inside = slice(margin, clean.shape[0] - margin), slice(margin, clean.shape[1] - margin)
-        green = torch.from_numpy(clean[None, :, :, 1].astype(np.float32))
-        soft = 2 * soft_copies(green, one_to_the_right, step)[0].numpy()
+        green, copies = torch.from_numpy(clean[..., 1].astype(np.float32)), torch.zeros(clean.shape[:2])
+        add_soft_copies(green, one_to_the_right, step, copies, 2)
+        soft = copies.numpy()
         columns = [np.roll(soft, (-down * step, (1 - right) * step), (0, 1)) for down, right in offsets]
-        columns[len(offsets) // 2] = green[0].numpy()
+        columns[len(offsets) // 2] = green.numpy()
         grid = np.stack([column[inside][::3, ::3].ravel() for column in columns]).astype(np.float64)
         squares = squares + grid @ grid.T
         products = products + grid @ protected[..., 1][inside][::3, ::3].ravel()

@@ -193,13 +193,13 @@ def identity(result: dict[str, Any]) -> str:
 def show(result: dict[str, Any]) -> str:
     method = "clean" if not result["method"] else ", ".join(f"{k}={v}" for k, v in result["method"].items())
     washed = "" if result["jpeg"] is None else f" JPEG {result['jpeg']}"
-    looks = "" if not result["method"] else (
+    quality = "" if not result["method"] else (
         f"  own filters {result['own filters']:5.1f} %  PSNR {result['PSNR']:.1f} dB, gain-fitted "
         f"{result['gain-fitted PSNR']:.1f} dB, SSIM {result['SSIM']:.3f}"
     )  # fmt: skip
     return (
         f"{result['on']:10} {result['side']:4} px {method:32} {result['key'] or '':11}"
-        f"{' native' if result.get('native') else ''}{washed:8}  {result['accuracy']:5.1f} %{looks}"
+        f"{' native' if result.get('native') else ''}{washed:8}  {result['accuracy']:5.1f} %{quality}"
     )
 
 

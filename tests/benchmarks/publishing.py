@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 import unlearnable_transforms as ut
-from unlearnable_transforms.checks.pairs import Looks, find_pairs
+from unlearnable_transforms.checks.pairs import ReducedImages, find_pairs
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SIZES = {"cifar10": (10_000, 4_000), "clothing": (500, 300)}
@@ -61,12 +61,12 @@ def pairs(show: Path | None) -> None:
         }
         copies = [copy(picture, 1.0 if name == "cifar10" else 0.6) for picture in train[:COPIES]]
         for method, protect in methods.items():
-            looks, protected = Looks(), protect()
+            reduced, protected = ReducedImages(), protect()
             for picture in (*protected, *test, *copies):
-                looks.add(picture)
+                reduced.add(picture)
             first, last = len(train), len(train) + len(test)
             started = time.perf_counter()
-            found = dict(find_pairs(looks, np.arange(first, len(looks)), np.arange(first)))
+            found = dict(find_pairs(reduced, np.arange(first, len(reduced)), np.arange(first)))
             seconds = time.perf_counter() - started
             right = sum(found.get(last + number) == number for number in range(len(copies)))
             taken = [(test[row - first], protected[twin]) for row, twin in found.items() if row < last]

@@ -1,18 +1,23 @@
 """What the checks read from a picture's file: its encoder's settings, and what is foreign in it."""
 
+from pathlib import Path
+
 import PIL.Image
 import pytest
 from conftest import decode, encode, pixels, stored
 from datasets import DatasetDict, load_dataset
-from folders import PROFILE
+from folders import PROFILE, photograph, save_key
 from PIL.PngImagePlugin import PngInfo
 from publications import clean_set, exif, key, protected_folder, publish, reencoded, with_picture
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.checks.encodings import read_encoding
 from unlearnable_transforms.checks.leaks import LeakError, encoding_leaks, mixed_leak
+from unlearnable_transforms.cli.main import main
 from unlearnable_transforms.data.codec import Codec
 from unlearnable_transforms.data.credit import Credit, build
+from unlearnable_transforms.protection.protect import protect_source
+from unlearnable_transforms.protection.unlock_source import unlock_source
 
 _MODES = {"RGB": (9, 8, 3), "L": (9, 8), "RGBA": (9, 8, 4), "large": (300, 400, 3)}
 _ICC = {"icc_profile": PROFILE}
@@ -86,6 +91,40 @@ def test_other_splits_may_be_lossy(tmp_path):
     poison = ut.OPSPoison(key=key())  # lossy training pictures would be refused
     both = DatasetDict(train=ut.protect(clean_set(), poison), test=test)
     assert publish(both, tmp_path / "out", poison).checked.formats == ["JPEG", "PNG"]
+
+
+def folder_of_several_formats(root: Path) -> Path:
+    """Photographs as people have them; what they are called does not tell anything."""
+    for number, (format, options) in enumerate([("JPEG", {}), ("PNG", {}), ("WEBP", {"lossless": True})] * 2):
+        path = root / ("ant", "bee")[number // 3] / f"{number:03d}.{format.lower()}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(photograph(number, 36, 40), format, **options))
+    (root / "ant" / "006.jpg").write_bytes(encode(PIL.Image.fromarray(photograph(6, 36, 40)).convert("CMYK"), "JPEG"))
+    return root
+
+
+def test_what_auto_writes_of_several_formats_is_published(tmp_path):
+    source, out, key_file = folder_of_several_formats(tmp_path / "in"), tmp_path / "out", save_key(tmp_path / "k.key")
+    options = ("--format", "auto", "--convert", "--max-side", "32")
+    assert main(["protect", str(source), str(out), "--key", str(key_file), *options]) == 0
+    checked = publish(out, tmp_path / "ready", original=str(source)).checked
+    assert (checked.formats, checked.counts) == (["JPEG", "PNG", "WebP"], {"protected": 7})
+    restored = unlock_source(out, tmp_path / "back", ut.CUDAPoison(key=key()), clean=source)
+    assert "compared with 7 clean pictures" in restored[-1]
+
+
+def test_formats_tell_which_are_protected_where_some_are_not(tmp_path):
+    """Those left clean could be all of one format; within a format all files are written alike in any case."""
+    source, out = folder_of_several_formats(tmp_path / "in"), tmp_path / "out"
+    poison = ut.CUDAPoison(key=key())
+    protect_source(source, out, poison, codec=Codec("auto"), fraction=0.5, convert=True)
+    with pytest.raises(LeakError, match=r"mixed encodings.*--format png"):
+        publish(out, tmp_path / "ready", poison, allow_partial=True)
+    protect_source(source, tmp_path / "all", poison, codec=Codec("auto"), convert=True)
+    other = tmp_path / "all" / "ant" / "001.png"
+    other.write_bytes(encode(decode(other.read_bytes()), compress_level=9))
+    with pytest.raises(LeakError, match="mixed encodings"):
+        publish(tmp_path / "all", tmp_path / "ready", poison)
 
 
 # ---- the one packet --------------------------------------------------------------------------------------------------
@@ -168,8 +207,6 @@ def test_a_folder_with_packets_is_published(tmp_path):
 
 
 def test_packets_in_the_images_of_a_table(tmp_path):
-    from unlearnable_transforms.protection.protect import protect_source
-
     clean_set().to_parquet(str(tmp_path / "clean.parquet"))
     poison = ut.CUDAPoison(key=key())
     protect_source(tmp_path / "clean.parquet", tmp_path / "protected", poison, codec=Codec(credit=CREDIT))

@@ -10,7 +10,7 @@ from publications import FEATURES, ROWS, key, pictures, publish, shrunk
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.checks.leaks import LeakError
-from unlearnable_transforms.checks.pairs import MOST_LEFT, Looks, compare, find_pairs
+from unlearnable_transforms.checks.pairs import MOST_LEFT, ReducedImages, compare, find_pairs
 
 
 def test_a_filter_and_noise_are_seen_through_and_other_pictures_are_not():
@@ -25,22 +25,22 @@ def test_a_filter_and_noise_are_seen_through_and_other_pictures_are_not():
 
 
 def test_small_and_plain_pictures_are_no_pairs():
-    looks = Looks()
+    reduced = ReducedImages()
     for number in range(4):
-        looks.add(np.full((32, 32, 3), 40 * number, np.uint8))
-    assert list(find_pairs(looks, np.arange(2), np.arange(2, 4))) == []
-    tiny = Looks()
+        reduced.add(np.full((32, 32, 3), 40 * number, np.uint8))
+    assert list(find_pairs(reduced, np.arange(2), np.arange(2, 4))) == []
+    tiny = ReducedImages()
     for _ in range(2):
         tiny.add(pixels(8, 8, 3))
     assert list(find_pairs(tiny, np.arange(1), np.arange(1, 2))) == []
 
 
 def test_one_tiny_picture_does_not_hide_the_others():
-    looks, clean = Looks(), pictures(3, first=1)
-    looks.add(pixels(9, 9, 3))
+    reduced, clean = ReducedImages(), pictures(3, first=1)
+    reduced.add(pixels(9, 9, 3))
     for picture in [*clean, *(shrunk(picture) for picture in clean)]:
-        looks.add(picture)
-    assert dict(find_pairs(looks, np.array([0, 4, 5, 6]), np.array([1, 2, 3]))) == {4: 1, 5: 2, 6: 3}
+        reduced.add(picture)
+    assert dict(find_pairs(reduced, np.array([0, 4, 5, 6]), np.array([1, 2, 3]))) == {4: 1, 5: 2, 6: 3}
 
 
 @pytest.mark.parametrize("name", ["cifar10", "clothing"])
@@ -57,12 +57,12 @@ def test_pairs_of_real_pictures(name):
         return [np.asarray(decode(row["bytes"]).convert("RGB")) for row in table["image"].to_pylist()], labels
 
     (train, labels), (test, _) = read("train"), read("test")
-    looks = Looks()
+    reduced = ReducedImages()
     for picture in ut.CUDAPoison(key=key()).apply([PIL.Image.fromarray(picture) for picture in train], labels):
-        looks.add(np.asarray(picture))
+        reduced.add(np.asarray(picture))
     for picture in [*test, *(shrunk(picture, 1.0 if name == "cifar10" else 0.6) for picture in train)]:
-        looks.add(picture)
-    found = dict(find_pairs(looks, np.arange(count, 3 * count), np.arange(count)))
+        reduced.add(picture)
+    found = dict(find_pairs(reduced, np.arange(count, 3 * count), np.arange(count)))
     assert found == {2 * count + number: number for number in range(count)}
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import re
 import stat
 import subprocess
@@ -17,6 +18,7 @@ from PIL import Image
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli import keygen, quickstart
 from unlearnable_transforms.cli.main import main
+from unlearnable_transforms.errors import UsageKeyError, WorkError
 
 
 def test_keygen_writes_a_private_file_and_names_the_fingerprint(tmp_path, capsys):
@@ -80,6 +82,20 @@ def test_the_program_alone_shows_its_help(capsys):
     assert all(f"    {command}" in captured.out for command in ("quickstart", "protect", "cache"))
 
 
+@pytest.mark.parametrize("arguments", ["methods", "methods cuda", "--help"])
+def test_a_reader_that_goes_away_is_no_error(arguments, monkeypatch):
+    """As in `unlearnable methods | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        try:
+            code = main(arguments.split())
+        except SystemExit as stop:
+            code = stop.code
+    assert code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "meant"),
     [
@@ -95,7 +111,7 @@ def test_what_was_meant_is_named(arguments, meant, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    assert capsys.readouterr().err.endswith(f"; did you mean {meant}?\n")
+    assert capsys.readouterr().err.endswith(f": did you mean {meant!r}?\n")
 
 
 def test_nothing_is_meant_by_nonsense(capsys):
@@ -214,19 +230,17 @@ def test_a_bug_elsewhere_shows_a_traceback(error, monkeypatch):
         main(["keygen", "unused"])
 
 
-def test_a_built_in_error_of_a_worker_shows_its_traceback(monkeypatch):
-    """Sent through a pipe, it has lost the place where it was raised."""
-
-    def run(args):
-        try:
-            ut.Key("text")
-        except TypeError as error:
-            error.add_note("in a worker process:")
-            raise
-
-    monkeypatch.setattr(keygen, "run", run)
-    with pytest.raises(TypeError):
-        main(["keygen", "unused"])
+@pytest.mark.parametrize("error", [ValueError("a"), ut.SampleError("a"), UsageKeyError("a"), WorkError("a")])
+def test_an_error_of_a_worker_is_what_it_was_there(error, monkeypatch, capsys):
+    """Sent through a pipe, with the worker's traceback as a note."""
+    error.add_note("in a worker process:")
+    monkeypatch.setattr(keygen, "run", raising(pickle.loads(pickle.dumps(error))))
+    if isinstance(error, ut.UnlearnableError):
+        assert main(["keygen", "unused"]) == 2
+        assert capsys.readouterr().err == "unlearnable: error: a\n"
+    else:
+        with pytest.raises(ValueError, match="a"):
+            main(["keygen", "unused"])
 
 
 @pytest.mark.parametrize(
@@ -246,14 +260,32 @@ def test_what_the_library_refuses_is_one_line(fault, message, monkeypatch, capsy
     assert re.fullmatch(rf"unlearnable: error: {message}\n", capsys.readouterr().err)
 
 
-def test_messages_name_options_and_not_arguments(monkeypatch, capsys, key_file):
-    reason = "say which with label_key=. Or pass image_key='image' (fraction=0.5, label_key=), with nothing_key= else"
-    monkeypatch.setattr(command(["protect"]), "run", raising(ut.SampleError(reason)))
-    assert main(["protect", "a", "b", "--key", str(key_file)]) == 2
-    assert capsys.readouterr().err == (
-        "unlearnable: error: say which with --label-key. Or pass --image-key 'image' (--fraction 0.5, --label-key), "
-        "with nothing_key= else\n"
-    )
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("say which with label_key=.", "say which with --label-key."),
+        ('(label_key=, fraction=), or image_key="img": no', "(--label-key, --fraction), or --image-key img: no"),
+        ("pass keep= to protect", "pass --keep-column to protect"),
+        ("keep_splits= ['x']: none", "--keep-split ['x']: none"),
+        ('protect it with labels="auto"', "protect it with --labels auto"),
+        ("or allow_partial=True; changed=True", "or --allow-partial; --changed"),
+        ("use key.derive('ann/cats')", "use --derive ann/cats"),
+        ("with nothing_key= else", "with nothing_key= else"),
+        ("CUDAPoison(key=Key(ab), invertible=True, blur=0.2)", "CUDAPoison(key=Key(ab), invertible=True, blur=0.2)"),
+        ("names are https://x.org?label=, a", "names are https://x.org?label=, a"),
+    ],
+)
+def test_messages_name_options_and_not_arguments(monkeypatch, capsys, key_file, said, shown):
+    """Those of the command itself, and of the others."""
+
+    def run(args):
+        warnings.warn(said, ut.UnlearnableWarning, stacklevel=1)
+        raise ut.SampleError(said)
+
+    for arguments in (["protect", "a", "b"], ["publish", "a", "b"]):
+        monkeypatch.setattr(command(arguments), "run", run)
+        assert main([*arguments, "--key", str(key_file)]) == 2
+        assert capsys.readouterr().err == f"unlearnable: warning: {shown}\nunlearnable: error: {shown}\n"
 
 
 def test_warnings_are_one_line_each(monkeypatch, capsys):
@@ -330,6 +362,7 @@ def test_quickstart_digits_are_whole():
     assert digits.labels.unique().tolist() == digits.test_labels.unique().tolist() == list(range(10))
 
 
+@pytest.mark.slow
 def test_quickstart_prints_the_accuracies_and_saves_a_picture(tmp_path, capsys):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")

@@ -23,7 +23,7 @@ def test_a_folder_with_its_summary(tmp_path, out, protect, capsys):
     assert protect(source, "--ledger", tmp_path / "ledger.parquet") == 0
     told = capsys.readouterr()
     assert told.err == ""
-    assert re.search(r"12 files written: 12 protected\n[\d.]+ kB in, [\d.]+ kB out\nPSNR \d", told.out)
+    assert re.search(r"12 files written: 12 protected\n[\d.]+ kB in, [\d.]+ kB out\nwhat is seen: ", told.out)
     assert re.search(r"with the best gain [\d.]+ dB, SSIM 0\.\d+", told.out)
     assert "Thumbs.db" in told.out
     assert str(tmp_path / "ledger.parquet") in told.out
@@ -37,7 +37,7 @@ def test_unreadable_pictures_make_the_exit_code_1(tmp_path, out, protect, capsys
     assert protect(source) == 1
     told = capsys.readouterr()
     assert "cat/bad.png: this is not a picture" in told.out
-    assert "not in" in told.err
+    assert "left out" in told.err
     assert ": 1 picture, named above with what to do" in told.err
     assert len(tree(out)) == 12
     assert protect(source) == 1
@@ -53,7 +53,7 @@ def test_options_of_the_method_and_of_the_format(tmp_path, out, protect, key_fil
     assert capsys.readouterr().err == ""  # a filter survives it
     assert {Path(name).suffix for name in tree(out)} == {".jpg"}
     assert protect(source, *options[:-4], "--keep-metadata", "none") == 2
-    assert "arguments" in capsys.readouterr().err
+    assert "begun with blur 0.2, now it is not set" in capsys.readouterr().err
 
 
 def test_strength_is_that_of_the_method(tmp_path, out, protect, key_file):
@@ -156,8 +156,9 @@ def sizes(out: Path) -> dict[str, tuple[str, int]]:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ((), {"a.jpg": ("JPEG", 1200), "b.png": ("PNG", 1200)}),
-        (("--max-side", 300), {"a.jpg": ("JPEG", 300), "b.png": ("PNG", 300)}),
+        ((), {"a.png": ("PNG", 1200), "b.png": ("PNG", 1200)}),
+        (("--format", "auto"), {"a.jpg": ("JPEG", 1200), "b.png": ("PNG", 1200)}),
+        (("--max-side", 300, "--format", "auto"), {"a.jpg": ("JPEG", 300), "b.png": ("PNG", 300)}),
         (("--max-side", 5000, "--format", "jpg"), {"a.jpg": ("JPEG", 1200), "b.jpg": ("JPEG", 1200)}),
         (("--site", "instagram"), {"a.jpg": ("JPEG", 1080), "b.jpg": ("JPEG", 1080)}),
         (("--site", "web", "--max-side", 200), {"a.jpg": ("JPEG", 200), "b.png": ("PNG", 200)}),
@@ -179,7 +180,10 @@ def test_sizes_and_formats(large, out, protect, capsys, options, expected):
             r"JPEG takes away much of what this method adds: .*png and webp keep",
         ),
         (("--method", "lsp", "--site", "flickr"), r"written as PNG, but sites often save them as JPEG"),
-        (("--method", "lsp"), r"1 JPEG files .* become PNG, at full size five to ten times as large"),
+        (
+            ("--method", "lsp", "--format", "auto"),
+            r"1 JPEG files .* become PNG, at full size five to ten times as large",
+        ),
         (
             ("--format", "jpeg", "--quality", 60),
             r"what JPEG 60 leaves of the protection was not measured; at 75 it is 97",
@@ -207,13 +211,14 @@ def test_the_table_of_sites(capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--site", "insta"), "did you mean instagram?"),
+        (("--site", "insta"), "did you mean 'instagram'"),
         (("--opt-out", "photos"), "takes nothing or one of ai-training, .*: put it behind SOURCE and OUT"),
         (("--keep", "creator,gps"), "takes some of creator, .* not 'gps'"),
         (("--max-side", "0"), "a whole number from 1 up"),
         (("--creator", "a\tb"), r"--creator holds U\+0009"),
         (("--copyright", ""), "--copyright is empty"),
-        (("--method", "lsp", "--quality", "80"), "the images are written as PNG here"),
+        (("--quality", "80"), "--quality is for --format jpeg or auto"),
+        (("--method", "lsp", "--format", "auto", "--quality", "80"), "the images are written as PNG here"),
     ],
     ids=str,
 )

@@ -234,7 +234,7 @@ NAMED = {  # name: how the file says it, the space that is shown
 def exif_space(value: int) -> bytes:
     tags = Image.Exif()
     tags[ExifTags.Base.Artist] = "A. Photographer"
-    tags.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ColorSpace] = value
+    tags[ExifTags.IFD.Exif] = {ExifTags.Base.ColorSpace: value}
     return tags.tobytes()
 
 

@@ -8,7 +8,7 @@ from folders import photograph
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from unlearnable_transforms.data.credit import KEPT, LONGEST_TEXT, OPT_OUTS, Credit, build, given, parse
+from unlearnable_transforms.data.credit import KEPT, LONGEST_TEXT, OPT_OUTS, Credit, build, credit_from, parse
 from unlearnable_transforms.data.original import read_credit
 from unlearnable_transforms.errors import UsageError
 
@@ -33,7 +33,7 @@ PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 
 def test_the_bytes_of_a_packet():
-    assert build(given("ai-training", ["Ann & Bo"], "© Ann <Lee>")) == PACKET
+    assert build(credit_from("ai-training", ["Ann & Bo"], "© Ann <Lee>")) == PACKET
 
 
 @pytest.mark.parametrize("credit", [Credit(), ALL, *(Credit(opt_out) for opt_out in OPT_OUTS)], ids=str)
@@ -67,7 +67,7 @@ def test_any_other_packet_is_refused():
 
 def test_texts_are_taken_as_they_are_typed_in_one_form():
     composed, typed = "J\u00fcrgen", "  Ju\u0308rgen "
-    assert given(creator=[typed], copyright="👩\u200d🎨 شكرا") == Credit("", (composed,), "👩\u200d🎨 شكرا")
+    assert credit_from(creator=[typed], copyright="👩\u200d🎨 شكرا") == Credit("", (composed,), "👩\u200d🎨 شكرا")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_texts_are_taken_as_they_are_typed_in_one_form():
 )
 def test_texts_that_are_refused(options, message):
     with pytest.raises(UsageError, match=message):
-        given(**options)
+        credit_from(**options)
 
 
 def test_the_longest_packet_fits_into_jpeg():
@@ -153,5 +153,5 @@ def test_xmp_behind_the_pixels_of_a_png():
 
 
 def test_what_is_filled_from_an_original():
-    mine, original = given("all", ["Ann"]), Credit(creator=("Bo",), copyright="of Bo")
+    mine, original = credit_from("all", ["Ann"]), Credit(creator=("Bo",), copyright="of Bo")
     assert mine.filled_from(original) == Credit("all", ("Ann",), "of Bo")

@@ -48,7 +48,7 @@ def test_ten_bits_are_refused_or_rounded():
     rows, columns, channels = np.mgrid[:40, :56, :3]
     ten = (20 * rows + 4 * columns + 3 * channels).astype(np.uint16)
     data = heic(ten << 6)
-    with pytest.raises(NeedsConversion, match=r"10 bits a channel.*--convert"):
+    with pytest.raises(NeedsConversion, match=r"10 bits a channel.*convert=True"):
         open_bytes(data)
     opened = open_bytes(data, convert=True)
     assert opened.colour.tolist() == np.rint(ten / 1023 * 255).astype(int).tolist()

@@ -38,7 +38,7 @@ class Unfitted(Poison):
 def test_an_unfitted_method_protects_nothing():
     poison = Unfitted(key=Key.public("tests"))
     data = image_set([encode(image) for image in IMAGES], [0] * 4)
-    roads = [
+    calls = [
         lambda: poison.apply(IMAGES, [0] * 4),
         lambda: poison.apply(TENSORS, [0] * 4),
         lambda: poison(PICTURES[0], 1),
@@ -52,9 +52,9 @@ def test_an_unfitted_method_protects_nothing():
         lambda: A.Compose([ut.albumentations.Protect(poison)])(image=IMAGES[0], label=1),
         lambda: v2.Compose([poison])(PICTURES[0], 1),
     ]
-    for road in roads:
+    for call in calls:
         with pytest.raises(NotFittedError, match=r"Unfitted is not fitted: call poison\.fit\(dataset\) first"):
-            road()
+            call()
 
 
 def test_a_method_that_says_nothing_protects_nothing():

@@ -104,6 +104,7 @@ def test_pruning_takes_the_smallest_weights_of_all_layers(model):
     assert values[kept].abs().min() > values[~kept].abs().max()
 
 
+@pytest.mark.slow
 def test_rsr_trains_a_sparse_network_that_withstands_more(digits):
     images, labels = digits
     recipe = replace(DIGITS, epochs=6)

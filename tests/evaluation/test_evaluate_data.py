@@ -103,7 +103,7 @@ def _stream():
         ({"defenses": []}, ValueError, "nothing to compute"),
         ({"victims": ["no-such"]}, KeyError, "no-such"),
         ({"fractions": [1.5], "poisons": [CUDAPoison(key=KEY)]}, ValueError, "between 0 and 1"),
-        ({"poisons": [CUDAPoison(key=KEY), CUDAPoison(key=KEY, blur=0.1)]}, ValueError, "same name"),
+        ({"poisons": [CUDAPoison(key=KEY), CUDAPoison(key=KEY, blur=0.1)]}, ValueError, "one name"),
     ],
 )
 def test_bad_input(change, kind, message):

@@ -28,7 +28,7 @@ from unlearnable_transforms.evaluation.metrics import (
     wilson,
     worst_defense,
 )
-from unlearnable_transforms.evaluation.pictures import looks, quality
+from unlearnable_transforms.evaluation.pictures import describe, quality
 from unlearnable_transforms.evaluation.report import Report
 from unlearnable_transforms.evaluation.sets import TrainingSet, change_of, noise_of_psnr, training_sets
 from unlearnable_transforms.pixels import psnr
@@ -361,10 +361,10 @@ def test_quality_by_hand():
 def test_samples_are_of_different_classes(pictures):
     poison = CUDAPoison(key=Key.public("control"))
     made = TrainingSet("mine", "poison", {}, pictures, change_of(poison, pictures))
-    found = looks(made, pictures, 4)
+    found = describe(made, pictures, 4)
     assert [sample["label"] for sample in found["samples"]] == [0, 1, 2, 3]
     assert found["quality"]["ssim"] is None  # 8 pixels: smaller than its window
-    assert looks(made, pictures, 0)["samples"] == []
+    assert describe(made, pictures, 0)["samples"] == []
 
 
 # ---- the command

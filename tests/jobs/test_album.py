@@ -142,6 +142,59 @@ def test_renamed_under_noise_that_was_fitted(source, out, key):
     assert tree(out)["cat/z.png"] == before["cat/0003.png"]
 
 
+def test_a_folder_that_is_there_and_empty_may_be_a_disk_that_is_not_mounted(source, album, poison):
+    """What it held stays, whatever the options; what is gone with its folder goes."""
+    before = tree(album)
+    for path in (source / "dog").iterdir():
+        path.unlink()
+    shutil.rmtree(source / "ant")
+    with pytest.warns(ut.UnlearnableWarning, match=r"dog: empty in .*not mounted"):
+        summary = protect_source(source, album, poison, remove_gone=True)
+    assert tree(album) == {name: data for name, data in before.items() if not name.startswith("ant/")}
+    assert "4 gone from the source, the protected file stays, 4 gone from the source, the" in summary.changes[0]
+
+
+def test_an_image_that_no_table_names_any_more_is_not_gone(tmp_path, out, poison):
+    source = make_folder(tmp_path / "in", 4, classes=("img",))
+    names = sorted(tree(source))
+    (source / "train.csv").write_text("image,class\n" + "".join(f"{name},a\n" for name in names))
+    protect_source(source, out, poison)
+    before = tree(out)
+    (source / "train.csv").write_text("image,class\n" + "".join(f"{name},a\n" for name in names[1:]))
+    summary = protect_source(source, out, poison, remove_gone=True)
+    assert summary.changes == ["since the last run: 3 as they were"]
+    assert [name for name, _ in summary.left_out] == names[:1]
+    assert {name for name in before if name not in tree(out)} == set()
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_table_with_classes_that_comes_or_goes_is_refused(source, out, poison, first):
+    """Else a spreadsheet laid into the album would protect all images anew, in the classes of one of its columns."""
+    rows = "".join(f"{name},{'good' if number % 2 else 'bad'}\n" for number, name in enumerate(sorted(tree(source))))
+    table = source / "rating.csv"
+    if first:
+        table.write_text("file,stars\n" + rows)
+    protect_source(source, out, poison)
+    before = tree(out)
+    if first:
+        table.unlink()
+    else:
+        table.write_text("file,stars\n" + rows)
+    with pytest.raises(ut.UnlearnableError, match="class column of a table"):
+        protect_source(source, out, poison)
+    assert tree(out) == before
+
+
+def test_an_image_that_moves_into_a_kept_split_is_not_said_to_be_protected(tmp_path, out, poison):
+    make_folder(tmp_path / "in" / "train")
+    make_folder(tmp_path / "in" / "test", 3)
+    protect_source(tmp_path / "in", out, poison, keep_splits=["test"])
+    (tmp_path / "in" / "train" / "cat" / "0003.png").rename(tmp_path / "in" / "test" / "cat" / "0003.png")
+    summary = protect_source(tmp_path / "in", out, poison, keep_splits=["test"])
+    assert "1 in another class or split, written again, the old file removed" in summary.changes[0]
+    assert summary.counts == {"protected": 11, "kept": 4}
+
+
 def test_a_link_out_of_the_output_is_not_followed_to_remove_something(source, album, poison, tmp_path):
     shutil.move(album / "dog", tmp_path / "elsewhere")
     (album / "dog").symlink_to(tmp_path / "elsewhere")
@@ -153,7 +206,7 @@ def test_a_link_out_of_the_output_is_not_followed_to_remove_something(source, al
 @pytest.mark.parametrize("other", [False, True])
 def test_what_is_protected_already_is_refused_whatever_the_key(album, tmp_path, poison, other):
     again = ut.CUDAPoison(key=ut.Key.public("other")) if other else poison
-    with pytest.raises(ValueError, match=r"protected already.*unlearnable unlock"):
+    with pytest.raises(ValueError, match=r"protected already.*with unlock"):
         protect_source(album, tmp_path / "twice", again)
     assert not (tmp_path / "twice").exists()
 
@@ -166,5 +219,5 @@ def test_an_album_under_a_derived_key(source, tmp_path, key):
     assert not np.array_equal(*(np.asarray(Image.open(tmp_path / name / "cat" / "0000.png")) for name in ("a", "b")))
     again = protect_source(source, tmp_path / "a", ut.CUDAPoison(key=key.derive("a")))
     assert again.changes == ["since the last run: 12 as they were"]
-    with pytest.raises(ValueError, match="key_fingerprint"):
+    with pytest.raises(ValueError, match=r"another key, of fingerprint .*--derive"):
         protect_source(source, tmp_path / "a", ut.CUDAPoison(key=key))

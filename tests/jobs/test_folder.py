@@ -1,4 +1,4 @@
-"""Folders of pictures: tree, classes, formats, what is not copied, what must not leak, equal bytes on every road."""
+"""Folders of pictures: tree, classes, formats, what is not copied, what must not leak, equal bytes however called."""
 
 import json
 import os
@@ -55,6 +55,7 @@ def test_same_bytes_as_map_with_the_labels_that_datasets_finds(source, out, pois
     assert again["label"] == loaded["label"]
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_a_byte(tmp_path, poison):
     source = make_folder(tmp_path / "source", 110)
     one = protect_source(source, tmp_path / "one", poison, ledger=tmp_path / "1.parquet")
@@ -62,6 +63,14 @@ def test_workers_do_not_change_a_byte(tmp_path, poison):
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     assert Path(one.ledger).read_bytes() == Path(two.ledger).read_bytes()
     assert (one.counts, one.measured, one.notes) == (two.counts, two.measured, two.notes)
+
+
+def test_of_tiny_images_no_ssim_is_told(tmp_path, out, poison):
+    (tmp_path / "source" / "cat").mkdir(parents=True)
+    Path(tmp_path / "source" / "cat" / "1.png").write_bytes(encode(pixels(8, 8, 3)))
+    (line,) = [line for line in protect_source(tmp_path / "source", out, poison).lines() if "PSNR" in line]
+    assert "no SSIM of images so small; means over 1 protected images)" in line
+    assert "nan" not in line
 
 
 def test_the_ledger_knows_every_file_and_is_private(source, out, poison):
@@ -127,7 +136,7 @@ def test_only_training_data_is_protected_and_other_splits_are_left_out_or_kept(t
     for path, data in tree(source / "test").items():
         assert np.array_equal(pixels_of(after[f"test/{Path(path).with_suffix('.png')}"]), pixels_of(data))
     assert set(read_ledger(kept.ledger)["split"].to_pylist()) == {"train"}
-    with pytest.raises(ValueError, match="keep-split"):
+    with pytest.raises(ValueError, match="keep_splits="):
         protect_source(source, tmp_path / "other", poison, keep_splits=["nothing"])
 
 

@@ -43,7 +43,7 @@ def test_every_file_of_a_messy_folder_is_protected_or_named_with_a_true_reason(t
 
     options = dict(first.left_out)
     assert set(options) == by_kind[CONVERTED]
-    assert all("--convert" in reason for reason in options.values())
+    assert all("convert=True" in reason for reason in options.values())
     beside = dict(first.beside)
     assert set(beside) == by_kind[BESIDE]
     assert beside["hats/IMG_1012.CR2"] == "raw file, not protected; IMG_1012.jpg beside it was"

@@ -166,7 +166,7 @@ def test_another_run_is_refused_with_the_remedy(tmp_path, out, protect, key_file
     assert "blur" in refused("--blur", "0.2")
     key = key_file.read_bytes()
     ut.Key.generate().save(key_file, overwrite=True)
-    assert "key_fingerprint" in refused()
+    assert "another key" in refused()
     key_file.write_bytes(key)
     assert protect(source) == 0
     capsys.readouterr()

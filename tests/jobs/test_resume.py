@@ -23,9 +23,11 @@ import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
 from unlearnable_transforms.data import table as shards
 from unlearnable_transforms.data.codec import Codec
+from unlearnable_transforms.data.memory import open_arrays
 from unlearnable_transforms.files import PART_PREFIX, PART_SUFFIX
 from unlearnable_transforms.jobs.journal import open_journal
 from unlearnable_transforms.jobs.ledger import read_ledger
+from unlearnable_transforms.jobs.run import RowDigest
 from unlearnable_transforms.protection.protect import Protect, protect_source
 from unlearnable_transforms.protection.unlock_source import Undo, unlock_source
 
@@ -136,6 +138,47 @@ def test_a_source_is_compared_by_content_where_its_time_stamp_changed(begun, sou
     monkeypatch.setattr(Protect, "_write", lambda self, unit: written.append(unit.target) or write(self, unit))
     assert protect_source(source, begun, poison).counts == {"protected": 12}
     assert len(written) == 8
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved", "tars"])
+def test_tables_and_tars_are_compared_by_content_where_their_time_stamps_changed(kind, tmp_path, run, out, monkeypatch):
+    source = MANY[kind][0](make_folder(tmp_path / "many"))
+    assert run(source, out) == 0
+    before = tree(out)
+    for path in [source, *source.rglob("*.*")]:
+        os.utime(path, (1, 1))
+    write, written = Protect._write, []
+    monkeypatch.setattr(Protect, "_write", lambda self, unit: written.append(unit.target) or write(self, unit))
+    assert run(source, out) == 0
+    assert written == []
+    assert tree(out) == before
+
+
+def test_a_tar_is_written_again_where_another_file_of_it_changed(out, tmp_path, poison):
+    images = [encode(pixels(9, 9, 3, seed=number)) for number in range(2)]
+    (tmp_path / "tars").mkdir()
+    for caption in (b"old", b"new"):
+        members = [(f"{number}.png", image) for number, image in enumerate(images)]
+        others = [(f"{number}.{kind}", data) for number in range(2) for kind, data in (("cls", b"0"), ("txt", caption))]
+        write_tar(tmp_path / "tars" / "train-0.tar", sorted(members + others))
+        protect_source(tmp_path / "tars", out, poison)
+    with tarfile.open(out / "train-0.tar") as tar:
+        assert tar.extractfile("1.txt").read() == b"new"
+
+
+@pytest.mark.parametrize("form", [lambda image: image, PIL.Image.fromarray, lambda image: image.tolist()])
+def test_images_that_are_no_files_are_compared_by_all_their_pixels(form):
+    image = pixels(60, 60, 3)
+    other = image.copy()
+    other[30, 30, 1] ^= 1  # of a large array, numpy prints the corners alone
+    digests = []
+    for one in (image, image.copy(), other):
+        data = open_arrays([form(one)], [0])
+        digest = RowDigest(data, "train")
+        (stored,) = data.splits["train"].stored(range(1))
+        digest.update(0, stored)
+        digests.append(str(digest))
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_an_album_grows(source, out, tmp_path, poison, monkeypatch):
@@ -284,15 +327,16 @@ def test_a_renamed_class_is_a_new_one_and_no_image_stays_under_two_filters(sourc
     assert not (out / "dog").exists()
     image = np.asarray(PIL.Image.open(source / "bat" / "0002.jpg"))
     assert (np.asarray(PIL.Image.open(out / "bat" / "0002.png")) == poison(image, 3)[0]).all()
-    assert "4 in another class, protected again, the old file removed, 8 as they were" in summary.changes[0]
+    assert "4 in another class or split, written again, the old file removed, 8 as they were" in summary.changes[0]
     assert len(read_ledger(summary.ledger)) == 12
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"poison": ut.CUDAPoison(key=ut.Key.public("other"))}, "key_fingerprint"),
-        ({"poison": ut.CUDAPoison(key=ut.Key.public("tests"), blur=0.1)}, "arguments"),
+        ({"poison": ut.CUDAPoison(key=ut.Key.public("other"))}, "another key"),
+        ({"poison": ut.CUDAPoison(key=ut.Key.public("tests"), blur=0.1)}, "blur not set, now it is 0.1"),
+        ({"poison": ut.LSPPoison(key=ut.Key.public("tests"))}, 'method "cuda", now it is "lsp"'),
         ({"codec": Codec("webp")}, "format"),
         ({"codec": Codec(icc=False)}, "colour profile"),
         ({"label": "Ann"}, "classes|label"),
@@ -434,21 +478,21 @@ def beside_a_table(folder: Path) -> Path:
     return folder / "train.csv"
 
 
-# What is made of a folder; and how many files, or shards, are written between two kills.
+# What is made of a folder; for each kill, its images, and the files or shards that are written until then at most.
 MANY = {
-    "folder": (lambda folder: folder, 100),
-    "parquet": (in_parquet, 8),
-    "saved": (as_saved_set, 8),
-    "tars": (in_tars, 5),
-    "csv": (beside_a_table, 100),
-    "unlock": (lambda folder: folder, 100),
+    "folder": (lambda folder: folder, 100, 100),
+    "parquet": (in_parquet, 40, 8),
+    "saved": (as_saved_set, 40, 8),
+    "tars": (in_tars, 40, 5),
+    "csv": (beside_a_table, 100, 100),
+    "unlock": (lambda folder: folder, 30, 30),  # takes far longer for an image
 }
 
 
 def make_many(tmp_path: Path, kind: str) -> tuple[Path, int]:
     """Many images, as one of ``MANY``, and the files or shards a kill."""
-    make, step = MANY[kind]
-    return make(make_folder(tmp_path / "many", (100 if step == 100 else 40) * (KILLS + 1))), step
+    make, images, step = MANY[kind]
+    return make(make_folder(tmp_path / "many", images * (KILLS + 1))), step
 
 
 @pytest.fixture(params=["folder", "parquet"])

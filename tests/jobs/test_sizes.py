@@ -11,7 +11,7 @@ from PIL import Image
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.data.codec import Codec
-from unlearnable_transforms.data.credit import Credit, given
+from unlearnable_transforms.data.credit import Credit, credit_from
 from unlearnable_transforms.data.image import open_bytes
 from unlearnable_transforms.data.original import read_credit
 from unlearnable_transforms.data.shrink import shrink
@@ -75,7 +75,7 @@ def test_what_comes_back_is_the_smaller_clean_image(tmp_path, source, out):
 
 
 def test_an_album_grows_with_the_same_options_and_refuses_others(source, out, poison):
-    options = {"max_side": SIDE, "codec": Codec("auto", credit=given("all", ["Ann"], "(c)"), keep=("credit",))}
+    options = {"max_side": SIDE, "codec": Codec("auto", credit=credit_from("all", ["Ann"], "(c)"), keep=("credit",))}
     protect_source(source, out, poison, **options)
     before = tree(out)
     add(source, "bee/new.jpg", 9, "JPEG")
@@ -87,8 +87,8 @@ def test_an_album_grows_with_the_same_options_and_refuses_others(source, out, po
         "longest side 20, now it is 21": {"max_side": 21},
         "longest side 20, now it is not set": {"max_side": None},
         'format "auto"': {"codec": Codec("png", credit=options["codec"].credit, keep=("credit",))},
-        'opt-out "all"': {"codec": Codec("auto", credit=given("ai-training", ["Ann"], "(c)"), keep=("credit",))},
-        'creator "Ann", now it is "Ann; Bo"': {"codec": Codec("auto", credit=given("all", ["Ann", "Bo"], "(c)"))},
+        'opt-out "all"': {"codec": Codec("auto", credit=credit_from("ai-training", ["Ann"], "(c)"), keep=("credit",))},
+        'creator "Ann", now it is "Ann; Bo"': {"codec": Codec("auto", credit=credit_from("all", ["Ann", "Bo"], "(c)"))},
         'fields kept "credit", now it is not set': {"codec": Codec("auto", credit=options["codec"].credit)},
     }
     for message, changed in others.items():
@@ -147,7 +147,7 @@ def test_png_that_grew_names_the_remedy(source, out, poison):
 
 def test_files_say_what_was_asked_for_and_what_the_originals_said(source, out, poison):
     add(source, "bee/mine.jpg", 7, "JPEG", exif=artist("Bo Kim"))
-    codec = Codec("auto", credit=given("generative-ai", copyright="(c) 2026"), keep=("creator",))
+    codec = Codec("auto", credit=credit_from("generative-ai", copyright="(c) 2026"), keep=("creator",))
     protect_source(source, out, poison, codec=codec, keep_splits=())
     plain = tree(out)
     said = {path: read_credit(data, ["creator", "copyright"]) for path, data in plain.items()}
@@ -157,7 +157,7 @@ def test_files_say_what_was_asked_for_and_what_the_originals_said(source, out, p
 
 def test_what_files_say_changes_no_pixel_and_no_id(tmp_path, source, out, poison):
     plain = protect_source(source, out, poison, codec=Codec("auto"))
-    credit = given("all", ["Ann"])
+    credit = credit_from("all", ["Ann"])
     said = protect_source(source, tmp_path / "said", poison, codec=Codec("auto", credit=credit, keep=("credit",)))
     one, two = tree(out), tree(tmp_path / "said")
     assert one.keys() == two.keys()
@@ -169,10 +169,10 @@ def test_what_files_say_changes_no_pixel_and_no_id(tmp_path, source, out, poison
 def test_a_field_that_is_too_long_leaves_its_image_out(source, out, poison):
     add(source, "bee/long.jpg", 7, "JPEG", exif=artist("x" * 2001))
     summary = protect_source(source, out, poison, codec=Codec("auto", keep=("creator",)))
-    ((path, reason),) = summary.failed
+    ((path, reason),) = summary.left_out
     assert path == "bee/long.jpg"
     assert reason == "a field that --keep takes from it has more than 2,000 characters: leave the field out"
-    with pytest.raises(ValueError, match=r"keep= takes some of creator, .*not 'gps'"):
+    with pytest.raises(ValueError, match=r"can be kept are creator, .*not 'gps'"):
         protect_source(source, out, poison, codec=Codec("auto", keep=("gps",)))
 
 
@@ -209,7 +209,7 @@ def test_noise_that_was_fitted_before_is_that_of_the_smaller_images(tmp_path, so
 
 def test_workers_make_the_same_bytes(tmp_path, poison):
     source = make_folder(tmp_path / "many", 60)
-    codec = Codec("auto", credit=given("all"), keep=("creator",))
+    codec = Codec("auto", credit=credit_from("all"), keep=("creator",))
     trees = []
     for workers in (1, 2):
         protect_source(source, tmp_path / f"{workers}", poison, codec=codec, max_side=12, workers=workers)

@@ -1,4 +1,4 @@
-"""AR against the rule written out pixel by pixel, its sizes, its bytes and its roads."""
+"""AR against the rule written out pixel by pixel, its sizes, its bytes and its ways of calling."""
 
 import hashlib
 import pickle
@@ -204,7 +204,7 @@ def test_noise_is_taken_away_again(shape, channels):
         unlock_arrays(poison, protected, tokens, [None] * 10, [None] * 10)
 
 
-# ---- state and roads ----
+# ---- state and ways of calling ----
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_the_page_shows_before_and_after_and_what_was_left_out(source, out, prot
     assert len(re.findall(r'<img src="data:image/jpeg;base64,', text)) == 24  # twelve pairs
     assert (source / "ant" / "0001.jpg").as_uri() in text
     assert (out / "ant" / "0001.png").as_uri() in text
-    assert "<b>cat/bad.png</b>: the bytes are not a picture" in text
+    assert "<b>cat/bad.png</b>: this is not a picture" in text
     assert "<b>cat/black.png</b>: UNPROTECTED" in text
     assert "cat/&lt;b&gt;.txt" in text
     assert not re.search(r"https?:", text)
@@ -106,7 +106,7 @@ def test_figures_of_photographs_are_those_of_the_trainings():
     [
         ({"kernel_size": 5}, 400, "not measured with these options"),
         ({"image_key": "img"}, 32, "CIFAR-10"),
-        ({}, 60, "on images of 60 pixels, as yours are, it was not measured"),
+        ({}, 60, "at the size of your images, about 60 pixels, it was not measured"),
     ],
 )
 def test_what_was_not_measured_is_said(method, side, text):

@@ -15,8 +15,10 @@ from PIL import Image
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
 from unlearnable_transforms.data.classes import keep_names
+from unlearnable_transforms.errors import UsageError
 from unlearnable_transforms.protection.pages import MARK, reduced
 from unlearnable_transforms.protection.preview import DETAIL, SHOWN, preview
+from unlearnable_transforms.protection.protect import protect_source
 
 KEY = ut.Key.public("tests")
 
@@ -92,6 +94,23 @@ def test_other_kinds_of_images(tmp_path, kind):
     (tmp_path / "a.png").write_bytes(encode(image))
     made = preview(tmp_path / "a.png", KEY, label="x", out=tmp_path / "page.html")
     assert shown(made.page)["whole-strong"].shape == (*image.shape[:2], 3)
+
+
+def test_a_photograph_that_protect_would_convert(tmp_path):
+    path = tmp_path / "cats" / "print.jpg"
+    path.parent.mkdir()
+    Image.fromarray(photograph(1, 40, 50)).convert("CMYK").save(path)
+    assert preview(path, ut.Key.public("preview")).size == (50, 40)
+    with pytest.raises(UsageError, match="name one photograph in it"):
+        preview(path.parent, ut.Key.public("preview"))
+
+
+def test_no_page_with_an_original_lies_among_protected_images(photo, tmp_path):
+    key = ut.Key.public("preview")
+    protect_source(photo.parent, tmp_path / "protected", ut.CUDAPoison(key=key), label="cats")
+    with pytest.raises(UsageError, match="name another place"):
+        preview(photo, key, out=tmp_path / "protected" / "page.html")
+    assert [path.name for path in (tmp_path / "protected").iterdir()] == [f"{photo.stem}.png"]
 
 
 def test_an_alpha_channel_is_shown_on_white(tmp_path):

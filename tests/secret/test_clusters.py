@@ -162,6 +162,7 @@ def test_every_kind_of_container_gets_the_same(key):
     assert ut.auto_labels(unlabelled(images).rename_column("image", "x"), key, clusters=4, image_key="x") == expected
 
 
+@pytest.mark.slow
 def test_another_process_with_other_threads_gets_the_same(key):
     code = "import unlearnable_transforms as ut; from secret_classes import pictures; "
     code += "print(ut.auto_labels(pictures(40), ut.Key.public('tests'), clusters=6))"
@@ -259,6 +260,7 @@ def test_a_network_of_timm_with_its_weights(network, key):
     assert (pickle.loads(pickle.dumps(found))(images) == found(images)).all()
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_had_are_told(monkeypatch):
     pytest.importorskip("timm")
     code = (

@@ -19,6 +19,7 @@ except ImportError as error:
 
 from ..data.beside import row_images
 from ..data.columns import find_columns, refuse_second_image
+from ..errors import UsageTypeError
 from ..jobs.workers import AHEAD, quiet_and_single
 from ..poisons.base import NotFittedError, Poison
 
@@ -47,7 +48,7 @@ class Protect:
 
     def __init__(self, poison: Poison) -> None:
         if not isinstance(poison, Poison):
-            raise TypeError(f"poison is a {type(poison).__name__}, not a protection method")
+            raise UsageTypeError(f"poison is a {type(poison).__name__}, not a protection method")
         if not poison.fitted:
             raise NotFittedError(
                 f"{type(poison).__name__} is not fitted: call poison.fit(dataset) before Ray gets it (docs/cache.md)"
@@ -57,7 +58,7 @@ class Protect:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(batch, dict):
-            raise TypeError(f"the batch is a {type(batch).__name__}: call map_batches with batch_format='numpy'")
+            raise UsageTypeError(f"the batch is a {type(batch).__name__}: call map_batches with batch_format='numpy'")
         image_key, label_key = find_columns(batch.keys(), self.poison.image_key, self.poison.label_key)
         if self.poison.image_key is None:
             refuse_second_image(image_key, row_images(batch, len(batch[label_key]), [image_key]))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checks.leaks import Leak
+from ..errors import UsageError
 from ..evaluation.data import common_classes, fit, numbers, read_pictures
 from ..key import Key
 from ..sample import spread
@@ -82,10 +83,10 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
-        found = asdict(self)
-        traces = found.pop("traces")
+        values = asdict(self)
+        traces = values.pop("traces")
         leaks = [{**asdict(leak), "places": list(leak.places)} for leak in self.leaks]
-        return json.loads(json.dumps({**found, **traces, "leaks": leaks, "exit_code": self.exit_code}))
+        return json.loads(json.dumps({**values, **traces, "leaks": leaks, "exit_code": self.exit_code}))
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -100,7 +101,7 @@ class Audit:
         if self.share:
             yield f"  roughly {self.share:.0%} of the pictures' classes are told by it alone; as a rule more carry it"
         if self.measured is not None:
-            yield from _told(self.measured)
+            yield from _measurement(self.measured)
         if self.grid is not None:
             strong = ": strong JPEG, which takes away what additive methods add, or squares that one added"
             after = strong if self.grid > STRONG_GRID else ""
@@ -113,7 +114,7 @@ class Audit:
             yield "  Signs are not proof, and no signs are no proof of the contrary: pass a clean test set to measure."
 
 
-def _told(measured: Measured) -> Iterator[str]:
+def _measurement(measured: Measured) -> Iterator[str]:
     others = ", ".join(f"{name} {value:.1%}" for name, value in measured.accuracies.items() if name != "erm")
     yield (
         f"  quick victims of {measured.rows:,} pictures, tested on {measured.tested:,} clean ones: "
@@ -160,7 +161,7 @@ def audit(
     pictures = read_pictures(data, what="audited", split=split, **keys)
     tests = None if test is None else read_pictures(test, what="test", split="test", **keys)
     if len(pictures) < FEWEST or rows < FEWEST:
-        raise ValueError(f"signs need {FEWEST} pictures to be seen: there are {min(len(pictures), rows)}")
+        raise UsageError(f"signs need {FEWEST} pictures to be seen: there are {min(len(pictures), rows)}")
     classes = common_classes(audited=pictures, **({} if tests is None else {"test": tests}))
 
     chosen = np.asarray(spread(len(pictures), rows))
@@ -193,11 +194,11 @@ def audit(
 def judge(signs: list[Sign], measured: Measured | None) -> str:
     """The verdict. What was measured comes first; signs that cost a quick victim nothing are still told, since one that
     trains longer on more may feel them."""
-    found = any(sign.found for sign in signs)
+    signs_found = any(sign.found for sign in signs)
     if measured is None:
-        return SIGNS if found else NONE
+        return SIGNS if signs_found else NONE
     if measured.taken <= measured.margin:
-        return HARDLY if found else NOT
+        return HARDLY if signs_found else NOT
     low, high = measured.kept_interval
     return PROTECTED if low > HALF else WEAKLY if high < HALF else ON_THE_LINE
 

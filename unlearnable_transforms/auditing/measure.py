@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import UsageError
 from ..evaluation.data import Pictures
 from ..evaluation.evaluate import evaluate
 from ..evaluation.metrics import Z95, worst_defense
@@ -71,7 +72,7 @@ def measure(pictures: Pictures, test: Pictures, size: int, seed: int, device: st
     """
     rows = min(QUICK_ROWS, len(pictures), len(test) * 2 // 3)
     if rows < FEWEST:
-        raise ValueError(
+        raise UsageError(
             f"a victim needs {FEWEST} pictures to train on and its reference as many out of two thirds of the test "
             f"set: there are {len(pictures)} pictures and {len(test)} test pictures. Leave the test set out for the "
             "signs alone"
@@ -90,9 +91,9 @@ def measure(pictures: Pictures, test: Pictures, size: int, seed: int, device: st
         "progress": False,
     }
     clean = _accuracies(evaluate(clean=test.select(learnt), defenses=DEFENSES[:1], **options))["erm"]
-    found = _accuracies(evaluate(protected=pictures, defenses=DEFENSES, **options))
+    accuracies = _accuracies(evaluate(protected=pictures, defenses=DEFENSES, **options))
     margin = MARGIN + 2 * (2 * 0.25 / len(tested)) ** 0.5
-    return Measured(clean, found, rows, len(tested), margin)
+    return Measured(clean, accuracies, rows, len(tested), margin)
 
 
 def _accuracies(report: Report) -> dict[str, float]:

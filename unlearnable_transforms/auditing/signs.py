@@ -84,24 +84,24 @@ def pattern(name: str, images: Tensor, labels: Tensor, shuffled: Tensor) -> Sign
     (plain, plain_moved), _ = held_out([coarse(images), coarse(moved)], labels, shuffled, strength=0.1)
     lost, usual = fine - fine_moved, plain - plain_moved
     margin = FIXED_MARGIN + 2 * _error(fine, len(labels))
-    found = lost - usual > margin and fine_moved - chance < LEFT * (fine - chance)
+    is_sign = lost - usual > margin and fine_moved - chance < LEFT * (fine - chance)
     what = (
         f"fine detail tells {_percent(fine)} of the classes, shifted by a pixel {_percent(fine_moved)}; the coarse "
         f"picture {_percent(plain)}, shifted {_percent(plain_moved)}"
     )
     otherwise = max(fine_moved, chance)
-    share = (fine - otherwise) / (1 - otherwise) if found else 0.0
-    return Sign(name, found, lost, usual, margin, share, chance, what)
+    share = (fine - otherwise) / (1 - otherwise) if is_sign else 0.0
+    return Sign(name, is_sign, lost, usual, margin, share, chance, what)
 
 
 def better(name: str, called: str, features: Tensor, content: float, labels: Tensor, shuffled: Tensor) -> Sign:
     """Do these features tell the class better than the coarse picture does?"""
     (value,), chance = held_out([features], labels, shuffled, gaussian=True)
     margin = BETTER_MARGIN + 2 * _error(value, len(labels))
-    found = value - content > margin
-    share = (value - content) / (1 - content) if found else 0.0
+    is_sign = value - content > margin
+    share = (value - content) / (1 - content) if is_sign else 0.0
     what = f"{called} tells {_percent(value)} of the classes, the coarse picture {_percent(content)}"
-    return Sign(name, found, value, content, margin, share, chance, what)
+    return Sign(name, is_sign, value, content, margin, share, chance, what)
 
 
 def held_out(
@@ -228,14 +228,14 @@ def per_class(images: Tensor, light: Tensor, labels: Tensor) -> list[dict[str, f
     """For each class the mean level, the mean standard deviation and the mean root of the residual's power (its finest
     scale), in levels. ``light`` is what :func:`brightness` gives."""
     fine = torch.cat([residual(chunk).square().mean((1, 2, 3)).sqrt() for chunk in images.split(CHUNK)])
-    found = []
+    figures = []
     for label in range(int(labels.max()) + 1):
         rows = labels == label
         if rows.any():
             values = light[rows, :3].mean(), light[rows, 3:].mean(), fine[rows].mean()
             numbers = [round(float(value), 2) for value in values]
-            found.append({"class": label, **dict(zip(("brightness", "contrast", "fine"), numbers, strict=True))})
-    return found
+            figures.append({"class": label, **dict(zip(("brightness", "contrast", "fine"), numbers, strict=True))})
+    return figures
 
 
 def _error(share: float, count: int) -> float:

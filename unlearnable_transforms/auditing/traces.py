@@ -11,7 +11,7 @@ import numpy as np
 
 from ..checks.encodings import Encoding, read_encoding
 from ..checks.leaks import (
-    REENCODE,
+    ONE_FORMAT,
     REMEDIES,
     Findings,
     Leak,
@@ -90,12 +90,12 @@ def read_traces(files: Sequence[Stored], pictures: Pictures, path: Path | None, 
     for place, stored, encoding in sorted(files, key=lambda file: file.place):
         formats[encoding.format] += 1
         kinds[encoding.traces or encoding.format].append(place)
-        if told := stored_path_leak(stored):
-            findings.add(*told, CLEAN, place)
+        if leak := stored_path_leak(stored):
+            findings.add(*leak, CLEAN, place)
         for check, what in encoding_leaks(encoding, additive=False):
             findings.add(check, what, REMEDIES[check], place)
     if mixed := mixed_leak(kinds):
-        findings.add("mixed encodings", mixed[0], REENCODE, *mixed[1])
+        findings.add("mixed encodings", mixed[0], ONE_FORMAT, *mixed[1])
     return Traces(dict(formats), len(kinds), findings.leaks())
 
 

@@ -32,9 +32,13 @@ Place = str | tuple[str, int]
 REENCODE = (
     "write the pictures anew: `unlearnable protect` does it, also for splits that it does not protect (--keep-split)"
 )
-RENAME = "pass rename=True (--rename): pictures are then numbered"
+ONE_FORMAT = (
+    "write all pictures alike: `unlearnable protect` with --format png into a new folder, also for splits that it does "
+    "not protect (--keep-split)"
+)
+RENAME = "pass rename=True: pictures are then numbered"
 NEW_KEY = "take it out; if others may have seen it, protect anew with another key"
-DROP = "remove the column (remove_columns), or pass keep= (--keep-column) if it may stay as it is"
+DROP = "remove the column, or pass keep= if it may stay as it is"
 REMEDIES = {
     "key": NEW_KEY,
     "second image": DROP,

@@ -1,4 +1,4 @@
-"""Pairs of a clean picture and its protected one in one upload, found by their looks at small scale.
+"""Pairs of a clean picture and its protected one in one upload, compared at small scale.
 
 A few such pairs let others undo the protection of all the rest. The clean one of a pair is rarely equal to the
 original: it was resized, or stored as JPEG, for the test split. So pictures are compared by what they show:
@@ -25,7 +25,7 @@ LEAST_EXPLAINED = 0.8  # share of the protected picture that it explains: plain 
 _VALUES = 1 << 26  # likenesses at a time
 
 
-class Looks:
+class ReducedImages:
     """Pictures at small scale, in the order in which they are added; most of it lies in a temporary file."""
 
     def __init__(self) -> None:
@@ -65,16 +65,16 @@ class Looks:
         return np.memmap(self._file, np.uint8, "r", shape=(len(self), self._side, self._side, 3))
 
 
-def find_pairs(looks: Looks, unprotected: np.ndarray, protected: np.ndarray) -> Iterator[tuple[int, int]]:
+def find_pairs(reduced: ReducedImages, unprotected: np.ndarray, protected: np.ndarray) -> Iterator[tuple[int, int]]:
     """Pairs (unprotected, protected) that show one picture.
 
-    All are places in ``looks``. There is at most one protected picture for each unprotected one; pictures smaller than
-    ``SMALLEST`` are passed over.
+    All are places in ``reduced``. There is at most one protected picture for each unprotected one; pictures smaller
+    than ``SMALLEST`` are passed over.
     """
-    unprotected, protected = (places[looks.large_enough()[places]] for places in (unprotected, protected))
+    unprotected, protected = (places[reduced.large_enough()[places]] for places in (unprotected, protected))
     if not len(unprotected) or not len(protected):
         return
-    coarse, fine = looks.coarse(), looks.fine()
+    coarse, fine = reduced.coarse(), reduced.fine()
     others = coarse[protected]
     step = max(1, _VALUES // len(protected))
     for start in range(0, len(unprotected), step):
@@ -98,10 +98,10 @@ def compare(clean: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarr
     side = clean.shape[0]
     shifted = [clean[y : side - 2 + y, x : side - 2 + x] for y in range(3) for x in range(3)]
     known = _centred(np.stack(shifted).astype(np.float64)).reshape(9, -1)
-    wanted = _centred(others[:, 1:-1, 1:-1].astype(np.float64)).reshape(len(others), -1)
-    weights = np.linalg.lstsq(known @ known.T, known @ wanted.T, rcond=1e-9)[0]
-    left = np.mean((wanted - weights.T @ known) ** 2, axis=1)
-    power = np.mean(wanted**2, axis=1)
+    centred = _centred(others[:, 1:-1, 1:-1].astype(np.float64)).reshape(len(others), -1)
+    weights = np.linalg.lstsq(known @ known.T, known @ centred.T, rcond=1e-9)[0]
+    left = np.mean((centred - weights.T @ known) ** 2, axis=1)
+    power = np.mean(centred**2, axis=1)
     return left, np.where(power < 1, 0, 1 - left / np.maximum(power, 1))  # a plain picture shows nothing to explain
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,11 +26,11 @@ def say(*lines: object, error: bool = False) -> None:
 
 
 @contextmanager
-def warnings_as_lines() -> Iterator[None]:
-    """Warnings as one line on stderr each."""
+def warnings_as_lines(reworded: Callable[[str], str]) -> Iterator[None]:
+    """Warnings as one line on stderr each, in the words that ``reworded`` makes of theirs."""
 
     def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-        say(f"unlearnable: warning: {' '.join(str(message).split())}", error=True)
+        say(f"unlearnable: warning: {' '.join(reworded(str(message)).split())}", error=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError
 from . import say
-from .method import add_column_options, add_method_options, count, make_poison
+from .method import add_column_options, add_key_options, add_method_options, count, make_poison
 
 if TYPE_CHECKING:
     from ..evaluation.report import Report
@@ -29,31 +30,42 @@ def add_to(commands: Any) -> None:
     add("--test", metavar="SET", help="clean test pictures")
     add("--protected", metavar="SET", help="training pictures that somebody protected already")
     add("--attacker-clean", metavar="SET", help="other clean pictures, for defenses that start from such")
-    add(
-        "--key",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="protect --clean with it; again for more",
-    )
+    add_key_options(parser, "protect --clean with it; again for more", action="append", default=[])
     add(
         "--defense",
+        dest="defenses",
         action="append",
         metavar="NAME[:ARGUMENT=VALUE,...]",
-        help="again for more (default: six quick ones)",
+        help="again for more (default: six quick ones); 'jpeg + rsk-ff' is one after the other; 'search' alone looks "
+        "for the worst case",
     )
-    add("--victim", action="append", metavar="NAME", help="again for more (default: the recipe's)")
-    add("--seed", type=int, action="append", metavar="N", help="training seed, again for more (default: 0)")
+    add("--budget", type=count, default=40, metavar="N", help="trainings of --defense search (default: 40)")
+    add(
+        "--victim",
+        dest="victims",
+        action="append",
+        metavar="NAME",
+        help="again for more (default: the recipe's); efficientnet_lite0:weights=imagenet starts from ImageNet weights",
+    )
+    add("--seed", dest="seeds", type=int, action="append", metavar="N", help="of training, again for more (default: 0)")
     add(
         "--attack",
+        dest="attacks",
         action="append",
         default=[],
         metavar="NORM[:ARGUMENT=VALUE,...]",
         help="also test on adversarial pictures: linf, l2, linf:eps=4/255; again for more",
     )
-    add("--recipe", default="screen", metavar="NAME", help="screen, paper or digits (default: screen)")
-    add("--fraction", type=float, action="append", default=[], metavar="F", help="also protect only this share")
+    add("--recipe", default="screen", metavar="NAME", help="screen, photographs, paper or digits (default: screen)")
+    add(
+        "--fraction",
+        dest="fractions",
+        type=float,
+        action="append",
+        default=[],
+        metavar="F",
+        help="also protect only this share",
+    )
     add("--no-controls", action="store_true", help="leave out one filter for all, or random noise of equal PSNR")
     add("--rows", type=count, metavar="N", help="training pictures (default: the recipe's)")
     add("--image-size", type=count, metavar="PIXELS", help="to which victims resize (default: the pictures' own)")
@@ -85,7 +97,7 @@ def _compute(args: argparse.Namespace) -> "Report":
     from ..jobs.workers import cores
 
     if args.test is None:
-        raise ValueError("say with --test which clean pictures to test on (or pass --report to draw OUT again)")
+        raise UsageError("say with --test which clean pictures to test on (or pass --report to draw OUT again)")
     poisons = [make_poison(argparse.Namespace(**{**vars(args), "key": key})) for key in args.key]
     return evaluate(
         clean=args.clean,
@@ -93,14 +105,15 @@ def _compute(args: argparse.Namespace) -> "Report":
         protected=args.protected,
         attacker_clean=args.attacker_clean,
         poisons=poisons,
-        defenses=args.defense or DEFENSES,
-        victims=args.victim,
-        seeds=args.seed or [0],
-        attacks=args.attack,
+        defenses="search" if args.defenses == ["search"] else args.defenses or DEFENSES,
+        budget=args.budget,
+        victims=args.victims,
+        seeds=args.seeds or [0],
+        attacks=args.attacks,
         recipe=args.recipe,
         out=args.out,
         controls=not args.no_controls,
-        fractions=args.fraction,
+        fractions=args.fractions,
         image_size=args.image_size,
         rows=args.rows,
         workers=args.workers or cores(),

@@ -1,11 +1,11 @@
 """``unlearnable fit``: make noise for a data set and keep it, for `unlearnable protect` to find."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from . import say
-from .method import add_column_options, add_label_options, add_method_options, count, make_poison
+from .method import add_column_options, add_key_options, add_label_options, add_method_options, count, make_poison
 
 
 def add_to(commands: Any) -> None:
@@ -19,7 +19,7 @@ def add_to(commands: Any) -> None:
     )
     add = parser.add_argument
     add("source", metavar="SOURCE", help="folder of pictures, Parquet file or folder, saved data set, or Hub name")
-    add("--key", type=Path, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
+    add_key_options(parser, required=True)
     add("--config", metavar="NAME", help="configuration of a Hub data set")
     add("--max-side", type=count, metavar="N", help="the same as for `unlearnable protect`, which makes them smaller")
     add_column_options(parser)
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     poison = make_poison(args)
     links = [link for link in poison.links if isinstance(link, FittedPoison)]
     if not links:
-        raise ValueError(f"the method {args.method} needs no fit: use `unlearnable protect`")
+        raise UsageError(f"the method {args.method} needs no fit: use `unlearnable protect`")
     fit_source(
         args.source,
         poison,

@@ -4,13 +4,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from . import say
+from .method import add_key_options, load_key
 
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
     parser = commands.add_parser("keygen", help="make a private key", description="Make a private key in a new file.")
     parser.add_argument("path", type=Path, metavar="PATH", help="the key file to write; an existing file is refused")
+    add_key_options(parser, "write no new key, but one that --derive makes from this one, to hand it on alone")
     parser.set_defaults(run=run)
 
 
@@ -20,7 +23,10 @@ def run(args: argparse.Namespace) -> None:
 
     if not args.path.absolute().parent.is_dir():
         raise FileNotFoundError(f"there is no folder {args.path.parent} to write the key to")
-    key = Key.generate()
+    if args.key is not None and args.derive is None:
+        raise UsageError("--derive NAME says which key to make from that of --key")
+    key = Key.generate() if args.key is None else load_key(args)
     key.save(args.path)
     say(f"Wrote {args.path}, fingerprint {key.fingerprint}.")
-    say("Back it up and never publish it: it cannot be made again, and whoever has it can undo the protection.")
+    again = "it cannot be made again" if args.key is None else f"{args.key} makes it again"
+    say(f"Back it up and never publish it: {again}, and whoever has it can undo the protection.")

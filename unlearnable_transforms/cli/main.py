@@ -1,16 +1,16 @@
 """The command line: parses arguments, calls a command, prints errors of the library as one line."""
 
 import argparse
-import difflib
-import dis
 import io
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NoReturn
 
 from .. import __version__
-from ..errors import UnlearnableError
+from ..errors import UnlearnableError, UsageError, did_you_mean
+from ..files import beside
 from . import (
     ERROR,
     INTERRUPTED,
@@ -29,10 +29,10 @@ from . import (
     verify,
     warnings_as_lines,
 )
+from .wording import in_options
 
 COMMANDS = (quickstart, keygen, preview, fit, protect, evaluate, audit, publish, verify, unlock, methods, cache)
 _INPUT_LIBRARIES = ("datasets", "httpx", "huggingface_hub", "pyarrow")  # their errors speak of files and the network
-_DELIBERATE = (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,7 +40,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
-        super().error(message + (_meant(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""))
+        super().error(message + (did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""))
+
+    def print_help(self, file: Any = None) -> None:
+        say(*self.format_help().rstrip().split("\n"))
 
 
 def build_parser() -> Parser:
@@ -52,7 +55,8 @@ def build_parser() -> Parser:
     for command in COMMANDS:
         command.add_to(commands)
     for subparser in commands.choices.values():
-        subparser.set_defaults(parser=subparser)
+        others = [other for other in commands.choices.values() if other is not subparser]
+        subparser.set_defaults(parser=subparser, reworded=partial(in_options, parsers=[subparser, *others]))
     return parser
 
 
@@ -72,9 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may know fewer letters than the names have
-    args = _parse(sys.argv[1:] if argv is None else list(argv))
+    parser = build_parser()
+    args = _parse(parser, sys.argv[1:] if argv is None else list(argv))
     try:
-        with warnings_as_lines():
+        with warnings_as_lines(args.reworded):
             _check_keys(args)
             return args.run(args) or 0
     except KeyboardInterrupt:
@@ -83,60 +88,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.traceback or not _is_message(error):
             raise
-        say(f"unlearnable: error: {_message(error, args)}", error=True)
+        text = " ".join(args.reworded(str(error)).split()) or type(error).__name__
+        say(f"unlearnable: error: {text}", error=True)
         return ERROR
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = build_parser()
+def _parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     args, unknown = parser.parse_known_args(argv or ["--help"])
     if unknown:
-        meant = _meant(unknown[0], re.findall(r"--[\w-]+", args.parser.format_help()))
+        meant = did_you_mean(unknown[0], re.findall(r"--[\w-]+", args.parser.format_help()))
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
     return args
 
 
 def _check_keys(args: argparse.Namespace) -> None:
-    keys = getattr(args, "key", None)
-    for path in keys if isinstance(keys, list) else [keys]:
-        if path is not None and not path.exists():
-            raise FileNotFoundError(f"there is no key file {path}; `unlearnable keygen {path}` makes a new key")
-
-
-def _meant(word: str, choices: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(choices), 1)
-    return f"; did you mean {near[0]}?" if near else ""
+    key = getattr(args, "key", None)
+    paths = key if isinstance(key, list) else [] if key is None else [key]
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"there is no key file {path}{beside(path)}; `unlearnable keygen {path}` makes a new key"
+            )
+    if getattr(args, "derive", None) is not None and not paths:
+        raise UsageError("--derive makes a key from that of --key FILE: name the file, too")
 
 
 def _is_message(error: Exception) -> bool:
-    """Whether an error speaks of what the user passed, or of the system; anything else is a bug to be seen.
-
-    A built-in error counts where a ``raise`` of the package made it, and not an expression that failed. Errors of
-    worker processes have lost that place: there, only those of the library's classes count.
-    """
+    """Whether an error speaks of what the user passed, or of the system; anything else is a bug to be seen."""
     library = type(error).__module__.partition(".")[0]
-    if isinstance(error, UnlearnableError | OSError | ImportError) or library in _INPUT_LIBRARIES:
-        return True
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    if last is None or not isinstance(error, _DELIBERATE) or hasattr(error, "__notes__"):
-        return False
-    package = str(last.tb_frame.f_globals.get("__name__")).partition(".")[0]
-    instruction = dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]]
-    return package == __name__.partition(".")[0] and instruction == "RAISE_VARARGS"
-
-
-def _message(error: Exception, args: argparse.Namespace) -> str:
-    """The text of an error on one line, with arguments of the library named as the command's options."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)  # its str is in quotes
-    options = args.parser.format_help()
-    for name in vars(args):
-        option = f"--{name.replace('_', '-')}"
-        if re.search(rf"{option}\b", options):
-            text = re.sub(rf"(?<!\w){name}=", f"{option} ", text)
-    text = re.sub(r"(--[\w-]+) (?=[.,;)])", r"\1", text)
-    return " ".join(text.split()) or type(error).__name__
+    return isinstance(error, UnlearnableError | OSError | ImportError) or library in _INPUT_LIBRARIES
 
 
 if __name__ == "__main__":

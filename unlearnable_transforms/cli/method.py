@@ -1,13 +1,36 @@
-"""The options that name a protection method, the same for every command."""
+"""The options that name a protection method and its key, the same for every command."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError
+
 if TYPE_CHECKING:
+    from ..key import Key
     from ..poisons.base import Poison
 
+KEY_HELP = "private key, see `unlearnable keygen`"
 METHOD_OPTIONS = ("strength", "kernel_size", "blur", "invertible", "preset", "eps")
 COLUMN_OPTIONS = ("image_key", "label_key")
+
+
+def add_key_options(parser: argparse.ArgumentParser, text: str = KEY_HELP, **rules: Any) -> None:
+    """Add ``--key``, with ``text`` as its help and ``rules`` for argparse, and ``--derive``."""
+    parser.add_argument("--key", type=Path, metavar="FILE", help=text, **rules)
+    parser.add_argument(
+        "--derive",
+        metavar="NAME",
+        help="use the key that FILE gives for this album or release, e.g. user/name: one file, and a key for each",
+    )
+
+
+def load_key(args: argparse.Namespace) -> "Key":
+    """The key of ``--key`` and ``--derive``."""
+    from ..key import Key
+
+    key = Key.load(args.key)
+    return key if args.derive is None else key.derive(args.derive)
 
 
 def add_method_options(parser: argparse.ArgumentParser) -> None:
@@ -76,23 +99,22 @@ def make_poison(args: argparse.Namespace) -> "Poison":
         KeyError: no such method.
         ValueError: no link has such an option, or a value is wrong.
     """
-    from ..key import Key
     from ..params import read_arguments, split_spec
     from ..poisons import get_poison
     from ..poisons.chain import Chain
 
     specs = [(name, get_poison(name), texts) for name, texts in split_spec(args.method)]
     if any(issubclass(method, Chain) for _, method, _ in specs):
-        raise ValueError('a chain is written as its links: --method "cuda > sem"')
+        raise UsageError('a chain is written as its links: --method "cuda > sem"')
     options = {name: value for name in METHOD_OPTIONS if (value := getattr(args, name)) is not None}
     known: list[Any] = [method.declared() for _, method, _ in specs]
     for name in options:
         if not any(name in declared for declared in known):
-            raise ValueError(f"the method {args.method} has no option --{name.replace('_', '-')}")
+            raise UsageError(f"the method {args.method} has no option --{name.replace('_', '-')}")
         if any(name in texts for _, _, texts in specs):
-            raise ValueError(f"{name} is both in --method and an option of its own: give it once")
+            raise UsageError(f"{name}= is both in --method and an option of its own: give it once")
     columns = {name: getattr(args, name) for name in COLUMN_OPTIONS}
-    key = Key.load(args.key)
+    key = load_key(args)
     links = [
         method(
             key=key,

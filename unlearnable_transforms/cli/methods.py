@@ -31,10 +31,11 @@ def run(args: argparse.Namespace) -> None:
 
     if args.name is not None:
         method = get_poison(args.name)
-        print((inspect.getdoc(method) or "").partition("\n")[0])
+        lines = [(inspect.getdoc(method) or "").partition("\n")[0]]
         for argument, rule, default, doc in argument_rows(method, text=True):
-            print(f"\n{argument}: {rule}{default and f' (default: {default})'}")
-            print(textwrap.fill(doc, 100, initial_indent="    ", subsequent_indent="    "))
+            lines += ["", f"{argument}: {rule}{default and f' (default: {default})'}"]
+            lines += textwrap.wrap(doc, 100, initial_indent="    ", subsequent_indent="    ")
+        say(*lines)
         return
     rows = []
     for name in list_poisons():

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from . import say
+from .method import add_key_options, load_key
 
 
 def add_to(commands: Any) -> None:
@@ -17,7 +18,7 @@ def add_to(commands: Any) -> None:
     )
     add = parser.add_argument
     add("photo", type=Path, metavar="PHOTO", help="an image file")
-    add("--key", type=Path, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
+    add_key_options(parser, "private key, see `unlearnable keygen`", required=True)
     add("--label", metavar="NAME", help="the class, as protect --label (default: the folder of PHOTO, as its class)")
     add("--out", type=Path, metavar="PAGE.html", help="where the page goes (default: in the private cache folder)")
     add("--open", action="store_true", help="open the page in the browser")
@@ -27,12 +28,12 @@ def add_to(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Make the page; print where it is, and what is seen on it."""
     from ..evaluation.worth import of_strengths
-    from ..key import Key
     from ..protection.preview import preview
 
-    result = preview(args.photo, Key.load(args.key), label=args.label, out=args.out, measured=of_strengths())
+    result = preview(args.photo, load_key(args), label=args.label, out=args.out, measured=of_strengths())
     say(*result.lines())
-    say(f"protect with the strength that you like: unlearnable protect FOLDER OUT --key {args.key} --strength normal")
+    key = f"--key {args.key}" + (f" --derive {args.derive}" if args.derive else "")
+    say(f"protect with the strength that you like: unlearnable protect FOLDER OUT {key} --strength normal")
     if args.open:
         import webbrowser
 

@@ -9,7 +9,7 @@ from ..data.sites import sites
 from ..errors import UsageError
 from ..warn import warn
 from . import say
-from .method import add_column_options, add_label_options, add_method_options, count, make_poison
+from .method import add_column_options, add_key_options, add_label_options, add_method_options, count, make_poison
 
 if TYPE_CHECKING:
     from ..data.codec import Codec
@@ -31,7 +31,7 @@ def add_to(commands: Any) -> None:
     add = parser.add_argument
     add("source", metavar="SOURCE", help="folder of pictures, Parquet file or folder, saved data set, or Hub name")
     add("out", type=Path, metavar="OUT", help="new or empty folder; or one that the same command began")
-    add("--key", type=Path, required=True, metavar="FILE", help="private key, see `unlearnable keygen`")
+    add_key_options(parser, required=True)
     add_label_options(parser)
     folders = parser.add_argument_group("folders of pictures")
     folders.add_argument("--label", metavar="NAME", help="one class for all: an album, an artist or a person")
@@ -39,8 +39,8 @@ def add_to(commands: Any) -> None:
         "--format",
         type=_format,
         choices=("auto", "png", "webp", "jpeg"),
-        help="png and webp lose nothing. auto: JPEG and HEIC files become JPEG, unless the method adds noise, which "
-        "JPEG takes away; WebP stays WebP, all others become PNG (default: auto)",
+        help="png and webp lose nothing. auto: JPEG and HEIC files become JPEG, which is several times smaller, "
+        "unless the method adds noise, which JPEG takes away; WebP stays WebP, all others become PNG (default: png)",
     )
     folders.add_argument("--quality", type=_quality, metavar="N", help="of JPEG, 1..100 (default: 92)")
     folders.add_argument(
@@ -59,17 +59,17 @@ def add_to(commands: Any) -> None:
         action="store_true",
         help="remove from OUT the files of pictures that are gone from SOURCE (default: they stay, and are named)",
     )
-    shown = parser.add_argument_group("where they will be shown")
-    shown.add_argument(
+    sizes = parser.add_argument_group("where they will be shown")
+    sizes.add_argument(
         "--max-side",
         type=count,
         metavar="N",
         help="make larger pictures smaller before they are protected: the longest side in pixels",
     )
-    shown.add_argument(
+    sizes.add_argument(
         "--site", choices=list(sites()), metavar="NAME", help="size and format for a site, see --list-sites"
     )
-    shown.add_argument("--list-sites", action=_ListSites, help="print the table of sites, with its sources, and exit")
+    sizes.add_argument("--list-sites", action=_ListSites, help="print the table of sites, with its sources, and exit")
     said = parser.add_argument_group("in the files")
     said.add_argument(
         "--opt-out",
@@ -83,6 +83,7 @@ def add_to(commands: Any) -> None:
     said.add_argument("--copyright", metavar="TEXT", help='the notice, e.g. "(c) 2026 Ann Lee"')
     said.add_argument(
         "--keep",
+        dest="kept_fields",
         type=_names,
         default=(),
         metavar="NAMES",
@@ -93,6 +94,7 @@ def add_to(commands: Any) -> None:
     add_column_options(tables)
     tables.add_argument(
         "--keep-column",
+        dest="keep",
         action="append",
         default=[],
         metavar="COLUMN",
@@ -101,6 +103,7 @@ def add_to(commands: Any) -> None:
     both = parser.add_argument_group("for all")
     both.add_argument(
         "--keep-split",
+        dest="keep_splits",
         action="append",
         default=[],
         metavar="NAME",
@@ -169,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
     from ..protection.album import shorter_side, write_album_page
     from ..protection.protect import protect_source
 
-    if args.quality is not None and args.format in ("png", "webp"):
+    if args.quality is not None and (args.format or ("auto" if args.site else "png")) in ("png", "webp"):
         raise UsageError("--quality is for --format jpeg or auto: png and webp are lossless here")
     if args.labels is not None and args.label_key is not None:
         raise UsageError("--label-key has no meaning for --labels: other classes stand in for the labels")
@@ -190,8 +193,8 @@ def run(args: argparse.Namespace) -> int:
             labels=args.labels,
             clusters=args.clusters,
             backbone=args.backbone,
-            keep_splits=args.keep_split,
-            keep_columns=args.keep_column,
+            keep_splits=args.keep_splits,
+            keep_columns=args.keep,
             config=args.config,
             remove_gone=args.remove_gone,
             workers=args.workers or cores(),
@@ -213,12 +216,12 @@ def run(args: argparse.Namespace) -> int:
             error=True,
         )
         return INCOMPLETE
-    say(*summary.lines())
+    say(*map(args.reworded, summary.lines()))
     missing = len(summary.failed) + len(summary.left_out)
     if missing:
         say(
-            f"unlearnable: not in {args.out}: {missing} picture{'s' if missing > 1 else ''}, named above with what to "
-            "do. Then run the same command again",
+            f"unlearnable: left out: {missing} picture{'s' if missing > 1 else ''}, named above with what to do. Then "
+            "run the same command again",
             error=True,
         )
         return INCOMPLETE
@@ -228,12 +231,12 @@ def run(args: argparse.Namespace) -> int:
 def _size_and_codec(args: argparse.Namespace, poison: "Poison") -> "tuple[Codec, int | None]":
     """What is written, and the longest side: of the options, else of the site, else as they come."""
     from ..data.codec import AUTO, QUALITY, Codec
-    from ..data.credit import given
+    from ..data.credit import credit_from
     from ..poisons.base import is_additive
 
     site = sites()[args.site] if args.site else None
     additive = is_additive(poison.public_config())
-    format = args.format or (site.format if site and not additive else AUTO)
+    format = args.format or (site.format if site and not additive else "png")
     quality = args.quality or (site.quality if site else QUALITY)
     if site and format != "jpeg" and additive:
         warn(
@@ -248,10 +251,10 @@ def _size_and_codec(args: argparse.Namespace, poison: "Poison") -> "tuple[Codec,
         )
     elif format in ("jpeg", AUTO) and quality < MEASURED_QUALITY:
         warn(f"what JPEG {quality} leaves of the protection was not measured; at {MEASURED_QUALITY} it is 97 %")
-    said = args.opt_out or args.creator or args.copyright is not None or args.keep
-    credit = given(args.opt_out or "", args.creator, args.copyright) if said else None
+    said = args.opt_out or args.creator or args.copyright is not None or args.kept_fields
+    credit = credit_from(args.opt_out or "", args.creator, args.copyright) if said else None
     max_side = args.max_side or (site.max_side if site else None)
-    return Codec(format, quality, args.keep_metadata == "icc", credit, args.keep), max_side
+    return Codec(format, quality, args.keep_metadata == "icc", credit, args.kept_fields), max_side
 
 
 def _is_full(error: OSError) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import UsageError
 from . import say
-from .method import add_column_options, add_method_options, make_poison
+from .method import add_column_options, add_key_options, add_method_options, make_poison
 
 REFUSED = 1
 ANSWERS = {"yes": True, "no": False}
@@ -26,7 +26,7 @@ def add_to(commands: Any) -> None:
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE", help="folder that `unlearnable protect` wrote")
     add("repo", metavar="REPO", help="of the Hub: user/name")
-    add("--key", type=Path, required=True, metavar="FILE", help="the key that it was protected with")
+    add_key_options(parser, "the key that it was protected with", required=True)
     add("--original", metavar="SET", help="the clean pictures, to check against")
     add("--ledger", type=Path, metavar="PATH", help="record of the protection (default: the one in the cache)")
     add("--report", type=Path, metavar="FOLDER", help="results of `unlearnable evaluate`, for the card")
@@ -45,7 +45,9 @@ def add_to(commands: Any) -> None:
     allowed = parser.add_argument_group("what may be")
     allowed.add_argument("--rename", action="store_true", help="number the pictures, and drop their names")
     allowed.add_argument("--label", metavar="NAME", help="pictures that lie in no class folders: as for protect")
-    allowed.add_argument("--keep-column", action="append", default=[], metavar="COLUMN", help="may stay; repeatable")
+    allowed.add_argument(
+        "--keep-column", dest="keep", action="append", default=[], metavar="COLUMN", help="may stay; repeatable"
+    )
     allowed.add_argument("--allow-partial", action="store_true", help="unprotected training pictures, or missing ones")
     allowed.add_argument("--allow-unverified", action="store_true", help="pictures that nothing confirms as protected")
     allowed.add_argument("--allow-history", action="store_true", help="earlier commits with other data files")
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
             allow_history=args.allow_history,
             originals_public=public,
             rename=args.rename,
-            keep=args.keep_column,
+            keep=args.keep,
             label=args.label,
             license=args.license,
             description=args.description,
@@ -90,7 +92,11 @@ def run(args: argparse.Namespace) -> int:
             opt_out=not args.no_opt_out,
         )
     except LeakError as error:
-        say("unlearnable: nothing was published:", *(f"- {leak}" for leak in error.leaks), error=True)
+        say(
+            "unlearnable: nothing was published:",
+            *(f"- {args.reworded(str(leak))}" for leak in error.leaks),
+            error=True,
+        )
         return REFUSED
     counts = ", ".join(f"{count:,} {status}" for status, count in done.checked.counts.items())
     say(f"{counts}; {done.coverage}", *done.notes)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from . import say
-from .method import add_column_options, add_method_options, count, make_poison
+from .method import add_column_options, add_key_options, add_method_options, count, make_poison
 
 
 def add_to(commands: Any) -> None:
@@ -23,7 +23,7 @@ def add_to(commands: Any) -> None:
         help="protected folder of pictures, Parquet file or folder, saved data set, Hub name",
     )
     add("out", type=Path, metavar="OUT", help="new or empty folder: pictures become PNG, data sets Parquet")
-    add("--key", type=Path, required=True, metavar="FILE", help="the private key")
+    add_key_options(parser, "the private key", required=True)
     add("--ledger", type=Path, metavar="PATH", help="the private record (default: found in the cache folder)")
     add("--label", metavar="NAME", help="the class of all pictures, if `protect` was given one")
     add("--clean", metavar="SOURCE", help="the clean folder or data set, to tell how near the result comes to it")

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import UsageError
 from . import say
+from .method import add_key_options, load_key
 
 
 def add_to(commands: Any) -> None:
@@ -21,7 +22,7 @@ def add_to(commands: Any) -> None:
     )
     add = parser.add_argument
     add("source", metavar="FOLDER", help="protected folder; published set, or its name on the Hub")
-    add("--key", type=Path, metavar="FILE", help="the key; of a published set also the one it was derived from")
+    add_key_options(parser, "the key; of a published set also the one it was derived from")
     add("--ledger", type=Path, metavar="PATH", help="of a protected folder (default: found by what it knows)")
     add("--revision", metavar="NAME", help="of the Hub's repository (default: main)")
     parser.set_defaults(run=run)
@@ -33,12 +34,11 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    from ..key import Key
     from ..protection.verify_folder import verify_folder
     from ..publishing.manifest import verify
     from ..publishing.stage import MANIFEST
 
-    key = None if args.key is None else Key.load(args.key)
+    key = None if args.key is None else load_key(args)
     folder = Path(args.source)
     if folder.is_dir() and not (folder / MANIFEST).exists():
         if args.revision is not None:

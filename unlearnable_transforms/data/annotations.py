@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from ..files import parse_json, read_regular, whole
 from .columns import LABEL_KEYS
 
@@ -59,14 +60,14 @@ class Annotations:
                 (label,) = label
             label = label.strip() if isinstance(label, str) else label
             if label in (None, ""):
-                raise ValueError(f"{self.path} gives {image} no label in its column {self.label_column!r}")
+                raise UsageError(f"{self.path} gives {image} no label in its column {self.label_column!r}")
             if isinstance(label, bool) or not isinstance(label, int | str):
-                raise ValueError(
+                raise UsageError(
                     f"{self.path} gives {image} the label {label!r}: a class is one integer or text; several "
                     "labels, truth values and fractions are refused"
                 )
             if result.setdefault(image, label) != label:
-                raise ValueError(f"{self.path} gives {image} two labels: {result[image]!r} and {label!r}")
+                raise UsageError(f"{self.path} gives {image} two labels: {result[image]!r} and {label!r}")
         return result
 
 
@@ -79,7 +80,7 @@ def read_metadata(source: Path, path: str, images: Collection[str]) -> Annotatio
     columns, rows, delimiter = read_table(source / path)
     several = [name for name in columns if name.endswith("file_names") or name.endswith("_file_name")]
     if several or "file_name" not in columns:
-        raise ValueError(
+        raise UsageError(
             f"{source / path} has the columns {columns}: images are named in file_name, and only there. Take the file "
             "out of the folder"
         )
@@ -119,11 +120,11 @@ def read_csv(
         return paths.get(name) or names.get(name, "")
 
     if any(map(image_of, columns)):
-        raise ValueError(f"{source / path} has no line of column names: put one first, such as path,label")
+        raise UsageError(f"{source / path} has no line of column names: put one first, such as path,label")
     best, named = None, [""] * len(rows)
     for name in [file_column] if file_column is not None else columns:
         if name not in columns:
-            raise ValueError(f"{source / path} has no column {name!r}; its columns are {columns}")
+            raise UsageError(f"{source / path} has no column {name!r}; its columns are {columns}")
         hits = [image_of(row[name]) for row in rows]
         if sum(map(bool, hits)) > sum(map(bool, named)):
             best, named = name, hits
@@ -131,7 +132,7 @@ def read_csv(
         return None
     unclear = [str(row[best]) for row, hit in zip(rows, named, strict=True) if hit is _SEVERAL]
     if unclear:
-        raise ValueError(
+        raise UsageError(
             f"{source / path} names {unclear[0]}, and several files have that name: name them by their paths"
         )
     # A column in which nearly every row says something else is a caption or a number, not a class.
@@ -139,13 +140,13 @@ def read_csv(
     label: str | None
     if label_column is not None:
         if label_column not in columns:
-            raise ValueError(f"{source / path} has no column {label_column!r}; its columns are {columns}")
+            raise UsageError(f"{source / path} has no column {label_column!r}; its columns are {columns}")
         label = label_column
     else:
         common = [name for name in columns if name != best and name.lower() in CSV_LABELS]
         label = common[0] if len(common) == 1 else others[0] if len(others) == 1 else None
         if label is None and others:
-            raise ValueError(
+            raise UsageError(
                 f"{source / path} names the images in {best!r}; which of the columns {others} is the class? Say it "
                 "with --label-key COLUMN, or pass --label NAME to give all images one class"
             )
@@ -227,7 +228,7 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, Any]], str]:
         text = read_regular(path).decode("utf-8-sig")
         return _parse_csv(text) if path.suffix.lower() == ".csv" else (*_parse_jsonl(text), "")
     except (ValueError, RecursionError) as error:  # also text that is not UTF-8
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        raise UsageError(f"{path} cannot be read: {error}") from None
 
 
 def _parse_csv(text: str) -> tuple[list[str], list[dict[str, Any]], str]:
@@ -237,18 +238,18 @@ def _parse_csv(text: str) -> tuple[list[str], list[dict[str, Any]], str]:
     try:
         rows: list[dict[str, Any]] = list(reader)
     except csv.Error as error:
-        raise ValueError(str(error)) from None
+        raise UsageError(str(error)) from None
     for line, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            raise ValueError(f"line {line} has more or fewer fields than the header")
+            raise UsageError(f"line {line} has more or fewer fields than the header")
     columns = list(reader.fieldnames or [])
     if len(set(columns)) < len(columns):
-        raise ValueError(f"two of the columns {columns} have one name")
+        raise UsageError(f"two of the columns {columns} have one name")
     return columns, rows, delimiter
 
 
 def _parse_jsonl(text: str) -> tuple[list[str], list[dict[str, Any]]]:
     rows = [parse_json(line) for line in text.split("\n") if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("a line is not a JSON object")
+        raise UsageError("a line is not a JSON object")
     return list(dict.fromkeys(name for row in rows for name in row)), rows

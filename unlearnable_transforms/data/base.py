@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+import numpy as np
+
+from ..errors import UsageError, UsageTypeError
 from ..sample import SampleError, SampleTypeError, batch_tokens, class_value
 from .classes import class_numbers
 from .image import Opened, open_chunks, open_image
@@ -70,7 +72,7 @@ class Rows:
     convert: bool = False
 
     def __len__(self) -> int:
-        raise TypeError(f"{type(self).__name__} does not say how many rows it has")
+        raise UsageTypeError(f"{type(self).__name__} does not say how many rows it has")
 
     def stored(self, rows: range) -> list[Any]:
         """The images of some rows as they are stored: what :meth:`open` takes. Encoded images stay encoded.
@@ -78,7 +80,7 @@ class Rows:
         Raises:
             OSError, ValueError: a file that cannot be read.
         """
-        raise TypeError(f"{type(self).__name__} does not say how it reads")
+        raise UsageTypeError(f"{type(self).__name__} does not say how it reads")
 
     def open(self, stored: Any) -> Opened:
         """One stored image as pixels.
@@ -91,6 +93,16 @@ class Rows:
     def decode(self, stored: Any) -> Opened:
         """One stored image as pixels, at its size: formats write this one."""
         return open_image(stored)
+
+    def content(self, stored: Any) -> bytes:
+        """What tells one stored image from another: the bytes of its file, else its pixels."""
+        if not isinstance(stored, Mapping):
+            pixels = np.asarray(stored)
+            return f"{pixels.dtype}{pixels.shape}".encode() + pixels.tobytes()
+        data, path = stored.get("bytes"), stored.get("path") or ""
+        if data is None and Path(path).is_file():
+            data = Path(path).read_bytes()
+        return data if data is not None else path.encode()
 
     def place(self, row: int) -> str:
         """What a person calls the row: the path of a file, or ``train row 5``."""
@@ -197,7 +209,7 @@ class LabelledSet:
         """
         training = [name for name in self.splits if not self.named_splits or is_train_split(name)]
         if not training:
-            raise ValueError(f"none of the splits {list(self.splits)} is training data, so nothing would be protected")
+            raise UsageError(f"none of the splits {list(self.splits)} is training data, so nothing would be protected")
         return training
 
     @property
@@ -226,10 +238,10 @@ class LabelledSet:
         unknown = sorted(set(self.keep_splits) - set(self.splits if self.named_splits else ()))
         if unknown:
             known = f"the splits are {list(self.splits)}" if self.named_splits else f"{self.source} has no splits"
-            raise ValueError(f"keep-split {unknown}: {known}")
+            raise UsageError(f"keep_splits= {unknown}: {known}")
         training = [name for name in self.keep_splits if is_train_split(name)]
         if training:
-            raise ValueError(f"keep-split {training}: training data is always protected; leave the option out")
+            raise UsageError(f"keep_splits= {training}: training data is always protected; leave the option out")
 
     def pick(self, split: str, what: str = "data") -> Rows:
         """The rows of one split: the named one; for ``train`` the only training split; or what is there alone.
@@ -244,7 +256,7 @@ class LabelledSet:
             return self.splits[training[0]]
         if len(self.splits) == 1 and not self.named_splits:
             return next(iter(self.splits.values()))
-        raise ValueError(f"the {what} set has the splits {sorted(self.splits)}, and no {split!r}: pass one of them")
+        raise UsageError(f"the {what} set has the splits {sorted(self.splits)}, and no {split!r}: pass one of them")
 
     def tokens(self, split: str, poison: Any, rows: range | None = None) -> list[str]:
         """The class token of rows of a split, as a method gets them: by the key's list of names where the source
@@ -260,7 +272,10 @@ class LabelledSet:
         """
         values = self.secret[split] if self.secret is not None else self.splits[split].labels
         if values is None:
-            raise SampleError(f"{self.source} has no labels (docs/labels.md)")
+            raise SampleError(
+                f"{self.source} has no labels: say where they are with label_key=, or protect it with "
+                'labels="auto" (docs/labels.md)'
+            )
         some = values if rows is None else values[rows.start : rows.stop]
         try:
             if self.secret is not None or not self.by_name:
@@ -301,7 +316,7 @@ class LabelledSet:
         Raises:
             ValueError: units that would overwrite each other, or names that get too long.
         """
-        raise TypeError(f"{self.source} is held in memory: it is not written file by file")
+        raise UsageTypeError(f"{self.source} is held in memory: it is not written file by file")
 
     def write(self, unit: Unit, images: list[bytes], path: Path, codec: "Codec") -> None:
         """Write one unit with new images.
@@ -312,7 +327,11 @@ class LabelledSet:
             path: a temporary file, which takes its place when it is complete.
             codec: how the images are encoded.
         """
-        raise TypeError(f"{self.source} is held in memory: it is not written file by file")
+        raise UsageTypeError(f"{self.source} is held in memory: it is not written file by file")
+
+    def accompanying(self, unit: Unit) -> Iterator[bytes]:
+        """What is written of the source beside the images and labels of a unit, such as other columns."""
+        yield from ()
 
     def finish(self, out: Path, written: Mapping[Unit, str]) -> list[str]:
         """Write what belongs to the set as a whole, when all units are there.
@@ -389,6 +408,10 @@ class _View(Rows):
     def decode(self, stored: Any) -> Opened:
         part, image = stored
         return part.open(image)
+
+    def content(self, stored: Any) -> bytes:
+        part, image = stored
+        return part.content(image)
 
     def place(self, row: int) -> str:
         part, place = self.places[row]

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..errors import UsageError
 from ..files import locked, private_directory, replacing
 from ..key import Key
 
@@ -53,7 +54,7 @@ def kept_names(key: Key) -> list[str]:
     except (ValueError, KeyError, TypeError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise ValueError(
+        raise UsageError(
             f"{path}, the list of this key's classes, is damaged: restore it from a backup. Without it classes may get "
             "other numbers, and so other filters, than before; remove it only if that does not matter"
         )

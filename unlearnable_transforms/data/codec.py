@@ -81,7 +81,7 @@ class Codec:
         try:
             return build(self.credit.filled_from(read_credit(data, self.keep)))
         except UsageError:
-            raise ValueError(
+            raise UsageError(
                 f"a field that --keep takes from it has more than {LONGEST_TEXT:,} characters: leave the field out"
             ) from None
 
@@ -112,7 +112,7 @@ class Codec:
             options["xmp"] = packet
         longest = _LONGEST_SIDE[self.format]
         if max(image.size) > longest:
-            raise ValueError(
+            raise UsageError(
                 f"{self.format} holds at most {longest} pixels a side, the image has {max(image.size)}: choose "
                 "--format png, or make it smaller"
             )
@@ -122,13 +122,13 @@ class Codec:
         except MemoryError:
             raise
         except Exception as error:  # encoders raise whatever comes up
-            raise ValueError(f"{self.format} cannot hold the picture: {error}") from None
+            raise UsageError(f"{self.format} cannot hold the picture: {error}") from None
         return buffer.getvalue()
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:
     if image.getextrema()[-1] != (255, 255):
-        raise ValueError("the picture has transparency, which JPEG cannot hold: choose --format png or webp")
+        raise UsageError("the picture has transparency, which JPEG cannot hold: choose --format png or webp")
     return image.convert(image.mode[:-1])
 
 

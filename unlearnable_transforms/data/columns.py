@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import UsageTypeError
+from ..errors import UsageError, UsageKeyError, UsageTypeError, did_you_mean
 from ..sample import SampleError
 from .image import Opened, open_encoded, readable
 
@@ -21,19 +21,27 @@ def find_columns(names: Iterable[str], image_key: str | None = None, label_key: 
         KeyError: a column is missing or ambiguous; the message lists the choices.
     """
     names = list(names)
-    return _find(names, image_key, IMAGE_KEYS, "image"), _find(names, label_key, LABEL_KEYS, "label")
+    return find_image_column(names, image_key), _find(names, label_key, LABEL_KEYS, "label")
+
+
+def find_image_column(names: Iterable[str], image_key: str | None = None) -> str:
+    """The image column alone, as :func:`find_columns`."""
+    return _find(list(names), image_key, IMAGE_KEYS, "image")
 
 
 def _find(names: list[str], given: str | None, common: tuple[str, ...], kind: str) -> str:
     if given is not None:
         if given not in names:
-            raise KeyError(f"there is no column {given!r}; the columns are {names}")
+            raise UsageKeyError(f"there is no column {given!r}{did_you_mean(given, names)}; the columns are {names}")
         return given
     found = [name for name in common if name in names]
     if len(found) == 1:
         return found[0]
     problem = f"{found} could all be" if found else "none of the columns is known to be"
-    raise KeyError(f"{problem} the {kind} column; say which with {kind}_key=. The columns are {names}")
+    hint = ""
+    if kind == "label" and not found:
+        hint = '. Images without labels are protected with labels="auto" (docs/labels.md)'
+    raise UsageKeyError(f"{problem} the {kind} column; say which with {kind}_key=. The columns are {names}{hint}")
 
 
 def refuse_second_image(image_key: str, others: Collection[str]) -> None:
@@ -47,10 +55,10 @@ def refuse_second_image(image_key: str, others: Collection[str]) -> None:
         ValueError: names the other columns and the remedy.
     """
     if others:
-        raise ValueError(
+        raise UsageError(
             f"columns {list(others)} hold pictures too, or what could be one (bytes, arrays, encoded text), and would "
-            f"stay unprotected beside {image_key!r}; remove them (remove_columns), or say that they may stay as they "
-            f"are: pass image_key={image_key!r} to the poison, or keep= to ut.protect (docs/conventions.md)"
+            f"stay unprotected beside {image_key!r}; remove these columns, or say that they may stay as they are: pass "
+            f'keep= to protect, or image_key="{image_key}" to the method (docs/conventions.md)'
         )
 
 
@@ -96,7 +104,7 @@ def stored_images(row: Any, image_key: str) -> tuple[Sequence, Callable[[Any], O
 
     def reader(stored: dict[str, Any] | None) -> Opened:
         if stored is None:
-            raise ValueError("the picture is missing")
+            raise UsageError("the picture is missing")
         data, path = stored["bytes"], stored["path"]
         if data is None and "://" in (path or ""):  # remote, or inside an archive
             storage = pa.array([stored], feature.pa_type)

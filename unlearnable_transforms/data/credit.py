@@ -78,7 +78,7 @@ class Credit:
         return replace(self, **{f.name: getattr(self, f.name) or getattr(other, f.name) for f in fields(self)})
 
 
-def given(opt_out: str = "", creator: Collection[str] = (), copyright: str | None = None) -> Credit:
+def credit_from(opt_out: str = "", creator: Collection[str] = (), copyright: str | None = None) -> Credit:
     """A credit from what a person typed, in the form NFC of Unicode.
 
     Raises:
@@ -103,7 +103,7 @@ def check_kept(names: Collection[str]) -> None:
         UsageError: names them.
     """
     if unknown := [name for name in names if name not in KEPT]:
-        raise UsageError(f"keep= takes some of {', '.join(KEPT)}, not {', '.join(map(repr, unknown))}")
+        raise UsageError(f"the fields that can be kept are {', '.join(KEPT)}, not {', '.join(map(repr, unknown))}")
 
 
 # ---- the packet ------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from ..files import is_utf8
 from .annotations import METADATA, Annotations, read_csv, read_metadata, rewrite
 from .base import TRAIN, Label, LabelledSet, NamedRows, SourceChanged, Unit
@@ -27,8 +28,9 @@ SUFFIXES = {"png": (".png",), "webp": (".webp",), "jpeg": (".jpg", ".jpeg", ".jp
 LONGEST_NAME = 255  # bytes, on the usual file systems
 _INTEGER = re.compile(r"-?\d{1,15}(\.0+)?")
 NO_CLASS = (
-    "images that lie in no class folder have no class. Make one folder a class, name labels in a table (--labels "
-    "table.csv), or pass --label NAME (an album, an artist or a person is a class)"
+    "images that lie in no class folder have no class. Make one folder a class; or pass --label NAME (an album, an "
+    "artist or a person is a class), --labels table.csv (a table that names them) or --labels auto (groups of images "
+    "that look alike)"
 )
 
 
@@ -154,7 +156,7 @@ def open_folder(
     images = [file for file in files if file.suffix in IMAGES]
     others = [file.path for file in files if file.suffix not in IMAGES and file.name not in METADATA]
     if not images:
-        raise ValueError(f"there are no images in {root}")
+        raise UsageError(f"there are no images in {root}")
     beside = _beside([file for file in images if not file.problem])
     images = [file for file in images if file.path not in beside]
     unreadable = {file.path: _problem(file) for file in images if _problem(file)}
@@ -169,7 +171,7 @@ def open_folder(
     data.splits = {name: FolderRows(name, root, group, labels[name]) for name, group in groups.items()}
     data.check_kept()
     if (image_key or label_key) and not any(table.label_column for table in data.tables):
-        raise ValueError(f"--image-key and --label-key name columns, and {root} has no table that names its images")
+        raise UsageError(f"--image-key and --label-key name columns, and {root} has no table that names its images")
     return data
 
 
@@ -201,7 +203,7 @@ def _problem(file: File) -> str:
 def _by_split(images: list[File], tops: list[str]) -> dict[str, list[File]]:
     loose = [file.path for file in images if "/" not in file.path]
     if loose:
-        raise ValueError(f"{named(loose)}: images beside the splits: training data or not? Move them into one")
+        raise UsageError(f"{named(loose)}: images beside the splits: training data or not? Move them into one")
     groups: dict[str, list[File]] = {name: [] for name in tops}
     for file in images:
         groups[file.path.split("/")[0]].append(file)
@@ -233,10 +235,10 @@ def _labels_of_folders(data: FolderSet, groups: dict[str, list[File]]) -> dict[s
     training = [file.path for name in splits for file in groups[name]]
     loose = [path for path in training if path.count("/") < depth]
     if loose:
-        raise ValueError(f"{named(loose)}: {NO_CLASS}")
+        raise UsageError(f"{named(loose)}: {NO_CLASS}")
     deep = [path for path in training if path.count("/") > depth]
     if deep:
-        raise ValueError(
+        raise UsageError(
             f"{named(deep)}: images in folders of a class folder. torchvision takes the outer folder as the class, "
             "datasets the inner one: move the images up, pass --label NAME for the whole tree, or --labels folder to "
             "make each folder a class"
@@ -244,12 +246,12 @@ def _labels_of_folders(data: FolderSet, groups: dict[str, list[File]]) -> dict[s
     folders = {name: sorted({_class_folder(file, depth) for file in groups[name]}) for name in splits}
     first, *rest = folders.values()
     if any(other != first for other in rest):
-        raise ValueError(
+        raise UsageError(
             f"the training splits {sorted(folders)} have different class folders: the numbers would differ"
         )
     strange = [name for name in first if not is_utf8(name)]
     if strange:
-        raise ValueError(f"{named(strange)}: the name is not UTF-8, as data sets want their classes: rename it")
+        raise UsageError(f"{named(strange)}: the name is not UTF-8, as data sets want their classes: rename it")
     data.names, data.by_name, data.labels_from = first, True, "folders"
     places = {name: place for place, name in enumerate(first)}
     return {
@@ -270,14 +272,14 @@ def _labels_of_tables(
     for table in tables:
         for image, value in table.labels().items():
             if known.setdefault(image, value) != value:
-                raise ValueError(f"{image} has the label {known[image]!r} in one table and {value!r} in {table.path}")
+                raise UsageError(f"{image} has the label {known[image]!r} in one table and {value!r} in {table.path}")
     unnamed = []
     for name, files in groups.items():
         unnamed += [file.path for file in files if file.path not in known]
         groups[name] = [file for file in files if file.path in known]
     data.unused |= {path: f"no row of {', '.join(table.path for table in tables)} names it" for path in unnamed}
     if not any(groups.values()):
-        raise ValueError(f"{named([table.path for table in tables])} names none of the images of {data.source}")
+        raise UsageError(f"{named([table.path for table in tables])} names none of the images of {data.source}")
     data.labels_from = ", ".join(f"{table.path}, column {table.label_column!r}" for table in tables)
     values = {str(value) for value in known.values()}
     if all(_INTEGER.fullmatch(value) for value in values):  # 1.0 as well: so pandas writes a column with gaps
@@ -312,7 +314,7 @@ def _add_tables(
     if table is not None:
         annotations = read_csv(root, table, paths, image_key, label_key)
         if annotations is None or annotations.label_column is None:
-            raise ValueError(f"{root / table} names no image files in {root}, or no classes")
+            raise UsageError(f"{root / table} names no image files in {root}, or no classes")
         data.tables.append(annotations)
     elif wanted and not any(table.label_column for table in data.tables):
         # A competition's test.csv and sample_submission.csv name images whose classes are not known.
@@ -356,7 +358,7 @@ def check_targets(pairs: Sequence[tuple[str, str]]) -> None:
         f"{' and '.join(map(readable_name, both))} -> {target}" for target, both in sources.items() if len(both) > 1
     ]
     if clashes:
-        raise ValueError(f"images would overwrite each other: {named(clashes)}. Rename them, or choose --format")
+        raise UsageError(f"images would overwrite each other: {named(clashes)}. Rename one of each")
     long = [target for _, target in pairs if len(os.fsencode(target.rsplit("/", 1)[-1])) > LONGEST_NAME]
     if long:
-        raise ValueError(f"names get too long with the new suffix: {named(long)}")
+        raise UsageError(f"names get too long with the new suffix: {named(long)}")

@@ -16,13 +16,13 @@ from typing import Any
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from ..errors import UsageError
+from ..errors import UsageError, UsageTypeError
 from ..sample import SampleTypeError
 
 # What is read, in the order in which it is tried: of each it is known how many bits a channel has.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "DIB", "PPM", "JPEG2000", "AVIF", "HEIF", "QOI", "PCX", "TGA")
 MAX_MEGAPIXELS = 500  # of one image; memory a pixel is in docs/photographs.md
-OR_CONVERT = "or let protect do it: --convert (convert=True)"
+OR_CONVERT = "or let protect do it with convert=True"
 
 # Suffixes of files that are not read as such: raw files of cameras; and of HEIC, which telephones write beside JPEG.
 _RAW = (
@@ -89,13 +89,13 @@ def readable() -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError:
-        raise ValueError("this is not a picture that can be read; replace or remove it") from None
+        raise UsageError("this is not a picture that can be read; replace or remove it") from None
     except FileNotFoundError as error:
-        raise ValueError(f"the picture's file {error.filename} does not exist; restore or remove it") from None
+        raise UsageError(f"the picture's file {error.filename} does not exist; restore or remove it") from None
     except (MemoryError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the image is too large ({str(error) or 'out of memory'}): make it smaller") from None
+        raise UsageError(f"the image is too large ({str(error) or 'out of memory'}): make it smaller") from None
     except Exception as error:  # decoders raise whatever comes up, also AttributeError and SyntaxError
-        raise ValueError(_damage(error)) from None
+        raise UsageError(_damage(error)) from None
 
 
 def _damage(error: Exception) -> str:
@@ -117,11 +117,11 @@ def open_file(data: bytes, convert: bool = False) -> Head:
         ValueError: no image, one of a kind that is not read, damaged, or too large.
     """
     if not data:
-        raise ValueError("the file is empty: it is not a picture that can be read; replace or remove it")
+        raise UsageError("the file is empty: it is not a picture that can be read; replace or remove it")
     Image.init()
     kind = next((kind for pattern, kind in _OTHER.items() if pattern.match(data)), "")
     if kind or _is_raw(data):
-        raise ValueError(f"this is {kind or 'a raw file of a camera'}, which is not read: export it as JPEG or PNG")
+        raise UsageError(f"this is {kind or 'a raw file of a camera'}, which is not read: export it as JPEG or PNG")
     reason, start = "this is not a picture that can be read; replace or remove it", data[:64].ljust(16, b"\0")
     for name in FORMATS:
         factory, accept = _plugin(name)
@@ -140,7 +140,7 @@ def open_file(data: bytes, convert: bool = False) -> Head:
             continue
         frames = check_opened(image, convert)
         if _is_cut(name, data):
-            raise ValueError(TRUNCATED)
+            raise UsageError(TRUNCATED)
         if name == "HEIF":
             bits = image.info.get("bit_depth", 8)
         elif cicp is not None and not (name == "AVIF" and image.info.get("icc_profile")):  # where the profile counts
@@ -149,7 +149,7 @@ def open_file(data: bytes, convert: bool = False) -> Head:
         if frames > 1:
             converted.append("first page of several" if name == "TIFF" else "first frame of an animation")
         return Head(image, bits, tuple(converted), tuple(_extras(name, image, data)))
-    raise ValueError(reason)
+    raise UsageError(reason)
 
 
 def _plugin(name: str) -> tuple[Any, Callable[[bytes], Any] | None]:
@@ -213,7 +213,7 @@ def check_opened(image: Image.Image, convert: bool = False) -> int:
     """
     width, height = image.size
     if width * height > MAX_MEGAPIXELS * 1_000_000:
-        raise ValueError(
+        raise UsageError(
             f"the image has {width * height / 1e6:.0f} megapixels ({width} x {height}); at most {MAX_MEGAPIXELS} are "
             "taken: make it smaller"
         )
@@ -259,12 +259,12 @@ def _depth(format: str, data: bytes, convert: bool = False) -> tuple[int, tuple[
 
 def _check_depth(format: str, bits: int, cicp: tuple[int, ...] | None, convert: bool) -> None:
     if cicp is not None and cicp[1] in _HDR:
-        raise TypeError("the image is HDR (PQ or HLG); convert it to 8-bit RGB of an ordinary colour space first")
+        raise UsageTypeError("the image is HDR (PQ or HLG); convert it to 8-bit RGB of an ordinary colour space first")
     if bits <= 8:
         return
     message = f"the image has {bits} bits a channel; scale and convert it to 8-bit RGB or L first"
     if bits not in _DEEP.get(format, ()):
-        raise TypeError(message)
+        raise UsageTypeError(message)
     if not convert:
         raise NeedsConversion(f"{message}, {OR_CONVERT}")
 
@@ -341,7 +341,7 @@ def _jpeg(data: bytes) -> tuple[int, None]:
     for kind, place in _segments(data):
         if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # start of a frame
             return data[place + 4], None
-    raise ValueError("no frame")
+    raise UsageError("no frame")
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:

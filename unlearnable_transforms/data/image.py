@@ -19,6 +19,7 @@ import torch
 from PIL import ExifTags, Image
 from torchvision import tv_tensors
 
+from ..errors import UsageError, UsageTypeError
 from ..pixels import CHUNK_VALUES, content_in_alpha, equal_arrays
 from ..sample import SampleError
 from .colour import Space, space_of, to_srgb
@@ -99,8 +100,8 @@ def open_image(image: Any) -> Opened:
     if isinstance(image, Mapping) and {"bytes", "path"} & set(image):
         return open_encoded(image.get("bytes"), image.get("path"))
     if isinstance(image, bytes | bytearray):
-        raise TypeError('encoded bytes are passed as {"bytes": data, "path": None}, as `datasets` stores them')
-    raise TypeError(
+        raise UsageTypeError('encoded bytes are passed as {"bytes": data, "path": None}, as `datasets` stores them')
+    raise UsageTypeError(
         f"cannot protect a {type(image).__name__}: pass a PIL image, a uint8 tensor (C, H, W) or a uint8 array "
         "(H, W, C)"
     )
@@ -140,7 +141,7 @@ def open_encoded(data: bytes | None, path: str | None, mode: str | None = None) 
     """
     if data is None:
         if path is None:
-            raise ValueError("the picture is missing: it has neither bytes nor path")
+            raise UsageError("the picture is missing: it has neither bytes nor path")
         data = read_file(path)
     opened = open_bytes(data, mode)
     return replace(opened, close=lambda colour: encode_png(opened.close(colour)))
@@ -154,12 +155,12 @@ def read_file(path: str) -> bytes:
     """
     try:
         if Path(path).exists() and not Path(path).is_file():
-            raise ValueError(f"{path} is no regular file; replace or remove it")
+            raise UsageError(f"{path} is no regular file; replace or remove it")
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise ValueError(f"the picture's file {path} does not exist; restore or remove it") from None
+        raise UsageError(f"the picture's file {path} does not exist; restore or remove it") from None
     except OSError as error:
-        raise ValueError(f"the picture's file {path} cannot be read ({error.strerror}); restore or remove it") from None
+        raise UsageError(f"the picture's file {path} cannot be read ({error.strerror}); restore or remove it") from None
 
 
 def open_bytes(data: bytes, mode: str | None = None, convert: bool = False) -> Opened:
@@ -228,7 +229,7 @@ def _decode_pil(
     with readable():
         pixels = _pixels(image if image.mode == mode else image.convert(mode))
     if 0 in pixels.shape:
-        raise ValueError(f"the image is empty: its size is {image.size}")
+        raise UsageError(f"the image is empty: its size is {image.size}")
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     colours = 3 if mode.startswith("RGB") else 1
     colour, alpha = pixels[:, :, :colours], pixels[:, :, colours:]
@@ -300,7 +301,7 @@ def check_batch(images: torch.Tensor | np.ndarray, dims: int) -> None:
     tensor = isinstance(images, torch.Tensor)
     layout = ("(B, " if dims == 4 else "(") + ("C, H, W)" if tensor else "H, W, C)")
     if images.dtype not in (torch.uint8, np.uint8):
-        raise TypeError(
+        raise UsageTypeError(
             f"the image has data type {images.dtype}, not uint8: protection is made on 8-bit pixels, because that is "
             "what gets published. Put the poison before ToDtype / ToTensor / Normalize, or scale to 0..255, round "
             "and convert to uint8 first (docs/conventions.md)"
@@ -309,9 +310,9 @@ def check_batch(images: torch.Tensor | np.ndarray, dims: int) -> None:
     channels = images.shape[-3 if tensor else -1] if images.ndim == dims else 0
     if images.ndim != dims or channels not in (1, 2, 3, 4):
         kind = "tensor" if tensor else "array"
-        raise ValueError(f"a uint8 {kind} here has shape {layout} with C = 1..4; got {tuple(images.shape)}")
+        raise UsageError(f"a uint8 {kind} here has shape {layout} with C = 1..4; got {tuple(images.shape)}")
     if 0 in images.shape[1 if dims == 4 else 0 :]:
-        raise ValueError(f"the image is empty: its shape is {tuple(images.shape)}")
+        raise UsageError(f"the image is empty: its shape is {tuple(images.shape)}")
 
 
 def _has_nan(images: torch.Tensor | np.ndarray) -> bool:

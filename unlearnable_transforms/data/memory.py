@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torchvision.datasets import VisionDataset
 
+from ..errors import UsageTypeError
 from ..sample import SampleError
 from .base import TRAIN, LabelledSet, Rows
 
@@ -75,7 +76,7 @@ class PairRows(Rows):
     def _pair(self, row: int) -> Any:
         item = self.data[row]
         if not isinstance(item, tuple | list) or len(item) < 2:
-            raise TypeError(f"item {row} is {type(item).__name__}, not an (image, label) pair")
+            raise UsageTypeError(f"item {row} is {type(item).__name__}, not an (image, label) pair")
         return item
 
 

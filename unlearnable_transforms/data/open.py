@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from torch.utils.data import IterableDataset as TorchIterable
 
+from ..errors import UsageError, UsageTypeError
 from ..files import check_hub_name
 from .base import LabelledSet
 from .folder import IMAGES, open_folder
@@ -73,13 +74,13 @@ def open_data(
         return data
     kind = type(source).__name__
     if isinstance(source, IterableDataset | IterableDatasetDict | TorchIterable):
-        raise TypeError(f"the {what} set is a streaming {kind}, which {STREAM}")
+        raise UsageTypeError(f"the {what} set is a streaming {kind}, which {STREAM}")
     if isinstance(source, Dataset | DatasetDict):
         return open_rows(source, what, image_key=image_key, label_key=label_key, keep_splits=keep_splits)
     if isinstance(source, tuple) and len(source) == 2:
         return open_arrays(*source)
     if isinstance(source, str | bytes | dict) or not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
-        raise TypeError(
+        raise UsageTypeError(
             f"the {what} set is a {kind}: pass a datasets.Dataset, a data set of (image, label) pairs, a tuple "
             f"(images, labels), or a path. What gives rows one after another {STREAM}"
         )
@@ -91,12 +92,12 @@ def _open_path(source: str, *, label: str | None, unlabelled: bool, config: str 
     if source.startswith(HUB) or not path.exists():
         return _open_hub(source, config, label, **options)
     if config is not None:
-        raise ValueError(f"--config is for data sets of the Hub, and {source} lies here")
+        raise UsageError(f"--config is for data sets of the Hub, and {source} lies here")
     kind = kind_of(path)
     if kind == "images":
         return open_folder(path, label=label, unlabelled=unlabelled, **options)
     if label is not None:
-        raise ValueError(f"--label is for folders of images, and {source} holds rows with labels")
+        raise UsageError(f"--label is for folders of images, and {source} holds rows with labels")
     if kind == "csv":
         return open_folder(path.parent, table=path.name, unlabelled=unlabelled, **options)
     if kind == "tars":
@@ -109,7 +110,7 @@ def _open_hub(source: str, config: str | None, label: str | None, **options: Any
     if not source.startswith(HUB):
         check_hub_name(source)
     if label is not None:
-        raise ValueError(f"--label is for folders of images, and {source} is a data set of the Hub")
+        raise UsageError(f"--label is for folders of images, and {source} is a data set of the Hub")
     return open_hub(name, config, **options)
 
 
@@ -122,10 +123,10 @@ def kind_of(path: Path) -> str:
     if path.is_file():
         by_suffix = {".parquet": "tables", ".csv": "csv", **dict.fromkeys(TARS, "tars")}
         if path.suffix.lower() not in by_suffix:
-            raise ValueError(f"{path} is a file, but not Parquet, tar or CSV: name the folder that it lies in")
+            raise UsageError(f"{path} is a file, but not Parquet, tar or CSV: name the folder that it lies in")
         return by_suffix[path.suffix.lower()]
     if not path.is_dir():
-        raise ValueError(f"{path} is a pipe or a device, not a file or folder")
+        raise UsageError(f"{path} is a pipe or a device, not a file or folder")
     if is_saved(path):
         return "tables"
     files, _ = walk(path)
@@ -136,7 +137,7 @@ def kind_of(path: Path) -> str:
     kinds = [kind for kind, paths in found.items() if paths]
     if len(kinds) > 1:
         several = "; ".join(f"{kind}: {named(found[kind])}" for kind in kinds)
-        raise ValueError(f"{path} holds several kinds of data ({several}): name the folder or file of one of them")
+        raise UsageError(f"{path} holds several kinds of data ({several}): name the folder or file of one of them")
     if not kinds:
-        raise ValueError(f"there are no images, Parquet files or tars in {path}")
+        raise UsageError(f"there are no images, Parquet files or tars in {path}")
     return kinds[0]

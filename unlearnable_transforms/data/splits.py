@@ -2,6 +2,8 @@
 
 import re
 
+from ..errors import UsageError
+
 TRAINING = frozenset(("train", "training", "trainset", "trainval"))
 _TESTS = ("test", "testing", "testset", "eval", "evaluation", "holdout", "heldout")
 HELD_OUT = frozenset((*_TESTS, "val", "valid", "validation", "valset", "dev"))
@@ -26,7 +28,7 @@ def is_train_split(split: str) -> bool:
     """
     word = leading_split(str(split))
     if not word:
-        raise ValueError(
+        raise UsageError(
             f"is the split {split!r} training data? Name it train... or test..., or protect the one data set you mean "
             "(docs/protect.md)"
         )

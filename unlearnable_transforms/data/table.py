@@ -20,11 +20,12 @@ from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetGenerationError
 from datasets.table import embed_table_storage
 
+from ..errors import UsageError
 from ..files import private_directory, whole
 from .base import TRAIN, LabelledSet, Rows, SourceChanged, Unit
 from .beside import dataset_images
 from .codec import Codec, checksum
-from .columns import LABEL_KEYS, find_columns, refuse_second_image
+from .columns import LABEL_KEYS, find_columns, find_image_column, refuse_second_image
 from .image import Opened, open_bytes, open_image, read_file, readable
 from .splits import split_words
 from .walk import File, named, one_file, walk
@@ -33,7 +34,6 @@ SHARD_BYTES = 16_000_000  # of stored source images: about 150 MB once photograp
 MAX_SHARDS = 1000  # of a split: beyond, shards get larger
 ROW_BYTES = 100_000  # guessed where images are not in the table but in files
 ROW_GROUP = 100  # rows of a Parquet row group, so that a viewer can read a few images
-_NO_LABEL = "-"  # instead of a label column that is not there
 
 
 class TableRows(Rows):
@@ -72,7 +72,7 @@ class TableRows(Rows):
 
     def decode(self, stored: Any) -> Opened:
         if stored is None:
-            raise ValueError("the picture is missing")
+            raise UsageError("the picture is missing")
         if not isinstance(stored, Mapping):
             return open_image(stored)
         data, path = stored.get("bytes"), stored.get("path")
@@ -83,7 +83,7 @@ class TableRows(Rows):
         if data is not None:
             return open_bytes(data, self._mode, self.convert)
         if path is None:
-            raise ValueError("the picture is missing: it has neither bytes nor path")
+            raise UsageError("the picture is missing: it has neither bytes nor path")
         return open_bytes(read_file(path), self._mode, self.convert)
 
 
@@ -142,6 +142,17 @@ class TableSet(LabelledSet):
         column = feature.cast_storage(stored) if isinstance(feature, ImageFeature) else stored
         place = rows.schema.get_field_index(self.image_key)
         write_table(rows.set_column(place, self.image_key, column), features, path, Path(unit.target).suffix)
+
+    def accompanying(self, unit: Unit) -> Iterator[bytes]:
+        data = self.rows_of(unit.split).data
+        others = data.remove_columns(self.image_key)
+        yield repr(data.features).encode()
+        if others.column_names:
+            table = others.select(unit.rows).with_format("arrow")[:].replace_schema_metadata().combine_chunks()
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table)
+            yield sink.getvalue().to_pybytes()
 
     def finish(self, out: Path, written: Mapping[Unit, str]) -> list[str]:
         if self.saved:
@@ -208,7 +219,7 @@ def open_rows(
 def columns_of(names: Sequence[str], image_key: str | None, label_key: str | None) -> tuple[str, str | None]:
     """The image column and the label column; the latter may be missing, but not ambiguous."""
     if label_key is None and not any(name in LABEL_KEYS for name in names):
-        return find_columns([*names, _NO_LABEL], image_key, _NO_LABEL)[0], None
+        return find_image_column(names, image_key), None
     return find_columns(names, image_key, label_key)
 
 
@@ -263,7 +274,7 @@ def open_hub(
         try:
             data = load_dataset(name, config)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{name} is no file or folder here; as a name of the Hub: {error}") from None
+            raise UsageError(f"{name} is no file or folder here; as a name of the Hub: {error}") from None
     result = open_rows(data, name, image_key=image_key, label_key=label_key, keep_splits=keep_splits)
     result.check_kept()
     return result
@@ -290,12 +301,12 @@ def _as_one_set(source: str) -> Iterator[None]:
     try:
         yield
     except IndexError:  # load_from_disk's
-        raise ValueError(f"{source} cannot be read: it, or one of its splits, has no rows") from None
+        raise UsageError(f"{source} cannot be read: it, or one of its splits, has no rows") from None
     except DatasetGenerationError as error:
         cause = error.__cause__ or error
         if isinstance(cause, OSError):  # a full disk, perhaps
             raise cause from None
-        raise ValueError(f"{source} cannot be read as one data set: {cause}") from None
+        raise UsageError(f"{source} cannot be read as one data set: {cause}") from None
 
 
 def _parquet(path: Path) -> list[File]:
@@ -316,18 +327,18 @@ def _parquet_files(path: Path) -> dict[str, list[str]]:
     for entry in _parquet(path):
         file = path.parent / entry.path
         if entry.problem:
-            raise ValueError(f"{file}: {entry.problem}")
+            raise UsageError(f"{file}: {entry.problem}")
         try:
             rows = pq.read_metadata(file).num_rows
         except pa.ArrowInvalid as error:
-            raise ValueError(f"{file} cannot be read: {error}") from None
+            raise UsageError(f"{file} cannot be read: {error}") from None
         if not rows:  # `datasets` cannot read such a file
             continue
         splits.setdefault(split_of(Path(entry.path), path), []).append(str(file.resolve()))
     if not splits:
-        raise ValueError(f"there are no rows in {path}")
+        raise UsageError(f"there are no rows in {path}")
     if "" in splits and len(splits) > 1:
-        raise ValueError(f"{named(splits[''])}: training data or not? Name files or folders train..., test..., or none")
+        raise UsageError(f"{named(splits[''])}: training data or not? Name files or folders train..., test..., or none")
     return {name or TRAIN: [glob.escape(file) for file in files] for name, files in splits.items()}
 
 
@@ -345,7 +356,7 @@ def split_of(name: Path, source: Path) -> str:
     for part in (name.stem, *name.parts[-2:0:-1]):
         words = set(split_words(part))
         if len(words) > 1:
-            raise ValueError(f"{source.parent / name}: is it {' or '.join(sorted(words))}? Name one of them")
+            raise UsageError(f"{source.parent / name}: is it {' or '.join(sorted(words))}? Name one of them")
         if words:
             return min(words)
     return ""

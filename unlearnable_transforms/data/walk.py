@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import printable
+from ..errors import UsageError, printable
 
 SHOWN = 5
 
@@ -57,7 +57,7 @@ def _walk(root: Path, hidden: list[str]) -> Iterator[File]:
                     if is_hidden(entry.name):
                         hidden.append(path + "/")
                     elif entry.is_symlink():
-                        raise ValueError(
+                        raise UsageError(
                             f"{root / path} is a link to a folder: links to files are read, links to folders are not "
                             "followed; replace it by the folder, or name that folder as the source"
                         )
@@ -86,7 +86,7 @@ def one_file(path: Path) -> File:
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path} is a pipe or a device, not a file")
+        raise UsageError(f"{path} is a pipe or a device, not a file")
     return File(path.name, status.st_size, status.st_mtime_ns)
 
 

@@ -7,11 +7,12 @@ sample.
 
 import io
 import tarfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from ..files import parse_json
 from .base import TRAIN, Label, LabelledSet, NamedRows, SourceChanged, Unit
 from .codec import Codec
@@ -113,7 +114,7 @@ class TarSet(LabelledSet):
             for sample in rows.samples:
                 image, target = (member := sample.members[sample.image]).name, target_name(member.name, codec.format)
                 if target != image and target in {other.name for other in sample.members}:
-                    raise ValueError(
+                    raise UsageError(
                         f"{self.root / rows.tars[sample.tar].path}: {image} would become {target}, which is there "
                         "already: choose --format"
                     )
@@ -140,6 +141,16 @@ class TarSet(LabelledSet):
                     entry = tarfile.TarInfo(name)
                     entry.size, entry.mode = len(data), 0o644
                     tar.addfile(entry, io.BytesIO(data))
+
+    def accompanying(self, unit: Unit) -> Iterator[bytes]:
+        rows = self.splits[unit.split]
+        assert isinstance(rows, TarRows)
+        for row in unit.rows:
+            sample = rows.samples[row]
+            for place, member in enumerate(sample.members):
+                yield f"|{member.name}|{member.size}|".encode()
+                if place != sample.image:
+                    yield rows.read(sample.tar, member)
 
     def check_unchanged(self) -> None:
         for file in self.stamps:
@@ -178,10 +189,10 @@ def open_tars(
     groups: dict[str, list[File]] = {}
     for file in tars:
         if file.problem:
-            raise ValueError(f"{root / file.path}: {file.problem}")
+            raise UsageError(f"{root / file.path}: {file.problem}")
         groups.setdefault("" if path.is_file() else split_of(Path(path.name, file.path), path), []).append(file)
     if "" in groups and len(groups) > 1:
-        raise ValueError(
+        raise UsageError(
             f"{named([file.path for file in groups['']])}: training data or not? Name files or folders train..., "
             "test..., or none"
         )
@@ -220,18 +231,18 @@ def _grouped(path: Path) -> dict[str, list[Member]]:
                 folder, _, base = entry.name.rpartition("/")
                 stem, dot, kind = base.partition(".")
                 if not entry.isfile() or entry.issparse() or entry.name.startswith("/") or ".." in parts or not dot:
-                    raise ValueError(f"{path} holds {entry.name!r}, which is no sample's file: take it out")
+                    raise UsageError(f"{path} holds {entry.name!r}, which is no sample's file: take it out")
                 key = f"{folder}/{stem}" if folder else stem
                 if any(member.name == entry.name for member in groups.get(key, ())):
-                    raise ValueError(f"{path} holds {entry.name!r} twice: take one of them out")
+                    raise UsageError(f"{path} holds {entry.name!r} twice: take one of them out")
                 groups.setdefault(key, []).append(Member(entry.name, kind, entry.offset_data, entry.size))
             tar.fileobj.seek(tar.offset)
             if any(tar.fileobj.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError("damaged behind the last sample that can be read")
     except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as a tar ({error}); compressed ones are unpacked first") from None
+        raise UsageError(f"{path} cannot be read as a tar ({error}); compressed ones are unpacked first") from None
     if not groups:
-        raise ValueError(f"{path} holds no samples")
+        raise UsageError(f"{path} holds no samples")
     return groups
 
 
@@ -242,7 +253,7 @@ def _sample(path: Path, tar: int, name: str, members: list[Member], image_key: s
         images = [place for place in images if members[place].kind == image_key]
     if len(images) != 1:
         kinds = [member.kind for member in members]
-        raise ValueError(
+        raise UsageError(
             f"{path}: the sample {name} has {len(images)} images among {kinds}; one is protected: take the others out"
             + ("" if image_key is not None else ", or say which with --image-key KIND, and they stay as they are")
         )
@@ -257,15 +268,15 @@ def _label(rows: TarRows, sample: Sample, label_key: str | None) -> Label:
         try:
             text = rows.read(sample.tar, kinds[kind]).decode("utf-8-sig").strip()
         except UnicodeDecodeError:
-            raise ValueError(f"{where}: its class in {kind} is not UTF-8") from None
+            raise UsageError(f"{where}: its class in {kind} is not UTF-8") from None
         return int(text) if text.removeprefix("-").isdecimal() else text
     if JSON not in kinds:
-        raise ValueError(f"{where} has no {kind} file with its class, and no json: say where it is, --label-key KIND")
+        raise UsageError(f"{where} has no {kind} file with its class, and no json: say where it is, --label-key KIND")
     try:
         values = parse_json(rows.read(sample.tar, kinds[JSON]), dict)
     except ValueError:
-        raise ValueError(f"{where}: its json is damaged") from None
+        raise UsageError(f"{where}: its json is damaged") from None
     names = [label_key] if label_key is not None else [name for name in LABEL_KEYS if name in values]
     if len(names) != 1 or names[0] not in values:
-        raise ValueError(f"{where}: which of its json's entries is the class? Say it with --label-key NAME")
+        raise UsageError(f"{where}: which of its json's entries is the class? Say it with --label-key NAME")
     return values[names[0]]

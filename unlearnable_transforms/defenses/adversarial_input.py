@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..errors import UsageError
 from ..params import param
 from ..training.attacks import pgd, random_start, summed_cross_entropy
 from ..training.loop import train
@@ -45,7 +46,7 @@ class AdversarialInput(Defense):
         learnt = images, labels
         if self.external == "clean":
             if setting.clean is None:
-                raise ValueError(f'{self.name} with external="clean" trains on clean pictures: give some')
+                raise UsageError(f'{self.name} with external="clean" trains on clean pictures: give some')
             learnt = setting.clean
         start = setting.generator("external network").initial_seed()
         net = build_victim(setting.victim, setting.num_classes, setting.image_size, start)

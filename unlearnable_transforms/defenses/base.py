@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..params import Param, Parameters
 from ..registry import Registry
-from ..training.loop import Augment, Loss, Perturb, Recipe, seeded_generator
+from ..training.loop import Augment, History, Loss, Perturb, Recipe, seeded_generator, train
 
 REGISTRY: Registry[type["Defense"]] = Registry("defense", "unlearnable_transforms.defenses", "docs/defenses.md")
 register_defense = REGISTRY.register
@@ -104,6 +104,10 @@ class Defense(BatchHooks, Parameters):
         """The recipe that this defense trains with."""
         return recipe
 
+    def rows(self, images: Tensor, labels: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
+        """The training set, before all else: a defense may add rows to it."""
+        return images, labels
+
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
         """Whole-data-set preparation, the first hook: uint8 (N, 3, H, W) -> uint8 of that shape, or float32 where 1 is
         white. Whoever overrides it calls ``super().prepare`` if another hook needs ``self.setting``."""
@@ -116,6 +120,23 @@ class Defense(BatchHooks, Parameters):
 
     def on_epoch(self, epoch: int) -> None:
         """Called with the epoch, from 1, before its first batch."""
+
+    def train(
+        self, net: nn.Module, images: Tensor, labels: Tensor, *, setting: Setting, recipe: Recipe, history: History,
+        test: tuple[Tensor, Tensor], **options: Any,
+    ) -> None:  # fmt: skip
+        """Train ``net``; further options are those of :func:`~unlearnable_transforms.training.loop.train`.
+
+        ``history`` is filled epoch by epoch, so that it survives if a later one diverges.
+        """
+
+        def keep(epoch: int, so_far: History) -> None:
+            vars(history).update(vars(so_far))
+
+        train(
+            net, images, labels, recipe=recipe, seed=setting.seed, test=test, device=setting.device, progress=keep,
+            **options,
+        )  # fmt: skip
 
     def finish(self, net: nn.Module, setting: Setting) -> None:
         """After the last epoch; may change ``net`` in place."""

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from ..training.model import accuracy
 from .base import Defense, Setting, register_defense
 
@@ -22,7 +23,7 @@ class EarlyStop(Defense):
 
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
         if setting.clean is None:
-            raise ValueError("early-stop chooses the epoch by clean pictures: give some")
+            raise UsageError("early-stop chooses the epoch by clean pictures: give some")
         self.accuracies: list[float] = []
         self.best_epoch = 0
         return super().prepare(images, labels, setting)

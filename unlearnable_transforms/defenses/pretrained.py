@@ -1,110 +1,122 @@
-"""Training that starts from a network pre-trained on other, unprotected pictures."""
+"""Training that starts from a network that has learnt before: on ImageNet, on the attacker's clean images, or without
+labels on the protected images themselves."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from ..params import param
-from ..training.loop import Recipe, train
-from ..training.transforms import seeded_globally
+from ..training.loop import History, Recipe, train
+from ..training.probe import fit_last_layer
+from ..training.simclr import pretrain
+from ..training.transforms import each_image
+from ..victims.pretrained import last_linear, load_weights
+from ..victims.registry import has_weights
 from .base import Defense, Setting, register_defense
+from .colour import contrastive_transform
 
 
-@register_defense("fine-tune")
-class FineTune(Defense):
-    """All layers trained on, at a lower learning rate, from a network pre-trained on the attacker's clean pictures by
-    the plain recipe. The CUDA paper (Sadasivan et al., CVPR 2023, arXiv 2303.04278) does so with ImageNet weights.
+class Started(Defense):
+    """Training that starts from a trained network.
 
-    The pre-trained network may classify well before it sees a protected picture: compare with the accuracy it has
-    then, and with the same defense on clean data.
+    A victim with weights (``efficientnet_lite0:weights=imagenet``) starts from them. Any other is pre-trained on the
+    attacker's clean images by the plain recipe; it may then classify well before it sees a protected image: compare
+    with the accuracy it has then, and with the same defense on clean data.
     """
 
     starts_trained = True
 
     weights: str | Path | None = param(
         "a .safetensors file or a PyTorch state dictionary, by the victim's own names, instead of pre-training; then "
-        "no clean pictures are needed. A last layer for other classes is left out",
+        "no clean images are needed. A last layer for other classes is left out",
         default=None,
     )
-    lr_scale: float = param(
-        "the recipe's largest learning rate is multiplied by this: 0.1 makes 0.01 of the usual 0.1",
-        default=0.1, above=0,
-    )  # fmt: skip
 
     def _prepare(self) -> None:
         self.weights = None if self.weights is None else str(self.weights)
         self.needs_clean = self.weights is None
 
-    def recipe(self, recipe: Recipe) -> Recipe:
-        return replace(recipe, max_lr=recipe.max_lr * self.lr_scale)
-
     def network(self, net: nn.Module, setting: Setting) -> nn.Module:
         if self.weights is not None:
             load_weights(net, self.weights)
-            return net
-        if setting.clean is None:
-            raise ValueError(f"{self.name} pre-trains on clean pictures: give some, or a file of weights")
-        images, labels = setting.clean
-        train(net, images, labels, recipe=setting.recipe, seed=setting.seed, device=setting.device)
+        elif not has_weights(setting.victim):
+            if setting.clean is None:
+                raise UsageError(f"{self.name} pre-trains on clean images: give some, or a victim with weights")
+            images, labels = setting.clean
+            train(net, images, labels, recipe=setting.recipe, seed=setting.seed, device=setting.device)
         return net
+
+
+@register_defense("fine-tune")
+class FineTune(Started):
+    """All layers trained on, at a lower learning rate, from a trained network. The CUDA paper (Sadasivan et al., CVPR
+    2023, arXiv 2303.04278) does so with ImageNet weights.
+
+    For a victim with weights plain training is fine-tuning already, at the learning rate that its recipe has for it.
+    """
+
+    lr_scale: float = param(
+        "the recipe's largest learning rate is multiplied by this: 0.1 makes 0.01 of the usual 0.1",
+        default=0.1, above=0,
+    )  # fmt: skip
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        return replace(recipe, max_lr=recipe.max_lr * self.lr_scale)
 
 
 @register_defense("last-layer")
-class LastLayer(FineTune):
-    """A new last layer alone is trained, on the frozen features of a pre-trained network, as in the CUDA paper
-    (Sadasivan et al., CVPR 2023, arXiv 2303.04278). BatchNorm statistics are frozen, too.
+class LastLayer(Started):
+    """A linear probe: a new last layer is fitted to the features of a frozen trained network, as in the CUDA paper
+    (Sadasivan et al., CVPR 2023, arXiv 2303.04278). The fit is a logistic regression on features that are computed
+    once, so that it takes seconds. BatchNorm statistics are frozen, too.
     """
 
-    lr_scale: float = param("of the recipe's largest learning rate", default=1.0, above=0)
+    version = 2
 
-    def network(self, net: nn.Module, setting: Setting) -> nn.Module:
-        net = super().network(net, setting).requires_grad_(False)
-        last = last_linear(net)
-        with seeded_globally(setting.generator("last layer")):
-            last.reset_parameters()
-        last.requires_grad_()
-        return net
+    decay: float = param("weight of the layer's squared norm beside the mean cross-entropy", default=0.1, low=0)
+    passes: int = param("over the images, where another defense augments them", default=4, low=1)
+
+    def train(
+        self, net: nn.Module, images: Tensor, labels: Tensor, *, setting: Setting, recipe: Recipe, history: History,
+        test: tuple[Tensor, Tensor], augment: Any = None, **options: Any,
+    ) -> None:  # fmt: skip
+        """Fit the layer; a recipe, a perturbation and a loss have no place here."""
+        fitted = fit_last_layer(
+            net, last_linear(net), images, labels, test=test, decay=self.decay, augment=augment, passes=self.passes,
+            seed=setting.seed, device=setting.device,
+        )  # fmt: skip
+        vars(history).update(vars(fitted))
 
 
-def last_linear(net: nn.Module) -> nn.Linear:
-    """The linear layer that makes the logits: the last one in the order of definition.
+@register_defense("simclr")
+class SimCLR(Defense):
+    """The network learns without labels from the protected images (SimCLR, Chen et al., ICML 2020, arXiv 2002.05709);
+    then a linear probe is fitted to its features and the labels.
 
-    Raises:
-        ValueError: the network has none.
+    The literature trains 1,000 epochs with batches of 512; the default here is sized for two cores.
     """
-    layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
-    if not layers:
-        raise ValueError(f"{type(net).__name__} has no linear layer")
-    return layers[-1]
 
+    epochs: int = param("without labels", default=60, low=1)
+    strength: float = param("of the augmentation; 1 is SimCLR's for ImageNet", default=1.0, above=0, high=1)
+    decay: float = param("of the probe, as for last-layer", default=0.1, low=0)
 
-def load_weights(net: nn.Module, path: str | Path) -> None:
-    """Put the weights of a file into ``net``; its last layer stays as it is where the file's has another shape.
+    def train(
+        self, net: nn.Module, images: Tensor, labels: Tensor, *, setting: Setting, recipe: Recipe, history: History,
+        test: tuple[Tensor, Tensor], **options: Any,
+    ) -> None:  # fmt: skip
+        """Self-supervised training, then the probe."""
+        last, transform = last_linear(net), contrastive_transform(images.shape[-1], self.strength)
 
-    Raises:
-        ValueError: other tensors are missing or have another shape.
-    """
-    state = _read(Path(path))
-    own = net.state_dict()
-    last = last_linear(net)
-    names = {f"{name}.{each}" for name, layer in net.named_modules() if layer is last for each in ("weight", "bias")}
-    optional = names | {"pixel_mean", "pixel_std"}  # training stores its own statistics
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor) and name in own}
-    loaded = {name: value for name, value in tensors.items() if value.shape == own[name].shape}
-    missing = sorted(own.keys() - loaded.keys() - optional)
-    if missing:
-        raise ValueError(
-            f"{path} does not fit this network: {len(missing)} tensors are missing or have another shape, "
-            f"the first is {missing[0]!r}"
-        )
-    net.load_state_dict(loaded, strict=False)
+        def views(some: Tensor, generator: torch.Generator) -> Tensor:
+            return each_image(transform, some, generator)
 
-
-def _read(path: Path) -> dict[str, Any]:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+        pretrain(
+            net, last, images, views=views, epochs=self.epochs, history=history, seed=setting.seed,
+            device=setting.device, on_epoch=options.get("on_epoch"),
+        )  # fmt: skip
+        fitted = fit_last_layer(net, last, images, labels, test=test, decay=self.decay, device=setting.device)
+        history.test_accuracy, history.train_accuracy = fitted.test_accuracy, fitted.train_accuracy

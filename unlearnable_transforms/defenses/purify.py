@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import UsageError, UsageTypeError
 from ..params import param
 from .base import register_defense
 from .filters import ImageFilter
@@ -31,7 +32,7 @@ class Purify(ImageFilter):
 
     def _prepare(self) -> None:
         if not (callable(self.purifier) or isinstance(self.purifier, str)):
-            raise TypeError(f"purifier must be a function or its name, got {type(self.purifier).__name__}")
+            raise UsageTypeError(f"purifier must be a function or its name, got {type(self.purifier).__name__}")
 
     def arguments(self) -> dict[str, Any]:
         named = self.purifier
@@ -46,7 +47,7 @@ class Purify(ImageFilter):
         for part in images.split(self.batch_size):
             purified = purifier(part)
             if purified.dtype != torch.uint8 or purified.shape != part.shape:
-                raise ValueError(
+                raise UsageError(
                     f"the purifier was given uint8 {tuple(part.shape)} and must return the same, but returned "
                     f"{purified.dtype} {tuple(purified.shape)}"
                 )
@@ -57,5 +58,5 @@ class Purify(ImageFilter):
 def _import(name: str) -> Callable[[Tensor], Tensor]:
     module, _, function = name.partition(":")
     if not function:
-        raise ValueError(f'a purifier is named "package.module:function", got {name!r}')
+        raise UsageError(f'a purifier is named "package.module:function", got {name!r}')
     return getattr(importlib.import_module(module), function)

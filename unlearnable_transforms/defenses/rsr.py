@@ -4,6 +4,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..errors import UsageError
 from ..params import param
 from ..training.attacks import pgd, random_start, summed_cross_entropy
 from ..training.loop import LossAndLogits, Recipe
@@ -51,7 +52,7 @@ class RSR(Defense):
 
     def _prepare(self) -> None:
         if 1 in (self.sparsity, self.plain_share):
-            raise ValueError(f"sparsity and plain_share are below 1, got {self.sparsity} and {self.plain_share}")
+            raise UsageError(f"sparsity and plain_share are below 1, got {self.sparsity} and {self.plain_share}")
 
     def recipe(self, recipe: Recipe) -> Recipe:
         self._plain_epochs = int(self.plain_share * recipe.epochs)

@@ -30,9 +30,10 @@ import torch
 from torch import Tensor, nn
 
 from ..defenses.base import Defense, Setting
+from ..errors import UsageError
 from ..files import read_json, whole
 from ..sample import spread
-from ..training.loop import Augment, History, Recipe, recipe_augment, train
+from ..training.loop import Augment, History, Recipe, recipe_augment
 from ..training.model import native_bf16, predict
 from ..victims.registry import build_victim
 from .metrics import macro_recall
@@ -104,6 +105,7 @@ def _train(task: Task, history: History) -> dict[str, Any]:
     setting = Setting(classes, images.shape[-1], victim, recipe, seed, task.device, spare)
     recipe = defense.recipe(recipe)
 
+    images, labels = defense.rows(images, labels, setting)
     prepared = defense.prepare(images, labels, setting)
     net = build_victim(victim, classes, images.shape[-1], seed)
     net = defense.network(net.to(task.device), setting)
@@ -111,14 +113,9 @@ def _train(task: Task, history: History) -> dict[str, Any]:
     before = None
     if defense.starts_trained:  # what does it know already?
         before = _share_right(predict(net, test_images), test_labels)
-
-    def keep(epoch: int, now: History) -> None:
-        vars(history).update(vars(now))  # survives if a later epoch diverges
-
-    train(
-        net, prepared, labels, recipe=recipe, seed=seed, test=(test_images, test_labels), device=task.device,
+    defense.train(
+        net, prepared, labels, setting=setting, recipe=recipe, history=history, test=(test_images, test_labels),
         augment=_augment(defense, recipe), perturb=defense.perturb, loss=defense.loss, on_epoch=defense.on_epoch,
-        progress=keep,
     )  # fmt: skip
     defense.finish(net, setting)
     answers = defense.predict(net, test_images, setting)
@@ -150,8 +147,8 @@ def _robust(
     images, labels = (tensor[spread(len(tensor), attack.rows)] for tensor in test)
     transform = None if type(defense).test is Defense.test else partial(defense.test, setting=setting)
     options = {name: value for name, value in vars(attack).items() if name != "rows"}
-    found = robust_accuracy(net, images, labels, **options, transform=transform, device=setting.device)
-    return {"clean": found.clean, "robust": found.robust}
+    accuracy = robust_accuracy(net, images, labels, **options, transform=transform, device=setting.device)
+    return {"clean": accuracy.clean, "robust": accuracy.robust}
 
 
 def _curves(history: History) -> dict[str, Any]:
@@ -163,11 +160,11 @@ def _curves(history: History) -> dict[str, Any]:
 
 def _augment(defense: Defense, recipe: Recipe) -> Augment | None:
     """The recipe's crop and flip, then the defense's augmentation, unless that takes their place."""
-    own = defense.augment
-    if own is None or defense.replaces_augment:
-        return own
+    augment = defense.augment
+    if augment is None or defense.replaces_augment:
+        return augment
     plain = recipe_augment(recipe)
-    return lambda images, generator: own(plain(images, generator), generator)
+    return lambda images, generator: augment(plain(images, generator), generator)
 
 
 def _share_right(answers: Tensor, labels: Tensor) -> float:
@@ -217,7 +214,7 @@ def read_cells(folder: Path) -> Iterator[Cell]:
         if not isinstance(cell, dict) or "id" not in cell or "defense" not in cell:
             continue  # report.json, or somebody else's file
         if cell.get("format") not in (1, FORMAT):
-            raise ValueError(f"{path} has the format {cell.get('format')}; this library reads 1 to {FORMAT}")
+            raise UsageError(f"{path} has the format {cell.get('format')}; this library reads 1 to {FORMAT}")
         if cell["id"] not in seen:
             seen.add(cell["id"])
             yield _of_format_1(cell) if cell["format"] == 1 else cell

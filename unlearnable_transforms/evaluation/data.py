@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as v2
 
 from ..data.base import LabelledSet, Rows, select
 from ..data.open import open_data
+from ..errors import UsageError
 from ..poisons.base import Poison
 from ..sample import batch_tokens, class_value
 
@@ -77,9 +78,9 @@ def read_pictures(
     data = open_data(source, what=what, image_key=image_key, label_key=label_key)
     rows = data.pick(split, what)
     if not len(rows):
-        raise ValueError(f"the {what} set is empty")
+        raise UsageError(f"the {what} set is empty")
     if rows.labels is None:
-        raise ValueError(f"the {what} set has no labels: say where they are with label_key= (--label-key)")
+        raise UsageError(f"the {what} set has no labels: say where they are with label_key=")
     labels = [class_value(token) for token in batch_tokens(rows.labels, len(rows))]
     return Pictures(rows, rows.images, labels, data.names, data)
 
@@ -94,7 +95,7 @@ def common_classes(**sets: Pictures) -> list[int | str]:
     """
     first, training = next(iter(sets.items()))
     if len(set(training.labels)) < 2:
-        raise ValueError(
+        raise UsageError(
             f"all {len(training)} pictures of the {first} set have one label, {training.labels[0]!r}: a classifier "
             "needs at least two classes"
         )
@@ -104,7 +105,7 @@ def common_classes(**sets: Pictures) -> list[int | str]:
         classes.sort()
     for name, names in named.items():
         if names != classes:
-            raise ValueError(
+            raise UsageError(
                 f"the {name} set has the classes {_few(names or [])}, the {next(iter(named))} set {_few(classes)}: "
                 "the same number would mean different things"
             )
@@ -112,7 +113,7 @@ def common_classes(**sets: Pictures) -> list[int | str]:
         known = set(range(len(classes))) if named and isinstance(pictures.labels[0], int) else set(classes)
         strange = sorted(set(pictures.labels) - known, key=str)
         if strange:
-            raise ValueError(
+            raise UsageError(
                 f"the {name} set has labels {_few(strange)} that the {first} set does not know; its classes are "
                 f"{_few(classes)}"
             )
@@ -137,12 +138,12 @@ def settled(pictures: Pictures) -> Pictures:
     return replace(pictures, images=list(pictures.images))
 
 
-def own_size(pictures: Pictures) -> int:
+def common_side(pictures: Pictures) -> int:
     """The side of the pictures; a ValueError where they are not squares of one size."""
     shapes = {image.shape[:2] for image in pictures.images}
     (height, width), *rest = shapes
     if rest or height != width:
-        raise ValueError(
+        raise UsageError(
             f"the pictures have {len(shapes)} sizes, such as {height}x{width}: say with image_size= to how many "
             "pixels a side the victim resizes them, for instance 64 or 224"
         )

@@ -5,7 +5,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,26 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
-from ..defenses.base import Defense
+from ..defenses.base import REGISTRY, Defense
+from ..errors import UsageError, WorkError
 from ..files import read_json
 from ..jobs.workers import run_tasks
 from ..poisons.base import Poison
 from ..sample import spread
 from ..training.loop import Recipe
-from ..victims.registry import REGISTRY
+from ..victims.registry import find_victim, has_weights
 from .cells import FORMAT, INIT, Cell, Task, compute, describe_recipe, identity, read_cells, save, write
 from .columns import DEFENSES, defense_label, make_attack, make_defense
-from .data import Pictures, common_classes, digest, numbers, own_size, read_pictures, settled, to_tensor
-from .pictures import looks
+from .data import Pictures, common_classes, common_side, digest, numbers, read_pictures, settled, to_tensor
+from .pictures import describe
 from .recipes import Plan, get_plan
-from .report import AGAIN, SETS, Report
+from .report import AGAIN, SEARCHES, SETS, Report
 from .robust import Attack
+from .search import LEAST, Trial, search, worst
 from .sets import TrainingSet, fitted, label_of, training_sets
 from .tables import PLAIN
+
+SEARCH = "search"  # in place of a list of defenses
 
 
 def evaluate(
@@ -37,7 +41,7 @@ def evaluate(
     clean: Any = None,
     poisons: Sequence[Poison] | Mapping[str, Poison] = (),
     protected: Any = None,
-    defenses: Sequence[str | Defense] = DEFENSES,
+    defenses: Sequence[str | Defense] | str = DEFENSES,
     victims: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     attacks: Sequence[str | Attack] = (),
@@ -53,6 +57,7 @@ def evaluate(
     image_key: str | None = None,
     label_key: str | None = None,
     samples: int = 8,
+    budget: int = 40,
     progress: bool = True,
 ) -> Report:
     """Train victims on clean and on protected pictures, with and without defenses, and test them on clean ones.
@@ -65,13 +70,17 @@ def evaluate(
         clean: the unprotected training pictures, for the clean control and to make the protected ones from.
         poisons: methods to apply to ``clean``, or a mapping of names to methods. One that is not fitted is fitted.
         protected: a training set that somebody protected already.
-        defenses: names as in ``list_defenses()``, also with arguments (``"jpeg:quality=30"``, ``"at-fgsm:eps=4/255"``),
-            or instances. "erm" is plain training; it always belongs into a table. The default is a quick look.
-        victims: names as in ``list_victims()``; default: the recipe's.
+        defenses: "search" looks for the worst case within ``budget`` (see :mod:`~.search`); else names as in
+            ``list_defenses()``, also with arguments (``"jpeg:quality=30"``, ``"at-fgsm:eps=4/255"``), several one after
+            the other (``"jpeg + rsk-ff"``), or instances. "erm" is plain training; it always belongs into a table. The
+            default is a quick look.
+        victims: names as in ``list_victims()``, also with a start (``"efficientnet_lite0:weights=imagenet"``); default:
+            the recipe's.
         seeds: training seeds. Keys are varied by passing several poisons.
         attacks: also test each victim on adversarial pictures: "linf", "l2", also with arguments
             ("linf:eps=4/255,steps=50"), or :class:`~.robust.Attack`. One that was trained without is trained again.
-        recipe: "screen" (minutes on two cores), "paper" (the literature's; for a GPU), "digits", or a Recipe.
+        recipe: "screen" (minutes on two cores), "photographs", "paper" (the literature's; for a GPU), "digits", or a
+            Recipe.
         out: folder of the cells; None keeps them in memory alone.
         controls: also measure each poison's control: one filter for all classes, or random noise of equal PSNR.
         fractions: shares in (0, 1): also measure each poison on that share of the pictures, and the clean rest alone.
@@ -84,6 +93,7 @@ def evaluate(
         image_key, label_key: columns of the sets; default: the common names.
         samples: training pictures shown in the report, clean beside protected. Such pairs tell something about the
             key: pass 0 for a report that leaves your hands.
+        budget: trainings that a search may spend on each protected set, at least 8.
         progress: show a bar with the time left.
 
     Raises:
@@ -93,77 +103,166 @@ def evaluate(
     """
     plan = get_plan(recipe)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    searched = defenses == SEARCH
+    if isinstance(defenses, str):
+        defenses = [PLAIN] if searched else [defenses]
+    if searched and budget < LEAST:
+        raise UsageError(f"a search needs a budget of at least {LEAST} trainings, got {budget}")
     columns = [make_defense(defense, plan) for defense in defenses]
     asked = [asdict(make_attack(attack)) for attack in attacks]
     victims = list(victims or [plan.victim])
     for victim in victims:
-        REGISTRY.find(victim)  # an unknown one is refused before anything is read
+        find_victim(victim)  # an unknown one is refused before anything is read
     if not columns or not seeds:
-        raise ValueError("there is nothing to compute: name at least one defense and one seed")
+        raise UsageError("there is nothing to compute: name at least one defense and one seed")
     named = dict(poisons) if isinstance(poisons, Mapping) else {label_of(poison): poison for poison in poisons}
     if len(named) < len(poisons):
-        raise ValueError("two poisons would have the same name: pass a mapping of names to poisons")
+        raise UsageError(
+            "two methods would have one name, from the same key perhaps: leave one out, or name them in a mapping"
+        )
 
     keys = {"image_key": image_key, "label_key": label_key}
     sets = _read(clean, protected, test, attacker_clean, keys, rows or plan.rows)
     if named and "clean" not in sets:
-        raise ValueError("poisons are applied to clean pictures: pass clean=")
+        raise UsageError("poisons are applied to clean pictures: pass clean=")
     data = _Data.of(sets, image_size)
     needing = [column.name for column in columns if column.needs_clean]
-    if needing and data.spare is None:
-        raise ValueError(f"{', '.join(needing)} needs clean pictures that the attacker has: pass attacker_clean=")
+    if needing and data.spare is None and not all(map(has_weights, victims)):
+        raise UsageError(f"{', '.join(needing)} needs clean pictures that the attacker has: pass attacker_clean=")
     for poison in named.values():
         fitted(poison, sets["clean"])
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "cells") if out is None else Path(out)
         folder.mkdir(parents=True, exist_ok=True)
-        shared = save(Path(scratch, "test.npz"), *data.test)
-        spare = None if data.spare is None else save(Path(scratch, "spare.npz"), *data.spare)
-        known = {cell["id"]: cell.get("attacks", []) for cell in read_cells(folder)}
-        wanted, seen, tasks, clean_digest = set(), {}, [], None
+        bench = _Bench(folder, Path(scratch), data, victims, seeds, asked, device, workers, progress)
         for training in training_sets(
             sets.get("clean"), sets.get("protected"), named, controls=controls, fractions=fractions
         ):
-            images = to_tensor(training.pictures, data.size, training.change)
-            labels = numbers(training.pictures, data.classes)
-            if len(labels.unique()) < 2:
-                raise ValueError(f"the set {training.label!r} has {len(labels)} pictures of fewer than two classes")
-            name = digest(images, labels)
-            if training.role == "clean":  # the first of all
-                clean_digest = name
-            seen[name] = _looks(training, sets.get("clean"), samples, folder / SETS / f"{name}.json")
-            stored = Path(scratch, f"{name}.npz")
-            about = {"clean": clean_digest, "train": name, "rows": len(labels), **data.about}
-            for cell, defense, training_recipe in _cells(training, about, data, plan, columns, victims, seeds):
-                if cell["id"] in wanted:
+            bench.add(training, sets.get("clean"), samples)
+        cell_ids = bench.train(bench.sets, columns, plan)
+        searches = bench.search(plan, budget) if searched else {}
+        if searches:
+            best = [make_defense(worst(trials).defense, plan) for trials in searches.values()]
+            cell_ids |= bench.train(bench.sets, best, plan)  # what it does to clean images and to the controls
+            cell_ids |= bench.searched
+            write({label: list(map(asdict, trials)) for label, trials in searches.items()}, folder / SEARCHES)
+        cells = [cell for cell in read_cells(folder) if cell["id"] in cell_ids]
+        return Report(cells, bench.descriptions, searches)
+
+
+@dataclass
+class _Prepared:
+    """A training set as victims get it: what cells say of its data, and the file of its pixels and labels."""
+
+    training: TrainingSet
+    about: dict[str, Any]
+    stored: Path
+
+
+@dataclass
+class _Bench:
+    """Where the cells of a call are computed: each once, kept in ``folder``."""
+
+    folder: Path
+    scratch: Path
+    data: "_Data"
+    victims: Sequence[str]
+    seeds: Sequence[int]
+    attacks: Sequence[dict[str, Any]]
+    device: str
+    workers: int
+    progress: bool
+    sets: list[_Prepared] = field(default_factory=list)
+    descriptions: dict[str, Any] = field(default_factory=dict)
+    searched: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        data = self.data
+        self.test = save(self.scratch / "test.npz", *data.test)
+        self.spare = None if data.spare is None else save(self.scratch / "spare.npz", *data.spare)
+
+    def add(self, training: TrainingSet, clean: Pictures | None, samples: int) -> None:
+        """Protect and resize a training set; the clean one comes first."""
+        images = to_tensor(training.pictures, self.data.size, training.change)
+        labels = numbers(training.pictures, self.data.classes)
+        if len(labels.unique()) < 2:
+            raise UsageError(f"the set {training.label!r} has {len(labels)} pictures of fewer than two classes")
+        name = digest(images, labels)
+        clean_digest = self.sets[0].about["clean"] if self.sets else name if training.role == "clean" else None
+        self.descriptions[name] = _describe(training, clean, samples, self.folder / SETS / f"{name}.json")
+        about = {"clean": clean_digest, "train": name, "rows": len(labels), **self.data.about}
+        stored = save(self.scratch / f"{name}.npz", images, labels)
+        self.sets.append(_Prepared(training, about, stored))
+
+    def train(self, sets: Sequence[_Prepared], columns: Sequence[Defense], plan: Plan) -> set[str]:
+        """Compute the cells that are missing; the ids of all."""
+        known = {cell["id"]: cell.get("attacks", []) for cell in read_cells(self.folder)}
+        cell_ids: set[str] = set()
+        tasks = []
+        for prepared in sets:
+            for cell, defense, recipe in _cells(prepared, self.data, plan, columns, self.victims, self.seeds):
+                if cell["id"] in cell_ids:
                     continue  # asked for twice, such as "jpeg" and "jpeg:quality=10"
-                wanted.add(cell["id"])
+                cell_ids.add(cell["id"])
                 measured = known.get(cell["id"], [])
-                more = [attack for attack in asked if attack not in measured]
+                more = [attack for attack in self.attacks if attack not in measured]
                 if cell["id"] in known and not more:
                     continue
                 if measured or more:
                     cell["attacks"] = measured + more
-                if not stored.exists():
-                    save(stored, images, labels)
-                file = folder / f"{_slug(cell)}.json"
-                own_spare = spare if defense.needs_clean else None
-                tasks.append(Task(cell, file, stored, shared, own_spare, defense, training_recipe, device))
-        _run(tasks, workers if device == "cpu" else 1, progress)
-        return Report([cell for cell in read_cells(folder) if cell["id"] in wanted], seen)
+                file = self.folder / f"{_slug(cell)}.json"
+                spare = self.spare if defense.needs_clean else None
+                tasks.append(Task(cell, file, prepared.stored, self.test, spare, defense, recipe, self.device))
+        _run(tasks, self.workers if self.device == "cpu" else 1, self.progress)
+        return cell_ids
+
+    def search(self, plan: Plan, budget: int) -> dict[str, list[Trial]]:
+        """The sequence of defenses that recovers the most, for every protected set."""
+        singles = [name for name in REGISTRY.names() if name != PLAIN and self._possible(name, plan)]
+        screening = plan.screening()
+        result = {}
+        for prepared in self.sets:
+            if prepared.training.role != "poison":
+                continue
+
+            def measure(specs: Sequence[str], full: bool, prepared: _Prepared = prepared) -> list[float | None]:
+                chosen = plan if full else screening
+                columns = [make_defense(spec, chosen) for spec in specs]
+                ids = self.train([prepared], columns, chosen)
+                if full:
+                    self.searched |= ids
+                labels: dict[str, list[float]] = {defense_label(column): [] for column in columns}
+                for cell in read_cells(self.folder):
+                    if cell["id"] in ids and cell["status"] == "done":
+                        labels[cell["defense"]["label"]].append(cell["result"]["last"])
+                means = [labels[defense_label(column)] for column in columns]
+                return [sum(each) / len(each) if each else None for each in means]
+
+            result[prepared.training.label] = search(
+                measure, singles, budget, fits=lambda spec: self._possible(spec, plan)
+            )
+        return result
+
+    def _possible(self, spec: str, plan: Plan) -> bool:
+        """Whether the attacker has what a defense needs, and its parts go together."""
+        try:
+            defense = make_defense(spec, plan)
+        except (UsageError, ImportError):
+            return False
+        return self.data.spare is not None or not defense.needs_clean or all(map(has_weights, self.victims))
 
 
 def _read(
     clean: Any, protected: Any, test: Any, spare: Any, keys: dict[str, Any], rows: int | None
 ) -> dict[str, Pictures]:
-    """The sets that were given, training sets first and cut to ``rows``."""
+    """The sets that were passed, training sets first and cut to ``rows``."""
     if clean is None and protected is None:
-        raise ValueError("there is nothing to train on: pass clean=, protected=, or both")
-    given = {"clean": (clean, "train"), "protected": (protected, "train"), "attacker_clean": (spare, "train"),
+        raise UsageError("there is nothing to train on: pass clean=, protected=, or both")
+    sources = {"clean": (clean, "train"), "protected": (protected, "train"), "attacker_clean": (spare, "train"),
              "test": (test, "test")}  # fmt: skip
     sets = {}
-    for what, (source, split) in given.items():
+    for what, (source, split) in sources.items():
         if source is not None:
             sets[what] = read_pictures(source, what=what, split=split, **keys)
     for what in ("clean", "protected"):
@@ -186,7 +285,7 @@ class _Data:
     @classmethod
     def of(cls, sets: dict[str, Pictures], image_size: int | None) -> "_Data":
         classes = common_classes(**sets)
-        size = image_size or own_size(next(iter(sets.values())))
+        size = image_size or common_side(next(iter(sets.values())))
         test, spare = (
             (to_tensor(sets[what], size), numbers(sets[what], classes)) if what in sets else None
             for what in ("test", "attacker_clean")
@@ -197,15 +296,15 @@ class _Data:
 
 
 def _cells(
-    training: TrainingSet, about: dict[str, Any], data: _Data, plan: Plan, columns: Sequence[Defense],
-    victims: Sequence[str], seeds: Sequence[int],
+    prepared: _Prepared, data: _Data, plan: Plan, columns: Sequence[Defense], victims: Sequence[str],
+    seeds: Sequence[int],
 ) -> Iterator[tuple[Cell, Defense, Recipe]]:  # fmt: skip
-    """The cells of one training set, still without results. ``about`` is what its data is."""
+    """The cells of one training set, still without results."""
     for seed, victim, defense in itertools.product(seeds, victims, columns):
         recipe = plan.training(victim, defense.name)
         cell: Cell = {
-            "data": about | {"spare": data.spare_digest if defense.needs_clean else None},
-            "set": training.about(),
+            "data": prepared.about | {"spare": data.spare_digest if defense.needs_clean else None},
+            "set": prepared.training.about(),
             "defense": {
                 "label": defense_label(defense),
                 "name": defense.name,
@@ -222,14 +321,14 @@ def _cells(
         yield {"format": FORMAT, "id": identity(cell), **cell}, defense, recipe
 
 
-def _looks(training: TrainingSet, clean: Pictures | None, samples: int, path: Path) -> dict[str, Any]:
+def _describe(training: TrainingSet, clean: Pictures | None, samples: int, path: Path) -> dict[str, Any]:
     """How a set looks: from an earlier call, or measured now and kept beside the cells."""
     if path.exists():
         return read_json(path, dict, AGAIN)
     path.parent.mkdir(exist_ok=True)
-    made = looks(training, clean, samples)
-    write(made, path)
-    return made
+    description = describe(training, clean, samples)
+    write(description, path)
+    return description
 
 
 def _slug(cell: Cell) -> str:
@@ -255,7 +354,7 @@ def _run(tasks: list[Task], workers: int, progress: bool) -> None:
             bar.update(work[place])
     if problems:
         name, first = problems[0]
-        raise RuntimeError(
+        raise WorkError(
             f"{len(problems)} of {len(tasks)} cells could not be computed, the others are kept. The first is {name}: "
             f"{type(first).__name__}: {first}"
         ) from first

@@ -9,13 +9,26 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .cells import Cell
 from .charts import confusion, curves, line_styles
+from .search import Trial
 from .tables import Entry, Table
-from .text import defense_name, entry_text, extent, headline_text, percent, recovery_text, title, weak_text
+from .text import (
+    defense_name,
+    entry_text,
+    extent,
+    headline_text,
+    percent,
+    recovery_text,
+    search_text,
+    title,
+    weak_text,
+)  # fmt: skip
 
 PROTECTED = ("poison", "partial")
 
 
-def page(tables: Sequence[Table], cells: Sequence[Cell], sets: Mapping[str, Any]) -> str:
+def page(
+    tables: Sequence[Table], cells: Sequence[Cell], sets: Mapping[str, Any], searches: Mapping[str, list[Trial]]
+) -> str:
     """One HTML page that needs no other file and no script, light and dark."""
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -27,15 +40,17 @@ def page(tables: Sequence[Table], cells: Sequence[Cell], sets: Mapping[str, Any]
     return templates.get_template("report.html.j2").render(
         tables=tables,
         cells=cells,
-        sets={digest: looks for digest, looks in sets.items() if looks["quality"] is not None},
+        searches=searches,
+        sets={digest: about for digest, about in sets.items() if about["quality"] is not None},
         dates=dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
         settings=_settings(cells),
         machines=sorted({plain(cell[what]) for cell in cells for what in ("machine", "versions")}),
         sorted_cells=sorted(cells, key=_order),
         line_styles=lambda table: line_styles([table.names[row] for row in table.rows], table.names.get(table.clean)),
+        line_styles_of=lambda lines: line_styles(list(lines), None),
         **{function.__name__.lstrip("_"): function for function in (
-            _heat, _interval, _mean_curves, _confusions, _quality_text, curves, extent, headline_text, title,
-            weak_text,
+            _heat, _highest, _interval, _mean_curves, _confusions, _quality_text, curves, extent, headline_text,
+            search_text, title, weak_text,
         )},
     )  # fmt: skip
 
@@ -48,6 +63,14 @@ def plain(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(plain, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _highest(trials: Sequence[Trial]) -> list[float]:
+    """The highest accuracy of a full training so far, after each training of a search."""
+    highest = [0.0]
+    for trial in trials:
+        highest.append(max(highest[-1], (trial.accuracy or 0.0) if trial.full else 0.0))
+    return highest[1:]
 
 
 def _interval(entry: Entry) -> str:

@@ -20,21 +20,21 @@ SHOWN_SIDE = 192  # pixels: larger samples are shrunk for the report
 GAIN = 4  # of the difference that is shown
 
 
-def looks(training: TrainingSet, clean: Pictures | None, samples: int) -> dict[str, Any]:
+def describe(training: TrainingSet, clean: Pictures | None, samples: int) -> dict[str, Any]:
     """What the report shows of a set, as JSON values, with some samples of different classes where possible. A set that
     is not made from the ``clean`` pictures is compared where labels and sizes agree."""
     before, after = _pairs(training, clean)
-    found: dict[str, Any] = {**training.about(), "quality": None, "samples": []}
+    result: dict[str, Any] = {**training.about(), "quality": None, "samples": []}
     if before is None or after is None:
-        return found
+        return result
     rows = spread(len(before), MEASURED)
     pairs = list(zip((before.images[row] for row in rows), after(rows), strict=True))
-    found["quality"] = quality([(a, b) for a, b in pairs if a.shape == b.shape])
+    result["quality"] = quality([(a, b) for a, b in pairs if a.shape == b.shape])
     if samples > 0:
-        shown = _of_different_classes(before.labels, samples)
-        for row, changed in zip(shown, after(shown), strict=True):
-            found["samples"].append(_sample(before.images[row], changed, before.labels[row]))
-    return found
+        chosen = _of_different_classes(before.labels, samples)
+        for row, changed in zip(chosen, after(chosen), strict=True):
+            result["samples"].append(_sample(before.images[row], changed, before.labels[row]))
+    return result
 
 
 def _pairs(training: TrainingSet, clean: Pictures | None) -> tuple[Pictures | None, Any]:

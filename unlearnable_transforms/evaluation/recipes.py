@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..errors import UsageKeyError, did_you_mean
 from ..training.loop import DIGITS, SCREEN, Recipe
+from ..victims.registry import has_weights
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,20 @@ class Plan:
     rows: int | None = None
     columns: Mapping[str, Column] = field(default_factory=dict)
 
+    def screening(self) -> "Plan":
+        """The same with a third of the epochs, for a first look at many defenses."""
+        short = max(2, self.recipe.epochs // 3)
+        columns = {name: replace(column, epochs=column.epochs and max(2, column.epochs // 3)) for name, column in
+                   self.columns.items()}  # fmt: skip
+        return replace(self, name=f"{self.name}, screening", recipe=replace(self.recipe, epochs=short), columns=columns)
+
     def training(self, victim: str, defense: str) -> Recipe:
         """The recipe that this victim gets under this defense."""
         recipe = self.recipe
         if victim.startswith("deit") and recipe.optimizer == "sgd":  # does not train with SGD at 0.1
             recipe = replace(recipe, optimizer="adamw", max_lr=1e-3, weight_decay=0.05, schedule="cosine", warmup=0.1)
+        if has_weights(victim):
+            recipe = replace(FINE_TUNING, epochs=min(recipe.epochs, FINE_TUNING.epochs))
         epochs = self.columns[defense].epochs if defense in self.columns else None
         return recipe if epochs is None else replace(recipe, epochs=epochs)
 
@@ -45,6 +56,10 @@ _SCREEN_ADVERSARIAL = {
     "trades": Column({"eps": 2 / 255, "step_size": 1 / 255, "steps": 3}, epochs=20),
 }
 
+FINE_TUNING = Recipe(epochs=8, batch_size=32, max_lr=0.02, weight_decay=1e-4, schedule="cosine", warmup=0.1)
+"""All layers of a network with ImageNet weights. On 400 held-out photographs of `clothing` at 96 px: 83.5 % clean."""
+PHOTOGRAPHS = Recipe(epochs=40, batch_size=64, max_lr=0.1)
+"""A small network from scratch on 1,600 photographs: it must be trained to the end to learn what protects them."""
 PAPER_RECIPE = Recipe(
     epochs=60, batch_size=128, max_lr=0.1, schedule="cosine", warmup=0.0, nesterov=False, weight_decay=5e-4
 )
@@ -56,6 +71,7 @@ PLANS = {
         Plan("screen", SCREEN, "resnet9-screen", rows=10_000, columns=_SCREEN_ADVERSARIAL),
         Plan("paper", PAPER_RECIPE, "resnet18"),
         Plan("digits", DIGITS, "smallcnn"),
+        Plan("photographs", PHOTOGRAPHS, "resnet9-screen"),
     )
 }
 
@@ -71,5 +87,6 @@ def get_plan(recipe: "str | Recipe | Plan") -> Plan:
     if isinstance(recipe, Recipe):
         return Plan("own", recipe, "resnet9-screen")
     if recipe not in PLANS:
-        raise KeyError(f"there is no recipe {recipe!r}; the recipes are {sorted(PLANS)} (docs/evaluate.md)")
+        hint = did_you_mean(recipe, PLANS)
+        raise UsageKeyError(f"there is no recipe {recipe!r}{hint}; the recipes are {sorted(PLANS)} (docs/evaluate.md)")
     return PLANS[recipe]

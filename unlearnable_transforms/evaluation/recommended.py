@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from ..key import Key
 from ..poisons import get_poison
 from ..poisons.base import Poison
@@ -70,9 +71,9 @@ class Recommendation:
             values = "  ".join(
                 f"{100 * accuracies[column]:{width}.1f}" for column, width in zip(columns, widths, strict=True)
             )
-            looks = f"{row['ssim']:6.3f}  {row['psnr_gain']:6.1f}" if row else f"{'-':>6}  {'-':>6}"
+            quality = f"{row['ssim']:6.3f}  {row['psnr_gain']:6.1f}" if row else f"{'-':>6}  {'-':>6}"
             mark = "*" if name == self.title else " "
-            lines.append(f"{mark}{name:23} {100 * worst:6.1f}  {values}  {looks}")
+            lines.append(f"{mark}{name:23} {100 * worst:6.1f}  {values}  {quality}")
         return "\n".join(
             [
                 f"{self.title}: at most {100 * self.accuracy:.1f} %, under {self.worst}.",
@@ -98,7 +99,7 @@ def recommended(image_size: int | tuple[int, int]) -> Recommendation:
     """
     side = min(image_size) if isinstance(image_size, tuple) else image_size
     if side < 1:
-        raise ValueError(f"image_size is at least 1 pixel, got {image_size!r}")
+        raise UsageError(f"image_size is at least 1 pixel, got {image_size!r}")
     measured = json.loads(MEASURED.read_text())
     table = sorted(measured["methods"], key=lambda row: row["accuracies"][row["worst"]])
     (cuda,) = [row for row in table if row["method"] == "cuda"]

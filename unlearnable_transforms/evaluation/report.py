@@ -6,13 +6,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError, UsageKeyError
 from ..files import read_json
 from .cells import Cell, read_cells, write
 from .page import page
+from .search import Trial
 from .tables import Table, tables
-from .text import text_table
+from .text import search_text, text_table
 
 SETS = "sets"  # folder beside the cells: how each training set looks
+SEARCHES = "searches.json"  # beside the cells: the trainings of each search, in their order
 AGAIN = "remove it, and evaluate again"  # such a file that is damaged
 JSON_NAME, HTML_NAME = "report.json", "report.html"
 
@@ -20,13 +23,17 @@ JSON_NAME, HTML_NAME = "report.json", "report.html"
 class Report:
     """What :func:`~.evaluate.evaluate` found. ``print(report)`` shows the tables.
 
-    ``sets`` is how the training sets look, by the digest of their pixels.
+    ``sets`` is how the training sets look, by the digest of their pixels; ``searches`` are the trainings of each search
+    for the worst case, by the label of the training set.
     """
 
-    def __init__(self, cells: Iterable[Cell], sets: Mapping[str, Any]) -> None:
+    def __init__(
+        self, cells: Iterable[Cell], sets: Mapping[str, Any], searches: Mapping[str, list[Trial]] | None = None
+    ) -> None:
+        self.searches = dict(searches or {})
         self.cells = list(cells)
         if not self.cells:
-            raise ValueError("there are no cells to report")
+            raise UsageError("there are no cells to report")
         used = {cell["data"]["train"] for cell in self.cells}
         self.sets = {name: sets[name] for name in sorted(used & set(sets))}
         self.tables = tables(self.cells)
@@ -41,8 +48,10 @@ class Report:
         folder = Path(folder)
         cells = list(read_cells(folder))
         if not cells:
-            raise ValueError(f"there are no cells in {folder}")
-        return cls(cells, {path.stem: read_json(path, dict, AGAIN) for path in sorted((folder / SETS).glob("*.json"))})
+            raise UsageError(f"there are no cells in {folder}")
+        sets = {path.stem: read_json(path, dict, AGAIN) for path in sorted((folder / SETS).glob("*.json"))}
+        kept = read_json(folder / SEARCHES, dict, AGAIN) if (folder / SEARCHES).exists() else {}
+        return cls(cells, sets, {label: [Trial(**trial) for trial in trials] for label, trials in kept.items()})
 
     def accuracy(self, set: str, defense: str, table: int = 0) -> float | None:
         """Mean accuracy after the last epoch of a training set, by its label, under a defense, by its label.
@@ -53,7 +62,7 @@ class Report:
         for (row, column), entry in self.tables[table].entries.items():
             if (row[0], column) == (set, defense):
                 return entry.last
-        raise KeyError(f"there is no cell of {set!r} under {defense!r}")
+        raise UsageKeyError(f"there is no cell of {set!r} under {defense!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers of all tables as JSON values, without pictures."""
@@ -61,15 +70,16 @@ class Report:
             "format": 1,
             "tables": [_table_dict(table) for table in self.tables],
             "sets": {
-                name: {key: value for key, value in looks.items() if key != "samples"}
-                for name, looks in self.sets.items()
+                name: {key: value for key, value in about.items() if key != "samples"}
+                for name, about in self.sets.items()
             },
+            "searches": {label: list(map(asdict, trials)) for label, trials in self.searches.items()},
             "cells": self.cells,
         }
 
     def html(self) -> str:
         """One page that needs no other file."""
-        return page(self.tables, self.cells, self.sets)
+        return page(self.tables, self.cells, self.sets, self.searches)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``report.json`` and ``report.html``; returns the path of the page."""
@@ -81,7 +91,8 @@ class Report:
         return target
 
     def __str__(self) -> str:
-        return "\n\n".join(text_table(table) for table in self.tables)
+        searched = [search_text(label, trials) for label, trials in self.searches.items()]
+        return "\n\n".join([*map(text_table, self.tables), *searched])
 
     def __repr__(self) -> str:
         return f"<Report: {len(self.cells)} cells, {len(self.tables)} tables; print() shows them>"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from ..training.attacks import Norm, check_attack, pgd, random_start, summed_cross_entropy
 from ..training.loop import seeded_generator
 from ..training.model import PixelModel, checked, to_pixels
@@ -34,7 +35,7 @@ class Attack:
         assert self.eps is not None
         check_attack(self.norm, self.eps, self.steps)
         if self.restarts < 1 or self.rows < 1:
-            raise ValueError(f"an attack needs restarts and rows >= 1, got {self.restarts} and {self.rows}")
+            raise UsageError(f"an attack needs restarts and rows >= 1, got {self.restarts} and {self.rows}")
 
     @property
     def label(self) -> str:
@@ -129,7 +130,7 @@ def robust_accuracy(
     eps = EPS.get(norm, 0.0) if eps is None else eps
     check_attack(norm, eps, steps)
     if restarts < 1:
-        raise ValueError(f"restarts must be at least 1, got {restarts}")
+        raise UsageError(f"restarts must be at least 1, got {restarts}")
     images, labels = checked(images, labels)
     net.to(device).eval()
     # No bfloat16: rounding to 8 bits of mantissa hides gradients and flatters a network.

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ..errors import UsageError
 from ..pixels import psnr
 from ..poisons.base import Poison
 from ..poisons.chain import Chain
@@ -118,22 +119,22 @@ def _control(label: str, poison: Poison, config: dict[str, Any], clean: Pictures
 
     names = {link.name for link in links}
     kinds = ["one filter"] * ("cuda" in names) + ["random noise"] * bool(names - {"cuda"})
-    told = {"one filter": "one filter for all classes", "random noise": "random noise of equal PSNR"}
-    made = {"control": ", ".join(told[kind] for kind in kinds), "of": config}
+    descriptions = {"one filter": "one filter for all classes", "random noise": "random noise of equal PSNR"}
+    made = {"control": ", ".join(descriptions[kind] for kind in kinds), "of": config}
     return TrainingSet(f"{label}, {' and '.join(kinds)}", "control", made, clean, change, of=label)
 
 
-def noise_of_psnr(clean: np.ndarray, wanted: float, row: int) -> np.ndarray:
-    """Gaussian noise on ``clean`` with a PSNR of ``wanted`` dB after rounding and clipping. uint8 (H, W, C)."""
-    if np.isinf(wanted):
+def noise_of_psnr(clean: np.ndarray, decibels: float, row: int) -> np.ndarray:
+    """Gaussian noise on ``clean`` with a PSNR of ``decibels`` dB after rounding and clipping. uint8 (H, W, C)."""
+    if np.isinf(decibels):
         return clean.copy()
     draws = torch.randn(clean.shape, generator=seeded_generator(row, "equal noise")).numpy()
-    sigma = PEAK * 10 ** (-wanted / 20)
+    sigma = PEAK * 10 ** (-decibels / 20)
     noisy = clean
     for _ in range(4):  # clipping takes some of it away: scale until it is as strong as asked for
         noisy = np.clip(np.rint(clean + sigma * draws), 0, 255).astype(np.uint8)
         got = psnr(clean, noisy)
-        sigma *= 2.0 if np.isinf(got) else 10 ** ((got - wanted) / 20)
+        sigma *= 2.0 if np.isinf(got) else 10 ** ((got - decibels) / 20)
     return noisy
 
 
@@ -142,9 +143,9 @@ def _partial(
 ) -> Iterator[TrainingSet]:
     """A share protected, and the clean rest alone: whether the protected part spoils what the clean part teaches."""
     if not 0 < fraction < 1:
-        raise ValueError(f"a fraction lies between 0 and 1, got {fraction}")
+        raise UsageError(f"a fraction lies between 0 and 1, got {fraction}")
     if poison.key is None:
-        raise ValueError(f"fractions choose pictures by the key, and {label} has none")
+        raise UsageError(f"fractions choose pictures by the key, and {label} has none")
     tokens = clean.tokens(poison)
     ids = (sample_id(image, token) for image, token in zip(clean.images, tokens, strict=True))
     chosen = [is_chosen(poison.key, id_, fraction) for id_ in ids]

@@ -233,7 +233,7 @@ def _entry(cells: list[Cell]) -> Entry:
 
 def _robust(cell: Cell) -> dict[str, float]:
     pairs = zip(cell.get("attacks", []), cell["result"].get("robust", []), strict=True)
-    return {Attack(**attack).label: found["robust"] for attack, found in pairs}
+    return {Attack(**attack).label: accuracies["robust"] for attack, accuracies in pairs}
 
 
 def _compare(entry: Entry, clean: Entry | None, plain: Entry | None) -> None:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from .cells import INIT
+from .metrics import retraining_bound
 from .recipes import PLANS
+from .search import Trial, worst
 from .tables import PLAIN, Entry, Headline, Table
 
 WIDTH, COLUMN = 118, 15  # characters of the console, and of a column there
@@ -115,4 +117,26 @@ def headline_text(headline: Headline) -> str:
         text += f", {percent(headline.beyond)} beyond its control"
     if entry.recovery is not None:
         text += f", {recovery_text(entry.recovery)}"
-    return text + "."
+    return text + "." + _bound_text(entry)
+
+
+def _bound_text(entry: Entry) -> str:
+    """What several trainings say of a further one; three are the fewest that say anything worth a sentence."""
+    last = [cell["result"]["last"] for cell in entry.cells if cell["status"] == "done"]
+    if len(last) < 3:
+        return ""
+    return (
+        f" {len(last)} trainings reached at most {percent(max(last))} %: with 95 % confidence a further one gets "
+        f"beyond that with a probability of at most {percent(retraining_bound(len(last)), 0)} %."
+    )
+
+
+def search_text(label: str, trials: Sequence[Trial]) -> str:
+    """What a search for the worst case found, in a sentence."""
+    best = worst(trials)
+    listed = worst(trial for trial in trials if " + " not in trial.defense)
+    return (
+        f"{label}: of {len(trials)} trainings of a search the worst is {percent(best.accuracy)} %, under "
+        f"{defense_name(best.defense)}; the best single defense is {defense_name(listed.defense)}, "
+        f"{percent(listed.accuracy)} %."
+    )

@@ -15,9 +15,9 @@ from .recommended import MEASURED, make_poison
 
 PHOTOGRAPHS = Path(__file__).with_name("photographs.json")
 NOT_MEASURED = (
-    "not measured: a trainer who starts from a network that has seen millions of other images, as many do; a larger "
-    "network; on photographs, any defense. Published work reports that such a start largely gets past protections of "
-    "this kind: docs/limits.md"
+    "not measured: a trainer who starts from a network that has seen millions of other images, as many do. Published "
+    "work reports that such a trainer largely gets past this protection (docs/limits.md). Nor were larger networks, "
+    "and on photographs trainers who try to undo it"
 )
 
 
@@ -63,7 +63,8 @@ def _of_small_images(poison: Poison, side: int) -> list[str]:
             return [
                 "10,000 images of 32 x 32 pixels (CIFAR-10); a small network that learns from nothing but them:",
                 f"trained on clean ones it recognised {clean:.0f} of 100 new images, trained on protected ones "
-                f"{plain:.0f}, with the best defense tried ({row['worst']}) {worst:.0f}; guessing gives 10",
-                *([f"on images of {side} pixels, as yours are, it was not measured"] if side > 32 else []),
+                f"{plain:.0f}, and {worst:.0f} where the trainer tries to undo it, by the best way tried "
+                f"({row['worst']}); guessing gives 10",
+                *([f"at the size of your images, about {side} pixels, it was not measured"] if side > 32 else []),
             ]
     return ["nothing is known: this method was not measured with these options"]

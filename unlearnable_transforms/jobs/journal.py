@@ -24,6 +24,7 @@ from typing import IO, Any
 import xxhash
 
 from ..data.base import Unit
+from ..errors import UsageError, WorkError
 from ..files import fits, locked, open_regular, private_directory, remove_parts, replacing
 
 VERSION = 2
@@ -95,7 +96,7 @@ class Journal:
         except (ValueError, RecursionError):
             settings = None
         if not isinstance(settings, dict):
-            raise ValueError(
+            raise UsageError(
                 f"the journal {self._settings} is damaged, so what {self.out} holds is not known: start with an empty "
                 "output folder"
             )
@@ -115,11 +116,11 @@ class Journal:
         if resumed:
             before = self.settings()
             if before is None:
-                raise ValueError(
+                raise UsageError(
                     f"{self.out} is not empty, and there is no journal to go on with: start with an empty output folder"
                 )
             if before.get("journal version") != VERSION:
-                raise ValueError(
+                raise UsageError(
                     f"{self.out} was begun with another version of unlearnable-transforms: go on with that version, or "
                     "start with an empty output folder"
                 )
@@ -189,16 +190,25 @@ class Journal:
             return False
 
     def _check_settings(self, before: dict[str, Any], after: dict[str, Any]) -> None:
-        for name in sorted({*before, *after}):
+        for name in sorted({*before, *after}, key=lambda name: (name != "method", name)):  # whose arguments differ, too
             old, new = before.get(name), after.get(name)
             if old == new or (name == "classes" and _agree(old, new)):
                 continue
+            if name == "key_fingerprint":
+                raise UsageError(
+                    f"{self.out} was begun with another key, of fingerprint {old}, now it is {new}, or with a key "
+                    f"derived by another name (--derive): {REMEDY}"
+                )
+            if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+                self._check_settings(old, new)
             if isinstance(old, list) and isinstance(new, list):
                 gone, added = [x for x in old if x not in new], [x for x in new if x not in old]
-                raise ValueError(
+                raise UsageError(
                     f"the {name} are not those {self.out} was begun with: added {added}, gone {gone}; {REMEDY}"
                 )
-            raise ValueError(f"{self.out} was begun with {name} {_show(old)}, now it is {_show(new)}: {REMEDY}")
+            raise UsageError(
+                f"{self.out} was begun with {name.replace('_', ' ')} {_show(old)}, now it is {_show(new)}: {REMEDY}"
+            )
 
     def _cut_torn_line(self) -> None:
         if not self._done.exists():
@@ -278,7 +288,13 @@ def open_journal(out: Path) -> Iterator[Journal]:
                 if made and out.is_dir() and not any(out.iterdir()):
                     out.rmdir()
     except BlockingIOError:
-        raise RuntimeError(f"another run is writing to {out}: wait for it, or stop it") from None
+        raise WorkError(f"another run is writing to {out}: wait for it, or stop it") from None
+
+
+def lies_in_output(path: Path) -> bool:
+    """Whether a file would lie in a folder that a run of this machine wrote, and be published with it."""
+    journals = private_directory("journals")
+    return any((journals / _name(folder) / "settings.json").exists() for folder in path.resolve().parents)
 
 
 def protected_journals(out: Path) -> Iterator[Journal]:

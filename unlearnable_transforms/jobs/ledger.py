@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from ..errors import UsageError
 from ..files import RESTORE, DamagedError, open_regular, parse_json, private_directory, replacing
 from ..poisons.base import Poison, decisive
 
@@ -109,14 +110,14 @@ def check_ledger_place(path: str | os.PathLike | None, out: Path) -> None:
         return
     place = Path(path).resolve()
     if out.resolve() in place.parents:
-        raise ValueError(f"the ledger {path} would lie in {out}, beside what gets published: put it elsewhere")
+        raise UsageError(f"the ledger {path} would lie in {out}, beside what gets published: put it elsewhere")
     if not place.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {place.parent} to write the ledger to")
     if place.exists():
         try:
             read_ledger(place)
         except (OSError, ValueError):
-            raise ValueError(f"{path} exists and is not a ledger: it is not replaced") from None
+            raise UsageError(f"{path} exists and is not a ledger: it is not replaced") from None
 
 
 def read_ledger(path: str | os.PathLike) -> pa.Table:
@@ -130,9 +131,9 @@ def read_ledger(path: str | os.PathLike) -> pa.Table:
         with open_regular(path) as file:
             table = pq.read_table(file)
     except pa.ArrowException:
-        raise ValueError(f"{path} is not a ledger, or a damaged one") from None
+        raise UsageError(f"{path} is not a ledger, or a damaged one") from None
     if table.schema.names != SCHEMA.names:
-        raise ValueError(f"{path} is not a ledger: its columns are {table.schema.names}")
+        raise UsageError(f"{path} is not a ledger: its columns are {table.schema.names}")
     metadata = table.schema.metadata or {}
     try:
         parse_json(metadata.get(METHOD, b"{}"), dict)
@@ -186,9 +187,9 @@ def check_fit(table: pa.Table, path: str | os.PathLike, poison: Poison) -> None:
         ValueError: it was.
     """
     if not fits_key(table, None if poison.key is None else poison.key.fingerprint):
-        raise ValueError(f"the ledger {path} was written for another key than {poison!r} has: use the key of that time")
+        raise UsageError(f"the ledger {path} was written for another key than {poison!r} has: use the key of that time")
     if other := other_method(table, poison):
-        raise ValueError(f"the ledger {path} says that they were protected with {other}")
+        raise UsageError(f"the ledger {path} says that they were protected with {other}")
 
 
 def method_of(poison: Poison) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from ..data.codec import Codec, checksum
 from ..data.header import NeedsConversion
 from ..data.image import Opened
 from ..data.walk import named
+from ..errors import UsageError, UsageTypeError, WorkError
 from ..files import whole
 from ..pixels import CHUNK_VALUES
+from ..warn import warn
 from .journal import Journal, Record
 from .workers import run_tasks
 
@@ -68,7 +70,7 @@ class Job:
         Returns:
             Encoded images, one a row; and facts, one a row, as JSON values for the journal.
         """
-        raise TypeError(f"{type(self).__name__} does not say what it does with an image")
+        raise UsageTypeError(f"{type(self).__name__} does not say what it does with an image")
 
     def encode(self, unit: Unit, row: int, image: Any, failed: Failures) -> bytes:
         """The bytes of one image; empty where the format cannot hold it, or what its file is to say."""
@@ -107,6 +109,7 @@ class Job:
                 (self.out / unit.target).unlink(missing_ok=True)
             reasons = [[rows.place(row), reason, READABLE * readable] for row, reason, readable in failed]
             return {**record, "status": "failed", "unreadable": reasons}
+        digest.close(unit)
         return {**record, "status": "written", "digest": str(digest), "facts": facts, **self._put(unit, images)}
 
     def _put(self, unit: Unit, images: list[bytes]) -> dict[str, Any]:
@@ -169,12 +172,13 @@ def make_room(out: Path, target: str) -> Path:
         raise FileNotFoundError(f"{out} is gone: put it back, or start again with an empty output folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not is_inside(out, target):
-        raise ValueError(f"{path.parent} leads out of the output folder, to {path.parent.resolve()}: remove that link")
+        raise UsageError(f"{path.parent} leads out of the output folder, to {path.parent.resolve()}: remove that link")
     return path
 
 
 class RowDigest:
-    """What tells whether rows are what they were: xxh3-128 of their stored images and labels; ``str`` gives it.
+    """What tells whether rows are what they were: xxh3-128 of their stored images, their labels and what is written
+    beside them; ``str`` gives it.
 
     Args:
         data: the set.
@@ -188,10 +192,14 @@ class RowDigest:
 
     def update(self, row: int, stored: Any) -> None:
         """Add a row with its stored image."""
-        data = stored.get("bytes") if isinstance(stored, dict) else None
         label = self._data.label_text(self._split, row) if self._label is None else self._label
-        self._digest.update(data if data is not None else repr(stored).encode())
+        self._digest.update(self._data.splits[self._split].content(stored))
         self._digest.update(f"|{label}|".encode())
+
+    def close(self, unit: Unit) -> None:
+        """Add what is written beside the images of a unit whose rows were all added."""
+        for part in self._data.accompanying(unit):
+            self._digest.update(part)
 
     def __str__(self) -> str:
         return self._digest.hexdigest()
@@ -208,7 +216,7 @@ def check_engine(engine: str) -> None:
         ImportError: Ray is not installed.
     """
     if engine not in get_args(Engine):
-        raise ValueError(f"engine must be one of {get_args(Engine)}, got {engine!r}")
+        raise UsageError(f"engine must be one of {get_args(Engine)}, got {engine!r}")
     if engine == "ray":
         from ..adapters import ray  # noqa: F401  (says what is missing)
 
@@ -224,9 +232,9 @@ def check_places(source: str | Path, out: Path) -> None:
     if outer.suffix.lower() == ".csv" and outer.is_file():
         outer = outer.parent  # which is read
     if inner == outer or outer in inner.parents or inner in outer.parents:
-        raise ValueError(f"{out} and {source} lie in each other: choose an output folder outside of the source")
+        raise UsageError(f"{out} and {source} lie in each other: choose an output folder outside of the source")
     if os.path.lexists(out) and not out.is_dir():
-        raise ValueError(f"{out} is a file: the output is a folder")
+        raise UsageError(f"{out} is a file: the output is a folder")
     if not inner.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {inner.parent} to make {out.name} in")
 
@@ -241,7 +249,7 @@ class Changes:
         edited: images with other content, or another label, than the last run saw.
         mended: images whose file in the output was missing or damaged.
         renamed: new and old names of images whose files in the output were renamed.
-        moved: new and old names of images that are in another class: their old files were removed.
+        moved: new and old names of images that are in another class or split: their old files were removed.
         gone: images that are not in the source any more and whose files stay; ``removed``: whose files were removed.
     """
 
@@ -271,7 +279,7 @@ class Changes:
             "edited and protected again": edited,
             "missing or damaged in the output and made again": mended,
             "renamed": renamed,
-            "in another class, protected again, the old file removed": moved,
+            "in another class or split, written again, the old file removed": moved,
             "gone from the source, the protected file stays": self.gone,
             "gone from the source, the protected file removed": self.removed,
         }
@@ -286,8 +294,7 @@ def compare(
 ) -> Changes:
     """The units that have to be written: new ones, those that failed, and those whose source or output changed.
 
-    Where its time stamp changed, a source is compared by its content: of an image file; what else lies in a table or a
-    tar is not in the journal, so these are written again.
+    Where its time stamp changed, a source is compared by its content.
 
     Args:
         data: the set.
@@ -307,7 +314,8 @@ def compare(
             changes.edited.append(data.splits[unit.split].place(unit.start))
             continue
         if record["stamp"] != unit.stamp or record["rows"] != len(unit.rows):
-            if not data.may_leave_out or digest_of_unit(data, unit) != record["digest"]:
+            moved = data.kind == "rows" and record["start"] != unit.start  # files go by their names
+            if moved or digest_of_unit(data, unit) != record["digest"]:
                 changes.edited.append(data.splits[unit.split].place(unit.start))
                 continue
             refreshed.append({**record, "place": data.splits[unit.split].place(unit.start), "stamp": unit.stamp})
@@ -343,11 +351,11 @@ def follow(
         tokens: class token of each row, by split.
         remove_gone: whether files of images that are not in the source any more are removed.
     """
-    listed = {unit.target for unit in units}
+    listed, unused = {unit.target for unit in units}, {*data.unreadable, *data.unused}
     gone = {
         record["target"]: record
         for record in journal.records()
-        if record["status"] == "written" and record["target"] not in listed and record["place"] not in data.unreadable
+        if record["status"] == "written" and record["target"] not in listed and record["place"] not in unused
     }
     whole = [record for target, record in gone.items() if is_inside(journal.out, target) and journal.intact(record)]
     by_size: dict[int, list[Record]] = {}
@@ -380,9 +388,10 @@ def follow(
     changes.todo = todo
     for names in (changes.new, changes.edited, changes.mended):
         names[:] = [name for name in names if name not in followed]
-    removable = {record["target"] for record in whole} if remove_gone else set()
+    emptied = _emptied(data, units, gone.values()) if remove_gone else []
+    removable = {record["target"] for record in whole if os.path.dirname(record["place"]) not in emptied}
     for target, record in gone.items():
-        if target in removable:
+        if remove_gone and target in removable:
             (journal.out / target).unlink()
             _remove_empty(journal.out, target)
             changes.removed.append(record["place"])
@@ -390,6 +399,20 @@ def follow(
             changes.gone.append(record["place"])
             continue
         journal.append([{**record, "status": "removed"}])
+
+
+def _emptied(data: LabelledSet, units: Sequence[Unit], gone: Collection[Record]) -> list[str]:
+    """Folders below the source that are there without any of the images that they held, with a warning: a disk or a
+    share that is not mounted leaves such a folder."""
+    full = {os.path.dirname(data.splits[unit.split].place(unit.start)) for unit in units}
+    folders = sorted({os.path.dirname(record["place"]) for record in gone} - {*full, ""})
+    emptied = [folder for folder in folders if (Path(data.source) / folder).is_dir()]
+    if emptied:
+        warn(
+            f"{named(emptied)}: empty in {data.source}, so that the protected files stay. Is a disk not mounted? If "
+            "the images are to go, remove the empty folder, too"
+        )
+    return emptied
 
 
 def _same_image(data: LabelledSet, unit: Unit, records: Sequence[Record]) -> Record | None:
@@ -419,6 +442,7 @@ def digest_of_unit(data: LabelledSet, unit: Unit, label: str | None = None) -> s
     digest = RowDigest(data, unit.split, label)
     for row, stored in _stored(rows, unit, failed):
         digest.update(row, stored)
+    digest.close(unit)
     return "" if failed else str(digest)
 
 
@@ -459,9 +483,7 @@ def run(
     job.data.check_unchanged()
     records = list(journal.records(units))
     if len(records) < len(units):
-        raise RuntimeError(
-            f"{len(units) - len(records)} of {len(units)} files have no record: run the same command again"
-        )
+        raise WorkError(f"{len(units) - len(records)} of {len(units)} files have no record: run the same command again")
     check_output(job.out, records)
     return records
 

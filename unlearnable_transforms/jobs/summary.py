@@ -1,6 +1,7 @@
 """What a run did, in figures and in words."""
 
 import math
+import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -98,8 +99,10 @@ class Summary:
             "kept": "of kept splits, not protected",
         }
         parts = [f"{self.counts[status]:,} {text}" for status, text in statuses.items() if self.counts.get(status)]
+        missing = len(self.failed) + len(self.left_out)
+        rest = f"; {missing:,} images of the source are NOT in it, see below" if missing else ""
         return [
-            f"{sum(self.counts.values()):,} {self.kind} written: {', '.join(parts) or 'none'}",
+            f"{sum(self.counts.values()):,} {self.kind} written: {', '.join(parts) or 'none'}{rest}",
             f"{bytes_text(self.bytes_in)} in, {bytes_text(self.bytes_out)} out",
         ]
 
@@ -108,10 +111,12 @@ class Summary:
         if not self.measured:
             return []
         db, gain_db, likeness = map(self._mean, range(3))
-        return [
-            f"PSNR {db:.1f} dB, with the best gain {gain_db:.1f} dB, SSIM {likeness:.3f} (means over "
-            f"{len(self.measured)} protected images, SSIM of their middle 128x128): {in_words(gain_db, likeness)}"
-        ]
+        means = f"means over {len(self.measured)} protected images"
+        ssim = f"SSIM {likeness:.3f}; {means}, SSIM of their middle 128x128"
+        if math.isnan(likeness):  # its window fits into none of them
+            ssim = f"no SSIM of images so small; {means}"
+        words = in_words(gain_db, likeness)
+        return [f"what is seen: {words} (PSNR {db:.1f} dB, with the best gain {gain_db:.1f} dB, {ssim})"]
 
     def omissions(self) -> list[str]:
         """What was converted, not protected or not copied, and why."""
@@ -120,7 +125,7 @@ class Summary:
             *(f"left behind, {kind}: {named(places)}" for kind, places in self.left_behind.items()),
             *listed("unchanged, all black perhaps", map(readable_name, self.unchanged)),
             *listed("not copied", map(readable_name, self.others), LISTED),
-            *listed("of images that another file holds too, not copied", _reasons(self.beside), LISTED),
+            *listed("second files of one image, not copied: do not publish them", _reasons(self.beside), LISTED),
             *listed("LEFT OUT, though readable", _reasons(self.left_out)),
             *listed("NOT READABLE, not copied", _reasons(self.failed)),
         ]
@@ -137,11 +142,12 @@ class Summary:
         if self.unchanged:
             steps.append(f"do not publish the {len(self.unchanged)} UNPROTECTED: they show what they showed before")
         steps += [
-            f"publish from {readable_name(self.out)} only, and take the originals off the net: beside its original a "
-            "protected image is worth little",
-            "back up the key, the ledger and the list of classes beside it, where no one else reads",
-            "new images, next week or next year: the same command again; whether all is there and protected says "
-            f"unlearnable verify {shlex.quote(self.out)}",
+            f"publish from {readable_name(self.out)} only, and delete originals that are online already: beside its "
+            "original a protected image is worth little",
+            f"back up the key and the folder {readable_name(os.path.dirname(self.ledger))}, where no one else reads: "
+            "it holds the ledger, which is the record of what was protected, and the list of classes",
+            "new images, next week or next year: run the same command again",
+            f"to check the folder: unlearnable verify {shlex.quote(self.out)}",
         ]
         return ["what to do next:", *(f"  {number}. {step}" for number, step in enumerate(steps, 1))]
 

@@ -18,6 +18,8 @@ from typing import Any, cast
 
 import torch
 
+from ..errors import WorkError
+
 AHEAD = 2  # tasks that wait in each worker's pipe, so that it never waits for the main process
 PATIENCE = 10
 
@@ -75,7 +77,7 @@ def run_tasks(
                 try:
                     result, error = connection.recv()
                 except (EOFError, ConnectionResetError):
-                    raise RuntimeError(
+                    raise WorkError(
                         "a worker process ended by itself, perhaps for lack of memory; run the same command again "
                         "to continue, with fewer --workers"
                     ) from None

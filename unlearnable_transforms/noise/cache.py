@@ -27,6 +27,7 @@ import xxhash
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
+from ..errors import UsageKeyError
 from ..files import (
     DamagedError,
     is_inner_path,
@@ -258,7 +259,7 @@ def find_folder(digest: str) -> Path:
     """
     folders = [folder for folder in list_folders() if folder.name.startswith(digest)]
     if len(folders) != 1:
-        raise KeyError(f"{len(folders) or 'none'} of the fits in the cache begins with {digest!r}: see `cache ls`")
+        raise UsageKeyError(f"{len(folders) or 'none'} of the fits in the cache begins with {digest!r}: see `cache ls`")
     return folders[0]
 
 

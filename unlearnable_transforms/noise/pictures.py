@@ -20,6 +20,7 @@ from ..data.base import TRAIN, Rows
 from ..data.image import Opened, open_image
 from ..data.open import open_data
 from ..data.table import TableRows
+from ..errors import UsageTypeError, WorkError
 from ..files import private_directory, replacing
 from ..sample import SampleError, batch_tokens, class_tokens, class_value, sample_id
 from .table import ID, NoiseTable, id_array
@@ -62,7 +63,7 @@ class Source:
     ) -> None:
         self.transform, self.through, self.classes = transform, through, classes
         if type(data).__name__ in ("DatasetDict", "IterableDatasetDict"):
-            raise TypeError(f"fit learns from one data set: pass a split of {sorted(data)}, usually data['train']")
+            raise UsageTypeError(f"fit learns from one data set: pass a split of {sorted(data)}, usually data['train']")
         if not isinstance(data, Rows):
             data = open_data(data, what="training", image_key=image_key, label_key=label_key).pick(TRAIN)
         self.rows = data
@@ -210,7 +211,7 @@ class Pictures:
             if sample.id in rows:
                 yield rows.pop(sample.id), as_grey(sample.colour)
         if rows:
-            raise RuntimeError("the data set changed while it was read: fit again")
+            raise WorkError("the data set changed while it was read: fit again")
 
     def _read(self, size: tuple[int, int] | None) -> list[tuple[bytes, str, tuple[int, int, int]]] | None:
         """Write all pixels, resized to ``size``, to the file: id, token, shape of each image; None if sizes differ."""

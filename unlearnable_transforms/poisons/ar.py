@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
+from ..errors import UsageError
 from ..key import Key, Stream
 from ..params import param
 from ..pixels import grey_rows
@@ -200,8 +201,8 @@ def coefficients(key: Key, order: tuple[str, ...]) -> np.ndarray:
             processes, patterns = _candidates(key.stream("ar", "process", token, batch))
             batch += 1
             if len(processes):
-                squares, own = _squares(processes), _covariances(patterns)
-                energy = own @ filters[:number].T  # (TRIALS, candidates, classes so far)
+                squares, products = _squares(processes), _covariances(patterns)
+                energy = products @ filters[:number].T  # (TRIALS, candidates, classes so far)
                 energy = np.minimum(energy, squares @ covariances[:, :number].transpose(0, 2, 1))
                 answers = responses(energy.min((0, 2), initial=np.inf))
                 best = int(answers.argmax())
@@ -209,11 +210,11 @@ def coefficients(key: Key, order: tuple[str, ...]) -> np.ndarray:
                     break
             bound *= LOWER
             if bound < LEAST:
-                raise ValueError(
+                raise UsageError(
                     f"AR finds processes for {number} classes of {len(order)} and no more that differ: use another "
                     "method for so many classes, or merge some"
                 )
-        chosen[number], filters[number], covariances[:, number] = processes[best], squares[best], own[:, best]
+        chosen[number], filters[number], covariances[:, number] = processes[best], squares[best], products[:, best]
     chosen.flags.writeable = False
     return chosen
 

@@ -19,7 +19,7 @@ from ..data.beside import row_images, table_images
 from ..data.columns import find_columns, refuse_formatted, refuse_second_image, stored_images
 from ..data.image import Opened, check_batch, is_batch, open_chunks, open_image
 from ..data.splits import is_train_split
-from ..errors import UnlearnableError, UnlearnableWarning
+from ..errors import UnlearnableError, UnlearnableWarning, UsageError, UsageTypeError
 from ..key import Key, Stream
 from ..params import Parameters, param
 from ..pixels import checksum, chunk_length, keep_heap, rows_in_alpha, unchanged_rows
@@ -94,7 +94,7 @@ class Poison(Parameters):
 
     def _prepare(self) -> None:
         if self.key is not None and not isinstance(self.key, Key):
-            raise TypeError(f"key is a {type(self.key).__name__}, not a Key: use Key.load(path) or Key.generate()")
+            raise UsageTypeError(f"key is a {type(self.key).__name__}, not a Key: use Key.load(path) or Key.generate()")
         if self.needs_key:
             self._private_key()
         if self.classes is not None:
@@ -107,7 +107,7 @@ class Poison(Parameters):
             TypeError: there is none.
         """
         if self.key is None:
-            raise TypeError(f"{type(self).__name__} needs key=Key.generate() or Key.load(path)")
+            raise UsageTypeError(f"{type(self).__name__} needs key=Key.generate() or Key.load(path)")
         return self.key
 
     def _stream(self, *purpose: str | bytes | int) -> Stream:
@@ -131,7 +131,7 @@ class Poison(Parameters):
         Raises:
             SampleError: pictures that cannot be protected, with their rows in this batch.
         """
-        raise TypeError(f"{type(self).__name__} does not say how it protects: it has no _protect")
+        raise UsageTypeError(f"{type(self).__name__} does not say how it protects: it has no _protect")
 
     @property
     def fitted(self) -> bool:
@@ -188,7 +188,7 @@ class Poison(Parameters):
         Raises:
             SampleError: pictures that cannot be undone, with their rows in this batch.
         """
-        raise TypeError(f"{type(self).__name__} cannot be undone: it has no _unlock")
+        raise UsageTypeError(f"{type(self).__name__} cannot be undone: it has no _unlock")
 
     def remembered_ids(self, images: torch.Tensor, tokens: Sequence[str]) -> list[bytes | None]:
         """Sample ids of the clean pictures of a protected batch, uint8 (B, C, H, W), where the method keeps them."""
@@ -222,11 +222,11 @@ class Poison(Parameters):
         if isinstance(images, np.ndarray):
             return self._apply_array(images, labels)
         if not isinstance(images, list | tuple):
-            raise TypeError(
+            raise UsageTypeError(
                 f"apply takes a batch: a tensor, an array or a list of pictures, not {type(images).__name__}"
             )
         if any(isinstance(image, np.ndarray | list | tuple) for image in images):
-            raise TypeError(
+            raise UsageTypeError(
                 "a list of bare arrays does not say what its axes mean: stack it into one uint8 array (B, H, W, C), "
                 "or pass PIL pictures (for a data set: ds.with_format(None))"
             )
@@ -244,7 +244,7 @@ class Poison(Parameters):
             As :meth:`apply`.
         """
         if extra:
-            raise TypeError(
+            raise UsageTypeError(
                 f"{len(extra) + 2} arguments: a picture and its class are protected; boxes, masks and captions are "
                 "not supported"
             )
@@ -252,7 +252,7 @@ class Poison(Parameters):
         if isinstance(image, Mapping) and not set(image) <= {"bytes", "path"}:
             return self._call_mapping(image, label)
         if label is _NO_LABEL:
-            raise TypeError(
+            raise UsageTypeError(
                 "the label is missing: call poison(image, label). Inside a transform that sees the picture alone, use "
                 "ut.ProtectedDataset(dataset, poison)"
             )
@@ -270,7 +270,7 @@ class Poison(Parameters):
         lazy = type(row).__module__.startswith("datasets.")
         if split is not _NO_LABEL:
             if not isinstance(split, str):
-                raise TypeError(
+                raise UsageTypeError(
                     f"a row came with a second argument {split!r}: call map without with_indices and with_rank; "
                     "samples are told apart by their pixels, since positions change under shuffle and select"
                 )
@@ -385,9 +385,9 @@ class Poison(Parameters):
         Raises:
             RuntimeError: it is no batch of images, or not whole numbers in 0..255, or ``images`` was changed.
         """
-        before = checksum(images)
+        before = _state_of(images)
         result = whole_levels(self._protect(images, tokens, ids), images, f"{type(self).__name__}._protect")
-        if checksum(images) != before:
+        if _state_of(images) != before:
             raise RuntimeError(f"{type(self).__name__}._protect changed the images that it was given: copy them first")
         return result
 
@@ -447,7 +447,7 @@ class Poison(Parameters):
 
     def _check_version(self, state: dict[str, Any]) -> None:
         if state["version"] != self.version:
-            raise ValueError(
+            raise UsageError(
                 f"a {type(self).__name__} of version {state['version']} was pickled, this library has version "
                 f"{self.version}: make the poison anew"
             )
@@ -524,6 +524,12 @@ def whole_levels(result: Any, images: torch.Tensor, who: str) -> torch.Tensor:
     if not (levels == values).all():  # also where a value is not finite
         raise RuntimeError(f"{who} returned values that are not whole numbers in 0..255: round and clip them")
     return torch.from_numpy(levels)
+
+
+def _state_of(images: torch.Tensor) -> tuple[int, ...]:
+    """What changes with a batch: torch counts its writes; those of NumPy show in the first or the last image."""
+    writes = 0 if images.is_inference() else images._version
+    return writes, *(checksum(images[row]) for row in (0, -1) if len(images))
 
 
 def _is_label_batch(labels: Any) -> bool:

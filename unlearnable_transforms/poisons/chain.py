@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from ..errors import UsageError, UsageTypeError
 from ..sample import sample_id
 from .base import Behind, NotFittedError, Poison, register
 
@@ -40,12 +41,12 @@ class Chain(Poison):
         links = list(links)
         for link in links:
             if not isinstance(link, Poison) or isinstance(link, Chain):
-                raise TypeError(f"a link is a poison that is not a chain, got {type(link).__name__}")
+                raise UsageTypeError(f"a link is a poison that is not a chain, got {type(link).__name__}")
         if not links:
-            raise ValueError("a chain has at least one link")
+            raise UsageError("a chain has at least one link")
         for name in ("image_key", "label_key", "classes"):
             if any(getattr(link, name) != getattr(links[0], name) for link in links):
-                raise ValueError(f"the links disagree in {name}=: {[getattr(link, name) for link in links]}")
+                raise UsageError(f"the links disagree in {name}=: {[getattr(link, name) for link in links]}")
         self._hold([*links[:1], *map(copy.copy, links[1:])])
         self._place_links()
         if data is not None:
@@ -99,7 +100,7 @@ class Chain(Poison):
         self._ready()
         growing = [(place, link) for place, link in enumerate(self.links) if hasattr(link, "extend")]
         if not growing:
-            raise TypeError("no link of this chain keeps noise: it protects new pictures as it is")
+            raise UsageTypeError("no link of this chain keeps noise: it protects new pictures as it is")
         for place, link in growing:
             link.extend(self._handed(place, more), transform)
         return self

@@ -7,6 +7,7 @@ lies beside them.
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+from ..errors import UsageTypeError
 from ..noise.pictures import Source
 from ..params import learnt, param
 from ..sample import SampleError, batch_tokens, class_token, class_tokens, class_value
@@ -30,7 +31,7 @@ class ClassListPoison(Poison):
         super()._prepare()
         if self.known is not None:
             if self.classes is not None:
-                raise TypeError("known= is what fit found in other data: leave out classes=")
+                raise UsageTypeError("known= is what fit found in other data: leave out classes=")
             self.known = [class_value(token) for token in class_tokens(self.known)]
 
     @property

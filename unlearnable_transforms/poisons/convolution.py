@@ -4,6 +4,7 @@ Filters are multiples of 2**-12 and pixels are 0..255, so every product and part
 2**12 and float32 holds it exactly.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -105,50 +106,36 @@ def halo(image: torch.Tensor, weights: np.ndarray, step: int, result: torch.Tens
     """
     reach, taps = _taps(weights, step)
     gain = 1 / float(weights.sum())
-    height, width = image.shape[1:]
-    rows = max(1, STRIP // width)
+    width = image.shape[2]
     for channel, target in zip(image, result, strict=True):
-        soft = _soft(channel, reach, step)
-        for top in range(0, height, rows):
-            part = channel[top : top + rows].float()
+        for rows, soft in _soft_strips(channel, reach, step):
+            part = channel[rows].float()
+            soft.mul_(SOFT_GRID / step**2).round_()
             for down, right, weight in taps:
-                copy = soft[top + down : top + down + len(part), right : right + width]
-                part.add_(copy, alpha=weight / SOFT_GRID)
-            target[top : top + rows] = part.mul_(gain).round_()
+                part.add_(soft[down : down + len(part), right : right + width], alpha=weight / SOFT_GRID)
+            target[rows] = part.mul_(gain).round_()
 
 
-def _soft(channel: torch.Tensor, reach: int, step: int) -> torch.Tensor:
-    """Means of the ``step`` x ``step`` windows of a channel with mirrored borders, in multiples of 1 / SOFT_GRID.
-
-    Args:
-        channel: uint8 (H, W).
-        reach: width of the border.
-        step: side of a window.
-
-    Returns:
-        int16 (H + 2 reach - step + 1, W + 2 reach - step + 1): half the memory of float32, which counts in photographs.
-    """
-    padded = torch.from_numpy(np.pad(channel.numpy(), reach, mode="reflect"))
-    height, width = (side - step + 1 for side in padded.shape)
-    soft = torch.empty(height, width, dtype=torch.int16)
-    rows = max(2 * step, STRIP // width)
-    for top in range(0, height, rows):
-        around = padded[top : top + rows + step - 1].float()
-        sums = _window_sums(_window_sums(around, step, 1), step, 0)
-        soft[top : top + rows] = sums.mul_(SOFT_GRID / step**2).round_()
-    return soft
-
-
-def soft_copies(image: torch.Tensor, weights: np.ndarray, step: int) -> torch.Tensor:
-    """What :func:`halo` adds, not rounded: float32 (C, H, W) -> the same."""
+def add_soft_copies(channel: torch.Tensor, weights: np.ndarray, step: int, result: torch.Tensor, times: float) -> None:
+    """Add what :func:`halo` adds, not rounded, ``times`` over: float32 (H, W) of one channel, to the same."""
     reach, taps = _taps(weights, step)
-    height, width = image.shape[1:]
-    around = F.pad(image[None], (reach, reach, reach, reach), mode="reflect")[0]
-    soft = _window_sums(_window_sums(around, step, 2), step, 1) / step**2
-    total = torch.zeros_like(image)
-    for down, right, weight in taps:
-        total.add_(soft[:, down : down + height, right : right + width], alpha=weight)
-    return total
+    width = channel.shape[1]
+    for rows, soft in _soft_strips(channel, reach, step):
+        part = result[rows]
+        for down, right, weight in taps:
+            part.add_(soft[down : down + len(part), right : right + width], alpha=times * weight / step**2)
+
+
+def _soft_strips(channel: torch.Tensor, reach: int, step: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Some rows of a channel (H, W) at a time, and the sums of the ``step`` x ``step`` windows of these and what lies
+    within reach, float32; beyond the border the channel is mirrored."""
+    height, width = channel.shape
+    padded = np.pad(channel.numpy(), reach, mode="reflect")
+    count = max(4 * reach, STRIP // width)
+    for top in range(0, height, count):
+        rows = slice(top, min(top + count, height))
+        around = torch.from_numpy(padded[rows.start : rows.stop + 2 * reach]).float()
+        yield rows, _window_sums(_window_sums(around, step, 1), step, 0)
 
 
 def _taps(weights: np.ndarray, step: int) -> tuple[int, list[tuple[int, int, float]]]:

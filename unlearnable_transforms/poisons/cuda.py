@@ -26,6 +26,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from ..errors import UsageError, UsageTypeError
 from ..key import Key, Stream
 from ..params import param
 from ..sample import SampleError, class_token, class_tokens, class_value
@@ -107,18 +108,18 @@ class CUDAPoison(Poison):
     def _prepare(self) -> None:
         super()._prepare()
         if (self.key is None) == (self.explicit is None):
-            raise TypeError(
+            raise UsageTypeError(
                 "CUDAPoison takes a key (key=Key.generate() or Key.load(path)) or explicit kernels, not both"
             )
         sized = self.kernel_size is not None or self.blur is not None
         if self.explicit is not None and (sized or self.strength is not None):
-            raise TypeError(
+            raise UsageTypeError(
                 "explicit kernels have their size and blur in them: leave out strength, kernel_size and blur"
             )
         if sized and self.strength is not None:
-            raise TypeError("strength stands for kernel_size and blur: give it, or them")
+            raise UsageTypeError("strength stands for kernel_size and blur: give it, or them")
         if self.invertible and (sized or self.explicit is not None):
-            raise TypeError("invertible filters have a size and a shape of their own: leave out all but strength")
+            raise UsageTypeError("invertible filters have a size and a shape of their own: leave out all but strength")
         if sized:
             size = self.kernel_size or 3
             _check_weight(size, default_blur(size) if self.blur is None else self.blur)
@@ -141,7 +142,7 @@ class CUDAPoison(Poison):
         """
         if image_size is None:
             if self._grows:
-                raise ValueError("the filters grow with the picture here: pass image_size=")
+                raise UsageError("the filters grow with the picture here: pass image_size=")
             image_size = 32
         side = image_size if isinstance(image_size, int) else min(image_size)
         tokens = [class_token(label, self.classes) for label in labels]
@@ -330,7 +331,7 @@ def _centre(weights: np.ndarray, peaks: np.ndarray) -> np.ndarray:
 
 def _check_weight(size: int, blur: float) -> None:
     if 1 + (size**2 - 1) * blur > MAX_SUM:
-        raise ValueError(f"kernel_size={size} with blur={blur} is heavier than {MAX_SUM}: lower the blur")
+        raise UsageError(f"kernel_size={size} with blur={blur} is heavier than {MAX_SUM}: lower the blur")
 
 
 def _explicit_filters(kernels: Mapping[Any, Any] | Sequence, classes: Sequence | None) -> dict[str, np.ndarray]:
@@ -338,20 +339,20 @@ def _explicit_filters(kernels: Mapping[Any, Any] | Sequence, classes: Sequence |
     for label, values in kernels.items() if isinstance(kernels, Mapping) else kernels:
         token = class_token(label, classes)
         if token in filters:
-            raise ValueError(f"kernels names class {class_value(token)!r} twice")
+            raise UsageError(f"kernels names class {class_value(token)!r} twice")
         weights = np.rint(np.array(values, np.float64) * GRID) / GRID
         if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or weights.shape[0] % 2 == 0:
-            raise ValueError(f"the filter of class {label!r} has shape {weights.shape}, not (k, k) with odd k")
+            raise UsageError(f"the filter of class {label!r} has shape {weights.shape}, not (k, k) with odd k")
         if not np.isfinite(weights).all() or not weights.any():
-            raise ValueError(
+            raise UsageError(
                 f"the filter of class {label!r} is not finite, or zero in multiples of 1/{GRID}: scale it up"
             )
         if np.abs(weights).sum() > MAX_SUM:
-            raise ValueError(
+            raise UsageError(
                 f"the filter of class {label!r} has absolute sum {np.abs(weights).sum():.1f}, above {MAX_SUM}: scale "
                 "it down, its gain cancels since each picture is divided by its maximum"
             )
         filters[token] = weights.astype(np.float32)
     if not filters:
-        raise ValueError("kernels is empty: give a filter for every class")
+        raise UsageError("kernels is empty: give a filter for every class")
     return filters

@@ -4,16 +4,21 @@ A filtered picture is known to half a level, cut off at the border, and divided 
 in as smoothly as the rest allows; filters whose 1 lies in the middle and outweighs the rest lose nearly nothing.
 """
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .convolution import convolve, soft_copies
+from .convolution import add_soft_copies, convolve
 
 STEPS = 80  # of conjugate gradients: more change nothing to speak of
 SLOPE = 12.0  # levels by which neighbouring pixels of a picture differ, about
-HALO_STEPS = 80
+ROUNDS, HALO_STEPS = 12, 80
+REDUCED_STEP = 5  # pixels from copy to copy in the reduced picture; odd, so that the copies lie where they should
+ENOUGH = 0.1  # of a rest is what one round leaves of it at the best
+STALLED = 0.9  # of the rest before: less is not to be had
 SETTLED = 0.05  # levels: what is missing then is less than a step of bytes
 DAMPING = 0.8  # below 1 the series converges wherever anything of the picture is left
 
@@ -74,14 +79,40 @@ def _roughness(x: Tensor) -> Tensor:
 def remove_halo(image: Tensor, weights: np.ndarray, step: int) -> Tensor:
     """The image, uint8 (C, H, W), that ``convolution.halo`` gave this halo; float32, whole numbers in 0..255.
 
-    The image itself has the weight 1 and the soft copies of it together hardly more, so the copies of what is known so
-    far are taken away again and again (a damped Neumann series).
+    The image itself has the weight 1, and the soft copies S of it together hardly more. A rest r, what y - x - S x
+    lacks, is made good by r - S c, where c solves c + S c = r. S c is so smooth that c is computed in a reduced image,
+    by taking away the copies of what is known so far, again and again (a damped Neumann series); what the reduction
+    loses is in the next rest.
     """
-    target = image * float(weights.sum())
-    x = image.float()
+    result = torch.empty(image.shape)
+    total, reduced = float(weights.sum()), min(step, REDUCED_STEP)
+    shape = [round(side * reduced / step) for side in image.shape[1:]]
+    for channel, x in zip(image, result, strict=True):
+        x.copy_(channel)
+        rest = torch.empty_like(x)
+        missing = math.inf
+        for _ in range(ROUNDS):
+            rest.copy_(channel).mul_(total).sub_(x)
+            add_soft_copies(x, weights, step, rest, -1)
+            before, missing = missing, max(-float(rest.min()), float(rest.max()))
+            if missing < SETTLED or missing > STALLED * before:
+                break
+            x += rest
+            small = F.interpolate(rest[None, None], shape, mode="area")
+            soft = small - _without_copies(small[0, 0], weights, reduced)
+            x -= F.interpolate(soft, x.shape, mode="bilinear")[0, 0]
+        x.round_().clamp_(0, 255)
+    return result
+
+
+def _without_copies(target: Tensor, weights: np.ndarray, step: int) -> Tensor:
+    """The x with x + S x = target, nearly: float32 (H, W) of a small picture."""
+    x, rest = torch.zeros_like(target), target.clone()
+    enough = ENOUGH * float(target.abs().max())
     for _ in range(HALO_STEPS):
-        rest = target - x - soft_copies(x, weights, step)
-        x = x + DAMPING * rest
-        if rest.abs().max() < SETTLED:
+        x.add_(rest, alpha=DAMPING)
+        torch.sub(target, x, out=rest)
+        add_soft_copies(x, weights, step, rest, -1)
+        if rest.abs().max() < enough:
             break
-    return x.round().clamp(0, 255)
+    return x

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from ..errors import UnlearnableWarning
+from ..errors import UnlearnableWarning, UsageError, UsageTypeError
 from ..noise.cache import Entry, NoiseCache
 from ..noise.pictures import Pictures, Source
 from ..noise.table import NoiseError
@@ -74,11 +74,11 @@ class FittedPoison(Poison):
             ``tensors`` for ``extend``; ``accuracy`` of the surrogate on the images with noise; ``target``: what share
             of them the surrogate takes for what the method asks; ``passes``, forward and backward, of ``PASS`` images.
         """
-        raise TypeError(f"{type(self).__name__} does not say how it learns: it has no _learn")
+        raise UsageTypeError(f"{type(self).__name__} does not say how it learns: it has no _learn")
 
     def _continue(self, pictures: Pictures, noise: np.memmap, tensors: Mapping[str, np.ndarray]) -> None:
         """Fill in noise for further pictures of the same classes and size, with what the fit left."""
-        raise TypeError(f"{type(self).__name__} makes no noise for further pictures: it has no _continue")
+        raise UsageTypeError(f"{type(self).__name__} makes no noise for further pictures: it has no _continue")
 
     def _worries(self, report: Mapping[str, Any]) -> str | None:
         """What in the report says that the noise will not protect."""
@@ -195,7 +195,7 @@ class FittedPoison(Poison):
             who = None if chain is None else f"behind {chain.title} this noise may add nothing"
             warn(
                 f"{who or 'this noise will hardly protect'}: {worries}. More pictures, more steps or another surrogate "
-                "may help; measure it (ut.evaluate, docs/claims.md) before you rely on it",
+                "may help; measure it (docs/claims.md) before you rely on it",
                 FitWarning,
             )
         return entry
@@ -215,7 +215,7 @@ class FittedPoison(Poison):
         if self.noise is not None:
             cache = self._cache(chain)
             if self._kept is not None and self._kept.name != cache.name:
-                raise ValueError(
+                raise UsageError(
                     f"{self!r} was fitted at another place of a chain: pass it unfitted, the chain fits it on what the "
                     "links before make of the images"
                 )

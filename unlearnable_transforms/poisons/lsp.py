@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import UsageError
 from ..params import param
 from ..pixels import grey_rows
 from .base import register
@@ -72,7 +73,7 @@ class LSPPoison(ClassListPoison):
     def _draw_corners(self, order: list[str]) -> dict[str, np.ndarray]:
         limit = 2 ** (self.cells**2)
         if len(order) > limit:
-            raise ValueError(f"{len(order)} classes are more than the {limit} that cells={self.cells} tells apart")
+            raise UsageError(f"{len(order)} classes are more than the {limit} that cells={self.cells} tells apart")
         corners: dict[str, np.ndarray] = {}
         taken: set[bytes] = set()
         for token in order:

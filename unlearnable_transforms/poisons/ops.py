@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import UsageError, UsageTypeError
 from ..noise.pictures import MIXED_SIDE, Source, as_grey, resize
 from ..params import learnt, param
 from ..pixels import grey_rows
@@ -70,7 +71,7 @@ class OPSPoison(Poison):
         if self.pixels is None:
             self._private_key()
         if (self.pixels is None) != (self.grid is None):
-            raise TypeError("pixels= are counted on grid=(height, width): give both, or neither and call fit")
+            raise UsageTypeError("pixels= are counted on grid=(height, width): give both, or neither and call fit")
         self._spots: dict[str, np.ndarray] = {}
         if self.pixels is not None and self.grid is not None:
             grid = int(self.grid[0]), int(self.grid[1])
@@ -189,7 +190,7 @@ def choose(sums: Mapping[str, Sums], colours: np.ndarray, sparsity: int, order: 
     """
     cells = len(order)
     if sparsity > cells or sparsity * len(sums) > cells * len(colours):
-        raise ValueError(
+        raise UsageError(
             f"{len(sums)} classes with {sparsity} pixels each do not fit into {cells} cells with {len(colours)} "
             "colours: use larger pictures, a larger work_size or a smaller sparsity"
         )
@@ -201,7 +202,7 @@ def choose(sums: Mapping[str, Sums], colours: np.ndarray, sparsity: int, order: 
         best = ranking.max(0)
         places = np.argsort(-best, kind="stable")[:sparsity]
         if best[places[-1]] <= 0:
-            raise ValueError(
+            raise UsageError(
                 f"no {sparsity} pixels are left that change pictures of class {class_value(token)!r}: use larger "
                 "pictures or a smaller sparsity"
             )
@@ -226,21 +227,21 @@ def scores(sums: Sums, colours: np.ndarray) -> np.ndarray:
 
 def _checked(pixels: Any, grid: tuple[int, int], classes: Sequence | None) -> dict[str, np.ndarray]:
     if isinstance(pixels, str) or not isinstance(pixels, Mapping | Sequence):
-        raise TypeError(
+        raise UsageTypeError(
             "pixels is a mapping label -> [(row, column, red, green, blue), ...]; those of a fit are secret and stand "
             "in no configuration: fit again"
         )
-    found: dict[str, np.ndarray] = {}
+    by_class: dict[str, np.ndarray] = {}
     for label, spots in pixels.items() if isinstance(pixels, Mapping) else pixels:
         token = class_token(label, classes)
-        if token in found:
-            raise ValueError(f"pixels names class {class_value(token)!r} twice")
+        if token in by_class:
+            raise UsageError(f"pixels names class {class_value(token)!r} twice")
         values = np.array(spots)
         if values.ndim != 2 or values.shape[1] != 5 or not len(values) or not isinstance(values.flat[0], Integral):
-            raise ValueError(f"the pixels of class {label!r} are not [(row, column, red, green, blue), ...], whole")
+            raise UsageError(f"the pixels of class {label!r} are not [(row, column, red, green, blue), ...], whole")
         if (values < 0).any() or (values[:, :2] >= grid).any() or (values[:, 2:] > 255).any():
-            raise ValueError(f"the pixels of class {label!r} lie outside the grid {grid}, or colours outside 0..255")
-        found[token] = values.astype(np.int64)
-    if len({len(values) for values in found.values()}) != 1:
-        raise ValueError("pixels is empty, or has more for one class than for another: give the same number for each")
-    return dict(sorted(found.items()))
+            raise UsageError(f"the pixels of class {label!r} lie outside the grid {grid}, or colours outside 0..255")
+        by_class[token] = values.astype(np.int64)
+    if len({len(values) for values in by_class.values()}) != 1:
+        raise UsageError("pixels is empty, or has more for one class than for another: give the same number for each")
+    return dict(sorted(by_class.items()))

@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from ..errors import DivergedError, UsageTypeError
 from ..noise.pictures import Pictures
 from ..params import UNSET, Param, Parameters, param
 from ..pixels import equal_channels
@@ -142,10 +143,10 @@ class OptimisedPoison(Optimisation, FittedPoison):
 
     def _prepare(self) -> None:
         super()._prepare()
-        given = {name: getattr(self, name) for name in Settings.declared()}
-        self._given = {name: value for name, value in given.items() if value is not UNSET}
+        values = {name: getattr(self, name) for name in Settings.declared()}
+        self._given = {name: value for name, value in values.items() if value is not UNSET}
         if self.surrogate is not UNSET and self.surrogates is not UNSET:
-            raise TypeError("surrogate= is one network, surrogates= are several: give one of both")
+            raise UsageTypeError("surrogate= is one network, surrogates= are several: give one of both")
 
     def settings_for(self, side: int) -> Settings:
         """All settings for pictures of this shorter side in pixels."""
@@ -254,7 +255,7 @@ class OptimisedPoison(Optimisation, FittedPoison):
                     pixels = self._surrogate_view(model, z, batch)
                     loss = float(surrogate.learn(pixels, batch.y, settings.rate_at(progress), number))
                     if not math.isfinite(loss):
-                        raise FloatingPointError(f"the surrogate's loss became {loss} in step {step}: lower rate=")
+                        raise DivergedError(f"the surrogate's loss became {loss} in step {step}: lower rate=")
                 surrogate.step = step + 1
                 surrogate.save(work)
                 bar.set_postfix(loss=f"{loss:.2f}", refresh=False)

@@ -100,12 +100,12 @@ class PILPoison(FittedPoison):
 
     def _descend(self, surrogate: Tensor, x: Tensor, y: Tensor, grey: Tensor, start: torch.Generator) -> Tensor:
         """delta of a batch, (B, 3 * height * width), as in the text above."""
-        wanted = F.one_hot(y, len(surrogate)).float()
+        targets = F.one_hot(y, len(surrogate)).float()
         step_size = self.eps / 10 if self.step_size is None else self.step_size
         shape = (len(x), 3, -1)  # grey pictures keep equal channels
         delta = equal_channels(((2 * torch.rand(x.shape, generator=start) - 1) * self.eps).view(shape), grey).flatten(1)
         for _ in range(self.steps):
-            induced = ((delta @ surrogate.T).softmax(1) - wanted) @ surrogate
+            induced = ((delta @ surrogate.T).softmax(1) - targets) @ surrogate
             emptied = ((x - delta) @ surrogate.T).softmax(1) - 1 / len(surrogate)
             gradient = self.weight * induced - (1 - self.weight) * emptied @ surrogate
             direction = equal_channels(gradient.view(shape), grey).flatten(1).sign()

@@ -13,6 +13,7 @@ from ..data.codec import measure
 from ..data.image import Opened, open_bytes
 from ..errors import UsageError, printable
 from ..files import private_directory, read_regular
+from ..jobs.journal import lies_in_output
 from ..jobs.summary import in_words
 from ..key import Key
 from ..poisons.cuda import CUDAPoison, Strength
@@ -98,13 +99,18 @@ def preview(
 
     Raises:
         FileNotFoundError: there is no such file, or no folder for the page.
-        UsageError: the file is no image that can be protected, or ``out`` is something else than a page.
+        UsageError: the file is no image that can be protected, ``out`` is something else than a page, or lies
+            among protected images.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no image file {path}")
+    if out is not None and lies_in_output(out):
+        raise UsageError(f"{out} would show the original in a folder of protected images: name another place")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name one photograph in it")
     try:
-        opened = open_bytes(read_regular(path, LARGEST))
+        opened = open_bytes(read_regular(path, LARGEST), convert=True)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{path}: {error}") from None
     name = label or path.resolve().parent.name or "photographs"

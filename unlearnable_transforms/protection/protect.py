@@ -24,7 +24,7 @@ from ..data.open import open_data
 from ..data.shrink import check_max_side
 from ..data.table import Scratch, TableRows, TableSet, open_rows
 from ..data.walk import named, readable_name
-from ..errors import UsageError
+from ..errors import UsageError, UsageTypeError
 from ..jobs.journal import Journal, Record, open_journal
 from ..jobs.ledger import SCHEMA, check_ledger_place, protected_rows, write_ledger
 from ..jobs.run import READABLE, Engine, Failure, Failures, Job, check_engine, check_places, compare, follow, run
@@ -59,10 +59,10 @@ _CONVERTED = "_converted"
 def check_fraction(fraction: float, poison: Poison) -> None:
     """Refuse a share outside (0, 1], or below 1 without a key; warn of what a share below 1 costs."""
     if not 0 < fraction <= 1:
-        raise ValueError(f"fraction lies in (0, 1], got {fraction}")
+        raise UsageError(f"fraction lies in (0, 1], got {fraction}")
     if fraction < 1:
         if poison.key is None:
-            raise ValueError("fraction < 1 chooses images by the key: this poison has none")
+            raise UsageError("fraction < 1 chooses images by the key: this poison has none")
         warn(
             f"only {fraction:.0%} will be protected. The CUDA paper's victim reached 85.6 % with 80 % protected, "
             "against 18.5 % with all (table 5): below full coverage, the clean part teaches what the rest hides "
@@ -143,9 +143,9 @@ def refuse_protected(data: LabelledSet, tokens: dict[str, list[str]]) -> None:
     ids = pa.array(list(some), pa.binary(16))
     for ledger, table in ledgers:
         for id_ in table.filter(pc.is_in(table["protected_id"], ids))["protected_id"].to_pylist():
-            raise ValueError(
+            raise UsageError(
                 f"{some[id_]} is protected already, says the ledger {ledger}: protect the clean data, or undo the "
-                "first protection (ut.unlock, `unlearnable unlock`). To combine methods use Chain"
+                "first protection with unlock. Several methods are combined in a chain (docs/chain.md)"
             )
 
 
@@ -195,11 +195,11 @@ def protect(
             protected already, fraction.
     """
     if isinstance(data, IterableDataset | IterableDatasetDict):
-        raise TypeError(
+        raise UsageTypeError(
             "a streaming data set has no end to check: use ds.map(poison), or load it without streaming=True"
         )
     if not isinstance(data, Dataset | DatasetDict):
-        raise TypeError(
+        raise UsageTypeError(
             f"protect takes a datasets.Dataset or DatasetDict, not {type(data).__name__}; for a torchvision data set "
             "use ut.ProtectedDataset(dataset, poison)"
         )
@@ -212,7 +212,7 @@ def protect(
         split.convert = convert
     empty = [name for name in rows.training if not len(rows.splits[name])]
     if empty:
-        raise ValueError(f"there are no rows to protect{f' in {empty}' if rows.named_splits else ''}")
+        raise UsageError(f"there are no rows to protect{f' in {empty}' if rows.named_splits else ''}")
     if labels is not None:
         hide(rows, labels, poison, clusters=clusters, backbone=backbone)
     tokens = {name: rows.tokens(name, poison) for name in rows.training}
@@ -409,7 +409,7 @@ def protect_source(
     check_places(os.fspath(source), out)
     check_ledger_place(ledger, out)
     if label is not None and labels is not None:
-        raise ValueError("label is one class for all, labels are secret classes: give one of the two")
+        raise UsageError("label= is one class for all, labels= are secret classes: give one of the two")
     check_options(labels, clusters, backbone, poison.key)
     data = open_data(
         source,
@@ -447,6 +447,7 @@ def protect_source(
             **_said(codec),
             "fraction": fraction,
             "label": label,
+            "class column of a table": _class_columns(data) if label is None and labels is None else None,
             "kept splits": sorted(keep_splits),
             "kept columns": sorted(keep_columns),
             "classes": classes,
@@ -529,6 +530,13 @@ def _said(codec: Codec) -> dict[str, Any]:
         "copyright": said.copyright or None,
         "fields kept": ", ".join(codec.keep) or None,
     }
+
+
+def _class_columns(data: LabelledSet) -> str | None:
+    """The columns of a folder's tables that name the classes, if they do. With a table that comes or goes all images
+    would be in other classes."""
+    columns = {table.label_column for table in data.tables if table.label_column} if isinstance(data, FolderSet) else ()
+    return ", ".join(sorted(columns)) or None
 
 
 def _protects(record: Record) -> bool:

@@ -20,7 +20,7 @@ from datasets import Dataset, DatasetDict, Features, Value
 from ..data.base import TRAIN, LabelledSet
 from ..data.image import open_chunks, open_image
 from ..data.table import TableRows, TableSet, open_rows
-from ..errors import UnlearnableWarning
+from ..errors import UnlearnableWarning, UsageError, UsageTypeError
 from ..files import private_directory
 from ..jobs.ledger import check_fit, learnt_in, max_side_in, names_method, other_method, read_ledger, remember
 from ..poisons.base import Poison
@@ -91,7 +91,7 @@ def unlock(
             counts += states
         result = DatasetDict({**protected, **done}) if isinstance(protected, DatasetDict) else done[TRAIN]
     else:
-        raise TypeError(
+        raise UsageTypeError(
             f"unlock takes a datasets.Dataset or DatasetDict, or a tuple (images, labels), not "
             f"{type(protected).__name__}; for files there is `unlearnable unlock`"
         )
@@ -183,7 +183,7 @@ def _find_records(poison: Poison, some: Sequence[Picture], ledger: str | os.Path
             if any(records.find(*picture) for picture in some):
                 (ours if mine else others).append((path, table))
     if others and not ours:
-        raise ValueError(
+        raise UsageError(
             f"these pictures were protected with another key than {poison!r} has: the ledger {others[0][0]} knows them"
         )
     fitting = [table for _, table in ours if not other_method(table, poison)]
@@ -228,7 +228,7 @@ class Unlocker:
             )
         unlabelled = [row for row in strange if tokens[row] is None]
         if unlabelled:
-            raise SampleError("no label and no ledger says the picture's class: pass the ledger", unlabelled)
+            raise SampleError("no label and no ledger says the image's class: pass ledger=", unlabelled)
         results, states = list(colours), [CLEAN] * len(colours)
         todo = [row for row, record in enumerate(found) if record is None or record.status == "protected"]
         classes = [record.token if record else str(token) for record, token in zip(found, tokens, strict=True)]
@@ -287,10 +287,10 @@ def _check_pictures(poison: Poison, some: Sequence[Picture], records: Records) -
             colours.append(colour)
             tokens.append(class_)
     if not fits_pictures(poison, colours, tokens):
-        raise ValueError(
+        raise UsageError(
             f"{poison!r} did not make these pictures: protected again, what it undoes becomes something else. Give the "
             "key and the options that they were protected with, or its ledger; if they were resized or saved as JPEG "
-            "since, or are drawings in black and white, pass changed=True (--changed)"
+            "since, or are drawings in black and white, pass changed=True"
         )
 
 

@@ -21,6 +21,7 @@ from ..data.base import LabelledSet, Unit
 from ..data.codec import Codec
 from ..data.image import Opened
 from ..data.open import open_data
+from ..errors import UsageError
 from ..files import PART_PREFIX, read_json
 from ..jobs.journal import open_journal
 from ..jobs.ledger import differences
@@ -73,11 +74,11 @@ def unlock_source(
     check_places(source, out)
     changed = _check_manifest(source / MANIFEST, poison) or changed  # what a manifest names needs no other proof
     if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty: choose a new folder")
+        raise UsageError(f"{out} is not empty: choose a new folder")
     data = _open(source, poison, label, config)
-    originals = None if clean is None else _open(Path(clean), poison, None, None, unlabelled=True)
+    originals = None if clean is None else _open(Path(clean), poison, None, None, unlabelled=True, convert=True)
     if originals is not None and originals.kind != data.kind:
-        raise ValueError(f"{clean} cannot be compared with {source}: one is a folder of images, the other is not")
+        raise UsageError(f"{clean} cannot be compared with {source}: one is a folder of images, the other is not")
     codec = Codec()
     units = [unit for unit in data.units(codec) if unit.split in data.training]
     unlocker = make_unlocker(poison, some_images(data, poison), ledger, changed)
@@ -103,8 +104,16 @@ def unlock_source(
     return lines
 
 
-def _open(source: Path, poison: Poison, label: str | None, config: str | None, unlabelled: bool = False) -> LabelledSet:
+def _open(
+    source: Path,
+    poison: Poison,
+    label: str | None,
+    config: str | None,
+    unlabelled: bool = False,
+    convert: bool = False,
+) -> LabelledSet:
     options: dict[str, Any] = {"image_key": poison.image_key, "label_key": poison.label_key, "config": config}
+    options["convert"] = convert
     try:
         return open_data(source, label=label, unlabelled=unlabelled, **options)
     except ValueError:  # any tree, as secret classes allow: then the ledger knows the classes
@@ -175,7 +184,7 @@ def _check_manifest(path: Path, poison: Poison) -> bool:
         decisive({name: config[name] for name in SAID if name in manifest}, keys=True) for config in (manifest, ours)
     )
     if other := next(differences(was, now), ""):
-        raise ValueError(f"{path} says that it was protected with {other}")
+        raise UsageError(f"{path} says that it was protected with {other}")
     return set(SAID) <= set(manifest) and has_keys(poison)
 
 
@@ -187,7 +196,7 @@ def _pairs(restored: LabelledSet, clean: LabelledSet) -> Iterator[tuple[np.ndarr
     for name in restored.training:
         ours, theirs = restored.splits[name], clean.splits.get(name)
         if theirs is None or (restored.kind == "rows" and len(theirs) != len(ours)):
-            raise ValueError(f"{clean.source} has no split {name} of {len(ours)} rows: it is not the clean data set")
+            raise UsageError(f"{clean.source} has no split {name} of {len(ours)} rows: it is not the clean data set")
         if restored.kind == "rows":
             rows = list(range(len(ours)))
         else:
@@ -202,7 +211,7 @@ def _measured(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> str:
     values = np.array([psnr(*pair) if pair[0].shape == pair[1].shape else np.nan for pair in pairs])
     values = values[~np.isnan(values)]
     if not len(values):
-        raise ValueError("none of the pictures has a clean one of the same place and size to compare it with")
+        raise UsageError("none of the pictures has a clean one of the same place and size to compare it with")
     exact = np.isinf(values)
     near = f", PSNR of the others {values[~exact].mean():.1f} dB (mean)" if not exact.all() else ""
     return f"compared with {len(values):,} clean pictures: {exact.sum():,} are equal{near}"

@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from jinja2 import Environment, StrictUndefined
 
 from ..defenses import list_defenses
-from ..errors import printable
+from ..errors import UsageError, printable
 from ..evaluation.report import Report
 from ..evaluation.tables import Headline, Row, Table
 from ..evaluation.text import entry_text, headline_text, percent
@@ -144,13 +144,13 @@ def _measured(about: About, report: Report | None) -> dict[str, Any]:
     """What the template says of a report."""
     if report is None:
         return {"tables": [], "undoing": [], "tried": [], "untried": 0, "worst": None}
-    found = rows_of_method(report, about.config)
-    tried, undoing = _undoing(found)
-    headlines = [(table, line) for table, rows in found for line in table.headlines if line.row in rows]
-    others = {fingerprint for table, rows in found for fingerprint in _fingerprints(table, rows)}
+    tables = rows_of_method(report, about.config)
+    tried, undoing = _undoing(tables)
+    headlines = [(table, line) for table, rows in tables for line in table.headlines if line.row in rows]
+    others = {fingerprint for table, rows in tables for fingerprint in _fingerprints(table, rows)}
     return {
         "worst": _worst(*max(headlines, key=lambda pair: pair[1].entry.last or 0)) if headlines else None,
-        "tables": [_table(table, rows) for table, rows in found],
+        "tables": [_table(table, rows) for table, rows in tables],
         "other_keys": bool(others) and about.config["key_fingerprint"] not in others,
         "date": max(str(cell.get("date", "")) for cell in report.cells),
         "undoing": undoing,
@@ -172,26 +172,26 @@ def _worst(table: Table, line: Headline) -> dict[str, Any]:
 
 def _table(table: Table, rows: list[Row]) -> dict[str, Any]:
     """A table as the template shows it: the worst defense first."""
-    shown = [row for row in table.rows if row in rows or table.sets[row]["role"] in ("clean", "control")]
+    listed = [row for row in table.rows if row in rows or table.sets[row]["role"] in ("clean", "control")]
     worst = {column: max((_last(table, row, column) for row in rows), default=-1.0) for column in table.columns}
     return {
         "about": table.about,
-        "rows": [row[0] for row in shown],
+        "rows": [row[0] for row in listed],
         "columns": [
             (
                 "none (erm)" if column == "erm" else column,
-                [entry_text(table.entries.get((row, column))) for row in shown],
+                [entry_text(table.entries.get((row, column))) for row in listed],
             )
             for column in sorted(table.columns, key=lambda column: (-worst[column], column))
         ],
     }
 
 
-def _undoing(found: list[tuple[Table, list[Row]]]) -> tuple[set[str], list[dict[str, str]]]:
+def _undoing(tables: list[tuple[Table, list[Row]]]) -> tuple[set[str], list[dict[str, str]]]:
     """The names of the defenses that were tried; and those that win back more than half of the loss, worst first."""
     tried: set[str] = set()
     undoing: dict[str, tuple[float, dict[str, str]]] = {}
-    for table, rows in found:
+    for table, rows in tables:
         for (row, column), entry in table.entries.items():
             if row not in rows or entry.last is None:
                 continue
@@ -212,25 +212,25 @@ def rows_of_method(report: Report, config: Mapping[str, Any]) -> list[tuple[Tabl
     Raises:
         ValueError: the report is about other methods.
     """
-    found = [(table, rows) for table in report.tables if (rows := _rows_of(table, config))]
-    if not found:
+    tables = [(table, rows) for table in report.tables if (rows := _rows_of(table, config))]
+    if not tables:
         labels = sorted({cell["set"]["label"] for cell in report.cells})
-        raise ValueError(
+        raise UsageError(
             f"the report is about {labels}, and not about {config['method']} with the arguments {config['arguments']}: "
             "pass the one of this method"
         )
-    return found
+    return tables
 
 
 def _rows_of(table: Table, config: Mapping[str, Any]) -> list[Row]:
     """The rows of a table that were protected by this method, whatever the key; or by the set itself."""
-    found = []
+    matching = []
     for row in table.rows:
         made = table.sets[row]
         known = made["config"]
         if made["role"] == "poison" and (known.get("method") == "unknown" or decisive(known) == decisive(config)):
-            found.append(row)
-    return found
+            matching.append(row)
+    return matching
 
 
 def _fingerprints(table: Table, rows: list[Row]) -> set[str]:

@@ -16,6 +16,7 @@ from ..checks.leaks import Findings, Place
 from ..data.base import LabelledSet
 from ..data.image import open_bytes
 from ..data.open import open_data
+from ..errors import UsageError, UsageTypeError
 from ..files import private_directory
 from ..jobs.ledger import check_fit, other_method, read_ledger
 from ..poisons.base import NotFittedError, Poison
@@ -56,14 +57,14 @@ class Coverage:
     def missing(self) -> list[Place]:
         """Rows of the ledger of which the upload has no picture."""
         left = self.seen.copy()
-        found: list[Place] = []
+        places: list[Place] = []
         columns = (self.table[name].to_pylist() for name in ("split", "row", "protected_id"))
         for split, row, id_ in zip(*columns, strict=True):
             if left[id_] > 0:
                 left[id_] -= 1
             else:
-                found.append((split or "ledger", row))
-        return found
+                places.append((split or "ledger", row))
+        return places
 
 
 def find_coverage(
@@ -81,11 +82,12 @@ def find_coverage(
     if original is None:
         return coverage
     if not isinstance(original, Dataset | DatasetDict | str | Path):
-        raise TypeError(f"original is a data set or a path, not a {type(original).__name__}")
+        raise UsageTypeError(f"original is a data set or a path, not a {type(original).__name__}")
     originals = open_data(
-        original, what="original", label=label, image_key=poison.image_key, label_key=poison.label_key
+        original, what="original", label=label, image_key=poison.image_key, label_key=poison.label_key, convert=True
     )
     if coverage is not None:
+        originals.shrink(coverage.records.max_side)  # as they were when they were protected
         _compare(originals, coverage, poison, findings)
         return coverage
     if not poison.fitted:
@@ -158,7 +160,7 @@ def confirm(upload: Upload, poison: Poison) -> int:
         off = np.abs(protected.astype(np.int16) - colours[row]) > LEVELS
         shares.append(float(off[changed].mean()) if changed.any() else 1.0)
     if shares and np.mean(shares) > SHARE + ONE_PICTURE / len(shares):
-        raise ValueError(f"protected again, what {poison!r} undoes becomes something else")
+        raise UsageError(f"protected again, what {poison!r} undoes becomes something else")
     return len(some)
 
 

@@ -17,7 +17,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from ..checks.leaks import Findings, LeakError, holds_secret, key_forms
-from ..errors import UnlearnableWarning
+from ..errors import UnlearnableWarning, UsageError, WorkError
 from ..evaluation.report import Report
 from ..files import private_directory, read_json, replacing
 from ..jobs.run import check_places
@@ -121,9 +121,9 @@ def publish(
         OSError: the Hub refused, or cannot be reached; call again to continue.
     """
     if not REPO.fullmatch(repo):
-        raise ValueError(f"the repository is named as user/name, got {repo!r}")
+        raise UsageError(f"the repository is named as user/name, got {repo!r}")
     if gated not in (None, False, "auto", "manual"):
-        raise ValueError(f'gated is "auto", "manual" or False, got {gated!r}')
+        raise UsageError(f'gated is "auto", "manual" or False, got {gated!r}')
     config = json.loads(json.dumps(poison.public_config()))
     if report is not None and not isinstance(report, Report):
         report = Report.load(os.fspath(report))
@@ -144,9 +144,9 @@ def publish(
         if upload.features is not None:
             check_tables(upload, forms, keep, findings)
         coverage = find_coverage(upload, poison, ledger, original, label, findings)
-        told = UNVERIFIED if coverage is None else f"verified with {coverage.source}"
+        confirmation = UNVERIFIED if coverage is None else f"verified with {coverage.source}"
         if coverage is None and not allow_unverified:
-            told = _confirm(upload, poison, findings)
+            confirmation = _confirm(upload, poison, findings)
         check = PictureCheck(upload, poison, coverage, findings)
         checked = check.run()
         check.judge(checked, allow_partial, originals_public)
@@ -157,7 +157,7 @@ def publish(
             poison=poison,
             config=config,
             checked=checked,
-            coverage=told,
+            coverage=confirmation,
             originals_public=originals_public,
             licence=license,
             description=description,
@@ -167,13 +167,13 @@ def publish(
         )
         (place / CARD).write_text(make_card(about, report), encoding="utf-8")
         files = sorted([*upload.files, CARD])
-        manifest = make_manifest(upload, config, repo, checked, told, opt_out)
+        manifest = make_manifest(upload, config, repo, checked, confirmation, opt_out)
         write_manifest(manifest, place, files, poison.key)
         _check_own(place, forms, findings)
         _check_history(earlier, place, repo, findings)
         _refuse(findings)
-        _warn(originals_public, told)
-        result = Publication(repo, "", out, told, checked)
+        _warn(originals_public, confirmation)
+        result = Publication(repo, "", out, confirmation, checked)
         if out is None:
             result.url = _send(api, place, repo, keys, private, gated, revision, create_pr)
         else:
@@ -196,8 +196,8 @@ def _confirm(upload: Upload, poison: Poison, findings: Findings) -> str:
         findings.add(
             "not confirmed",
             f"no ledger knows these pictures, and they do not show that {poison!r} protected them: {error}",
-            "publish what `protect` wrote, with its key and options; pass ledger= (--ledger) or original= "
-            "(--original); or, if you know that they are protected, allow_unverified=True (--allow-unverified)",
+            "publish what `protect` wrote, with its key and options; pass ledger= or original=; or, if you know "
+            "that they are protected, allow_unverified=True",
         )
         return UNVERIFIED
 
@@ -239,7 +239,7 @@ def _check_out(out: Path, source: Any) -> None:
     if isinstance(source, str | os.PathLike):
         check_places(Path(source), out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not empty: name a new folder")
+        raise UsageError(f"{out} is not empty: name a new folder")
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"there is no folder {out.absolute().parent} to make {out.name} in")
 
@@ -315,7 +315,7 @@ def _check_history(earlier: list[tuple[str, RepoFile]], place: Path, repo: str, 
                 "earlier commit",
                 f"the commit {commit[:7]} of {repo} holds other data files, which everybody can still fetch",
                 f"delete them and run HfApi().super_squash_history({repo!r}, repo_type='dataset'), or take a new "
-                "repository, or pass allow_history=True (--allow-history) if they may stay",
+                "repository, or pass allow_history=True if they may stay",
                 file.path,
             )
 
@@ -358,7 +358,5 @@ def _send(
     there = {file.path for file in api.list_repo_tree(repo, recursive=True, revision=commit.oid, repo_type="dataset")}
     missing = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()} - there
     if missing:
-        raise RuntimeError(
-            f"the Hub did not take {sorted(missing)[:5]}: is there a .gitignore? Remove it and try again"
-        )
+        raise WorkError(f"the Hub did not take {sorted(missing)[:5]}: is there a .gitignore? Remove it and try again")
     return commit.pr_url or f"{api.endpoint}/datasets/{repo}"

@@ -20,7 +20,7 @@ from datasets import Features
 
 from .. import __version__
 from ..data.image import open_bytes
-from ..errors import printable
+from ..errors import UsageError, printable
 from ..files import DamagedError, check_hub_name, is_inner_path, open_regular, private_directory, read_json
 from ..key import Key
 from ..sample import class_token
@@ -101,7 +101,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"there is no {MANIFEST} in {folder}: it was not published by this library")
     if read_json(path, {"format": int}, REMEDY)["format"] > FORMAT:
-        raise ValueError(f"{path} is of a later version: this library reads format {FORMAT}")
+        raise UsageError(f"{path} is of a later version: this library reads format {FORMAT}")
     manifest = read_json(path, KIND, REMEDY)
     files, fingerprint = manifest["files"], manifest["key_fingerprint"]
     named = (name for split in manifest["splits"].values() for name in split["files"])
@@ -169,12 +169,12 @@ class Verdict:
         elif self.same_pictures is not None:
             same = "are those that were published" if self.same_pictures else "are NOT those that were published"
             lines.append(f"the training pictures {same}")
-        told = {
+        messages = {
             "fits": "the key fits",
-            "derived": f"the key fits by key.derive({known['release']!r})",
+            "derived": f"the key fits: the release's key is derived from it, as {known['release']!r}",
             "other": "the key does NOT fit: it is another one",
         }
-        lines += [told[self.key]] if self.key else []
+        lines += [messages[self.key]] if self.key else []
         if self.sealed is not None:
             lines.append("the manifest is sealed with it" if self.sealed else "the manifest was CHANGED since")
         return lines

@@ -15,7 +15,7 @@ from ..checks.encodings import Encoding, read_encoding
 from ..checks.leaks import (
     DROP,
     NEW_KEY,
-    REENCODE,
+    ONE_FORMAT,
     REMEDIES,
     RENAME,
     Findings,
@@ -32,7 +32,7 @@ from ..checks.leaks import (
     text_leak,
     value_leaks,
 )
-from ..checks.pairs import Looks, find_pairs
+from ..checks.pairs import ReducedImages, find_pairs
 from ..data.image import open_bytes
 from ..data.table import ROW_GROUP
 from ..poisons.base import Poison, is_additive
@@ -42,7 +42,7 @@ from .stage import Picture, Upload
 
 TABLES = (".csv", ".jsonl")
 EDIT = "remove or rewrite the column"
-PARTIAL = "protect all of them, leave them out, or pass allow_partial=True (--allow-partial)"
+PARTIAL = "protect all of them, leave them out, or pass allow_partial=True"
 
 
 @dataclass
@@ -94,9 +94,9 @@ def check_tables(upload: Upload, forms: Sequence[bytes], keep: Collection[str], 
         start = 0
         for path in paths:
             table = pq.ParquetFile(upload.folder / path)
-            for told in dict.fromkeys(filter(None, map(text_leak, _own_texts(table.schema_arrow)))):
-                what = f"{told[1]} in the table's own metadata, or in the name of a column or class"
-                findings.add(told[0], what, "rename it, or write the table anew", path)
+            for leak in dict.fromkeys(filter(None, map(text_leak, _own_texts(table.schema_arrow)))):
+                what = f"{leak[1]} in the table's own metadata, or in the name of a column or class"
+                findings.add(leak[0], what, "rename it, or write the table anew", path)
             for batch in table.iter_batches(ROW_GROUP, columns=others):
                 for name in others:
                     for row, check, what in value_leaks(name, batch[name], forms):
@@ -148,29 +148,33 @@ class PictureCheck:
         self.others: dict[str, list[Place]] = defaultdict(list)  # those of other splits
         unprotected = set(upload.splits) - set(upload.training)
         partly = coverage is not None and coverage.is_partial
-        self.looks = Looks() if unprotected or partly else None
-        self.shown: list[tuple[Place, bool]] = []  # place and whether it is protected, as in ``looks``
+        self.reduced = ReducedImages() if unprotected or partly else None
+        self.compared: list[tuple[Place, bool]] = []  # place and whether it is protected, as in ``reduced``
 
     def run(self) -> Checked:
         """Look at all pictures."""
         checked = Checked()
         for split in self.upload.splits:
-            traces: dict[str, list[Place]] = defaultdict(list)
+            traces: dict[str, dict[str, list[Place]]] = defaultdict(lambda: defaultdict(list))  # by format
+            statuses = set()
             count = 0
             for picture in self.upload.pictures(split):
                 encoding = read_encoding(picture.data)
-                self._look(picture, encoding, split in self.upload.training)
-                traces[encoding.traces].append(picture.place)
+                statuses.add(self._look(picture, encoding, split in self.upload.training))
+                traces[encoding.format][encoding.traces].append(picture.place)
                 count += 1
             checked.rows[split] = count
-            if mixed := mixed_leak(traces):
-                self.findings.add("mixed encodings", mixed[0], REENCODE, *mixed[1])
+            # Where all are protected, or none, formats do not say which are: `protect` makes PNG of PNG, JPEG of JPEG.
+            alike = statuses == {"protected"} or split not in self.upload.training
+            together = {trace: places for group in traces.values() for trace, places in group.items()}
+            for mixed in filter(None, map(mixed_leak, traces.values() if alike else [together])):
+                self.findings.add("mixed encodings", mixed[0], ONE_FORMAT, *mixed[1])
         checked.formats = sorted(self.formats)
         checked.counts = {status: len(places) for status, places in sorted(self.places.items())}
         checked.digest = ids_digest(self.ids)
         return checked
 
-    def _look(self, picture: Picture, encoding: Encoding, training: bool) -> None:
+    def _look(self, picture: Picture, encoding: Encoding, training: bool) -> str:
         if told := stored_path_leak(picture.path):
             self.findings.add(*told, RENAME, picture.place)
         for check, what in encoding_leaks(encoding, training and self.additive):
@@ -180,14 +184,15 @@ class PictureCheck:
             colour = open_bytes(picture.data).colour
         except (TypeError, ValueError) as error:
             self.findings.add("unreadable", str(error), REMEDIES["unreadable"], picture.place)
-            return
+            return "unreadable"
         status = "unverified" if self.coverage is None else self.coverage.look_up(colour, picture.token)
         (self.places if training else self.others)[status].append(picture.place)
         if training:
             self.ids.append(published_id(colour, picture.token, self.upload))
-        if self.looks is not None:
-            self.looks.add(colour)
-            self.shown.append((picture.place, training and status in ("protected", "unverified")))
+        if self.reduced is not None:
+            self.reduced.add(colour)
+            self.compared.append((picture.place, training and status in ("protected", "unverified")))
+        return status
 
     def judge(self, checked: Checked, allow_partial: bool, originals_public: bool | None) -> None:
         """Note what is wrong with the set as a whole."""
@@ -224,10 +229,10 @@ class PictureCheck:
 
     def _judge_pairs(self, checked: Checked, originals_public: bool | None) -> None:
         pairs: dict[Place, str] = dict.fromkeys(self.others["clean"], "a training picture")
-        if self.looks is not None:
-            protected = np.array([is_protected for _, is_protected in self.shown], bool)
-            for row, twin in find_pairs(self.looks, np.flatnonzero(~protected), np.flatnonzero(protected)):
-                pairs[self.shown[row][0]] = name_places([self.shown[twin][0]])
+        if self.reduced is not None:
+            protected = np.array([is_protected for _, is_protected in self.compared], bool)
+            for row, twin in find_pairs(self.reduced, np.flatnonzero(~protected), np.flatnonzero(protected)):
+                pairs[self.compared[row][0]] = name_places([self.compared[twin][0]])
         checked.pairs = len(pairs) if originals_public else 0
         if pairs and not originals_public:
             first = next(iter(pairs.values()))

@@ -33,6 +33,7 @@ from ..data.open import kind_of, open_data
 from ..data.splits import is_train_split
 from ..data.table import ROW_GROUP, columns_of, is_saved, no_bars, open_rows
 from ..data.walk import named
+from ..errors import UsageError, UsageTypeError
 from ..files import IrregularFileError, is_utf8, open_regular, read_regular
 from ..jobs.journal import open_journal
 from ..poisons.base import Poison, decisive
@@ -156,11 +157,11 @@ def stage(
         TypeError, ValueError, KeyError: not a set that can be published.
     """
     if isinstance(source, IterableDataset | IterableDatasetDict):
-        raise TypeError("a streaming data set cannot be checked: load it without streaming=True, and protect it again")
+        raise UsageTypeError("a streaming data set cannot be checked: load it without streaming=True, protect it again")
     if isinstance(source, Dataset | DatasetDict):
         return _stage_rows(source, folder, poison, rename)
     if not isinstance(source, str | os.PathLike):
-        raise TypeError(
+        raise UsageTypeError(
             f"publish takes a datasets.Dataset or DatasetDict or a folder made by `unlearnable protect`, not "
             f"{type(source).__name__}: make one with datasets.Dataset.from_dict"
         )
@@ -172,14 +173,14 @@ def stage(
         return _stage_rows(load_from_disk(str(path)), folder, poison, rename)
     kind = kind_of(path)
     if kind == "tars":
-        raise ValueError(
-            f"{source} holds tars: publish takes image folders, Parquet and saved sets. Load them with "
-            'datasets.load_dataset("webdataset", ...), name the columns image and label, and publish that Dataset'
+        raise UsageError(
+            f"{source} holds tars: publish takes image folders, Parquet and saved sets. Protect one of these, "
+            'or in Python the Dataset of load_dataset("webdataset", ...) with the columns image and label'
         )
     if kind == "images":
         return _stage_pictures(path, folder, poison, findings, rename, label, copy)
     if kind != "tables":
-        raise ValueError(
+        raise UsageError(
             f"{source} is no folder made by `unlearnable protect`: publish takes image folders and Parquet"
         )
     return _stage_parquet(path, folder, poison, findings, copy)
@@ -191,7 +192,7 @@ def stage(
 def _stage_rows(data: Dataset | DatasetDict, folder: Path, poison: Poison, rename: bool) -> Upload:
     splits = {str(name): split for name, split in data.items()} if isinstance(data, DatasetDict) else {ALONE: data}
     if not splits or not all(map(len, splits.values())):
-        raise ValueError("there are no rows to publish, or a split is empty: leave it out")
+        raise UsageError("there are no rows to publish, or a split is empty: leave it out")
     lazy = [name for name, split in splits.items() if split.format["type"] == "custom"]
     if lazy:
         what = f"{', '.join(lazy)}: with_transform and set_transform change what is looked at, not what is stored"
@@ -205,7 +206,7 @@ def _stage_rows(data: Dataset | DatasetDict, folder: Path, poison: Poison, renam
     units = rows.units(Codec())
     for name, split in splits.items():
         if split.features != first:
-            raise ValueError(f"the split {name!r} has other columns than the first one: a data set has the same in all")
+            raise UsageError(f"the split {name!r} has other columns than the first one: a data set has the same in all")
         upload.splits[name] = []
         with no_bars():
             for unit in units:
@@ -238,7 +239,7 @@ def _tables(folder: Path, training: list[str], features: Features, poison: Poiso
     """
     image_key, label_key = columns_of(list(features), poison.image_key, poison.label_key)
     if not isinstance(features[image_key], Image):
-        raise ValueError(
+        raise UsageError(
             f"column {image_key!r} is {features[image_key]}, not Image, so pictures are not stored as files: protect "
             "with ut.protect, or cast_column(name, datasets.Image())"
         )
@@ -252,7 +253,7 @@ def _training(splits: Any) -> list[str]:
     names = list(splits)
     training = names if names == [ALONE] else [name for name in names if is_train_split(name)]
     if not training:
-        raise ValueError(f"none of the splits {names} is training data, so nothing would be protected")
+        raise UsageError(f"none of the splits {names} is training data, so nothing would be protected")
     return training
 
 
@@ -263,31 +264,31 @@ def _check_names(names: Iterable[str]) -> None:
     """Refuse names that cannot be written into a card and a manifest: a ValueError where they are not UTF-8."""
     strange = [name for name in names if not is_utf8(name)]
     if strange:
-        raise ValueError(
+        raise UsageError(
             f"{named([repr(name) for name in strange])}: the name is not UTF-8, as the Hub wants it: rename it in the "
             "source, protect again, and publish that"
         )
 
 
 def _stage_parquet(source: Path, folder: Path, poison: Poison, findings: Findings, copy: bool) -> Upload:
-    found: dict[str, list[str]] = {}
+    shards: dict[str, list[str]] = {}
     for path in _all_files(source):
         if match := _SHARD.fullmatch(path):
-            found.setdefault(match["split"], []).append(path)
+            shards.setdefault(match["split"], []).append(path)
         elif path not in _OURS:
             _note_stray(source, path, findings)
-    if not found:
-        raise ValueError(f"there are no files of the form train-00000-of-00001.parquet in {source}: protect it first")
-    for split, paths in found.items():
+    if not shards:
+        raise UsageError(f"there are no files of the form train-00000-of-00001.parquet in {source}: protect it first")
+    for split, paths in shards.items():
         complete = [f"{split}-{number:05d}-of-{len(paths):05d}.parquet" for number in range(len(paths))]
         if sorted(map(posixpath.basename, paths)) != complete:
-            raise ValueError(f"{paths} are not all files of one {split} split: some are missing, or of another run")
-    schema = pq.read_schema(source / next(iter(found.values()))[0])
-    upload = _tables(folder, _training(found), Features.from_arrow_schema(schema), poison)
-    for split, paths in sorted(found.items(), key=lambda item: (item[0] not in upload.training, item[0])):
+            raise UsageError(f"{paths} are not all files of one {split} split: some are missing, or of another run")
+    schema = pq.read_schema(source / next(iter(shards.values()))[0])
+    upload = _tables(folder, _training(shards), Features.from_arrow_schema(schema), poison)
+    for split, paths in sorted(shards.items(), key=lambda item: (item[0] not in upload.training, item[0])):
         for path in paths:
             if pq.read_schema(source / path) != schema:
-                raise ValueError(f"{path} has other columns than the other files: a data set has the same in all")
+                raise UsageError(f"{path} has other columns than the other files: a data set has the same in all")
             _put(source / path, folder / DATA / posixpath.basename(path), copy)
         upload.splits[split] = [f"{DATA}/{posixpath.basename(path)}" for path in paths]
     return upload
@@ -302,7 +303,7 @@ def _stage_pictures(
     classes = numbered_names(data, poison) if data.by_name else None
     upload = Upload(folder, {}, training, classes=classes, known=poison.classes)
     if rename and label is not None and any("/" in table.path for table in data.tables):
-        raise ValueError(
+        raise UsageError(
             f"{[table.path for table in data.tables]}: numbered images lie at the top, and tables below cannot name "
             "them: take them out"
         )
@@ -410,12 +411,12 @@ def _check_run(source: Path, poison: Poison) -> None:
             return
         if journal.missing is None or journal.missing:
             what = f", {journal.missing} files are missing" if journal.missing else ""
-            raise ValueError(f"`unlearnable protect` has not finished in {source}{what}: run it again")
+            raise UsageError(f"`unlearnable protect` has not finished in {source}{what}: run it again")
     ours = json.loads(json.dumps(poison.public_config()))
     was, now = (decisive(config, keys=True) for config in (settings, ours))
     for name in now:
         if was.get(name) != now[name]:
-            raise ValueError(
-                f"{source} was protected with {name} {was.get(name)}, now it is {now[name]}: give the key and the "
-                "options that it was protected with"
+            raise UsageError(
+                f"{source} was protected with {name} {was.get(name)}, now it is {now[name]}: give the key, derived if "
+                "it was then, and the options that it was protected with"
             )

@@ -7,6 +7,7 @@ rounded: equal points and an equal key give equal clusters, on every machine and
 import numpy as np
 import xxhash
 
+from ..errors import UsageError
 from ..key import Key, Stream
 
 RESTARTS = 8
@@ -23,14 +24,14 @@ def find_clusters(points: np.ndarray, count: int, key: Key) -> np.ndarray:
         ValueError: there are fewer different points than clusters, or ``count`` is below 1.
     """
     if count < 1:
-        raise ValueError(f"clusters is a whole number from 1 up, got {count}")
+        raise UsageError(f"clusters is a whole number from 1 up, got {count}")
     digests = np.array([xxhash.xxh3_128_digest(point.tobytes()) for point in points], "S16")
     _, first = np.unique(digests, return_index=True)  # an order that is the points' own, and a fair sample
     if len(first) < count:
-        raise ValueError(f"{len(first)} different pictures cannot make {count} clusters: ask for fewer")
+        raise UsageError(f"{len(first)} different pictures cannot make {count} clusters: ask for fewer")
     some = points[first[:LEARNT_FROM]].astype(np.float64)
-    found = [_k_means(some, count, key.stream("secret labels", "k-means", number)) for number in range(RESTARTS)]
-    return min(found, key=lambda result: result[0])[1].astype(np.int64)
+    runs = [_k_means(some, count, key.stream("secret labels", "k-means", number)) for number in range(RESTARTS)]
+    return min(runs, key=lambda result: result[0])[1].astype(np.int64)
 
 
 def nearest(points: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -57,13 +58,13 @@ def _k_means(points: np.ndarray, count: int, stream: Stream) -> tuple[float, np.
         if not sizes.all():  # a cluster lost its points: it gets the one that fits worst where it is
             centres[sizes.argmin()] = points[distance.argmax()]
             continue
-        found = distance.sum(), centres
+        result = distance.sum(), centres
         if before is not None and (place == before).all():
             break
         before = place
         members = (place == np.arange(count)[:, None]).astype(np.float64)
         centres = np.rint(members @ points / sizes[:, None])
-    return found
+    return result
 
 
 def _first_centres(points: np.ndarray, count: int, stream: Stream) -> np.ndarray:

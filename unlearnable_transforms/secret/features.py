@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from ..data.base import Rows
+from ..errors import UsageError, WorkError
 from ..jobs.workers import run_tasks
 
 LEVELS = 1 << 14  # what a feature of 1 becomes
@@ -98,7 +99,7 @@ class Timm:
             with torch.random.fork_rng(devices=[]):
                 self._net = timm.create_model(self.name.removeprefix(PREFIX), pretrained=True, num_classes=0).eval()
         except Exception as error:  # whatever timm, the Hub and the network raise
-            raise RuntimeError(
+            raise WorkError(
                 f"the weights of {self.name} cannot be had ({str(error).splitlines()[0] if str(error) else error!r}): "
                 "timm fetches them once from the Hugging Face Hub and keeps them, so be online the first time, see "
                 "timm.list_pretrained() for the names, or take the built-in backbone, which needs none"
@@ -140,7 +141,7 @@ def get_backbone(backbone: str | Callable | None) -> Backbone:
         return Timm(backbone)
     if callable(backbone):
         return Custom(backbone)
-    raise ValueError(f"the backbone is 'shapes', 'timm:NAME' or a function of uint8 (B, 3, 224, 224), not {backbone!r}")
+    raise UsageError(f"the backbone is 'shapes', 'timm:NAME' or a function of uint8 (B, 3, 224, 224), not {backbone!r}")
 
 
 def of_length_one(features: Any, count: int | None = None) -> np.ndarray:
@@ -151,9 +152,9 @@ def of_length_one(features: Any, count: int | None = None) -> np.ndarray:
     """
     values = torch.as_tensor(features).detach().cpu().double().numpy()
     if values.ndim != 2 or len(values) != (len(values) if count is None else count):
-        raise ValueError(f"a backbone makes (B, d) of B pictures, not {values.shape} of {count}")
+        raise UsageError(f"a backbone makes (B, d) of B pictures, not {values.shape} of {count}")
     if not np.isfinite(values).all():
-        raise ValueError("the backbone makes NaN or infinity of these pictures")
+        raise UsageError("the backbone makes NaN or infinity of these pictures")
     length = np.sqrt((values**2).sum(1, keepdims=True))
     return np.rint(LEVELS * values / np.where(length == 0, 1, length)).astype(np.int16)
 

@@ -22,6 +22,7 @@ from ..data.classes import class_numbers
 from ..data.memory import ArrayRows
 from ..data.table import open_rows
 from ..data.walk import named
+from ..errors import UsageError, UsageTypeError
 from ..files import read_json, replacing
 from ..key import Key
 from ..poisons.base import Poison
@@ -62,11 +63,11 @@ def auto_labels(
         ImportError, RuntimeError: timm, or the weights, are not there.
     """
     if not isinstance(key, Key):
-        raise TypeError(f"key is a {type(key).__name__}, not a Key: use Key.load(path) or Key.generate()")
+        raise UsageTypeError(f"key is a {type(key).__name__}, not a Key: use Key.load(path) or Key.generate()")
     if isinstance(pictures, Dataset):
         images = open_rows(pictures, "data", image_key=image_key).splits[TRAIN]
     elif isinstance(pictures, Mapping) or not (hasattr(pictures, "__len__") and hasattr(pictures, "__getitem__")):
-        raise TypeError(
+        raise UsageTypeError(
             f"auto_labels takes a datasets.Dataset, or a list or batch of images, not a {type(pictures).__name__}: all "
             "images are read before the first has a class"
         )
@@ -82,9 +83,9 @@ def check_options(labels: Any, clusters: int | None, backbone: Any, key: Key | N
     """Refuse options of ``labels="auto"`` without it, and it without a key: a ValueError names the option."""
     auto = isinstance(labels, str) and labels == AUTO
     if not auto and (clusters is not None or backbone is not None):
-        raise ValueError(f'{"clusters" if clusters is not None else "backbone"} is for labels="auto"')
+        raise UsageError(f'{"clusters" if clusters is not None else "backbone"} is for labels="auto"')
     if auto and key is None:
-        raise ValueError('labels="auto" draws from the key: this poison has none')
+        raise UsageError('labels="auto" draws from the key: this poison has none')
 
 
 def hide(
@@ -123,10 +124,10 @@ def hide(
         return _hide_by_path(data, str(labels), poison.key)
     if not isinstance(labels, Mapping):
         if len(data.training) > 1:
-            raise ValueError(f"there are several training splits: labels is a mapping from {data.training} to classes")
+            raise UsageError(f"there are several training splits: labels is a mapping from {data.training} to classes")
         labels = dict.fromkeys(data.training, labels)
     if set(labels) != set(data.training):
-        raise ValueError(f"labels are for the splits {sorted(labels)}, the training splits are {sorted(data.training)}")
+        raise UsageError(f"labels are for the splits {sorted(labels)}, the training splits are {sorted(data.training)}")
     data.secret = {}
     for name in data.training:
         tokens = batch_tokens(labels[name], len(data.splits[name]), poison.classes)
@@ -140,9 +141,9 @@ def _hide_by_path(data: LabelledSet, labels: str, key: Key | None) -> dict[str, 
     """One class a folder, or the names of a CSV file, which the key numbers as it numbers class folders."""
     rows, paths = _rows(data)
     if not data.may_leave_out:
-        raise ValueError(
-            f'labels is "auto" or one secret class a row, not {labels!r}; a column of the data set is named by the '
-            "poison's label_key= (--label-key)"
+        raise UsageError(
+            f'labels is "auto" or one secret class a row, not {labels!r}; a column of the data set is named by '
+            "label_key="
         )
     settings = labels
     if labels == FOLDER:
@@ -216,16 +217,16 @@ def _by_table(table: Path, paths: list[str]) -> tuple[list[str], str]:
     """The name that a CSV file gives each picture, and what names the file's content."""
     known: dict[str, str] = {}
     if not table.is_file():
-        raise ValueError(f'labels is "auto", "folder" or a CSV file with the columns path,label; {table} is no file')
+        raise UsageError(f'labels is "auto", "folder" or a CSV file with the columns path,label; {table} is no file')
     columns, rows, _ = read_table(table)
     if not {"path", "label"} <= set(columns):
-        raise ValueError(f"{table} has the columns {columns}: the first line is path,label")
+        raise UsageError(f"{table} has the columns {columns}: the first line is path,label")
     for line, row in enumerate(rows, 2):
         path, label = plain_path(row["path"]), unicodedata.normalize("NFC", row["label"].strip())
         if not label or known.setdefault(path, label) != label:
-            raise ValueError(f"{table}, line {line}: {path} has no label, or two")
+            raise UsageError(f"{table}, line {line}: {path} has no label, or two")
     missing = [path for path in paths if unicodedata.normalize("NFC", path) not in known]
     if missing:
-        raise ValueError(f"{table} has no line for {named(missing)}: it names each picture below the source")
+        raise UsageError(f"{table} has no line for {named(missing)}: it names each picture below the source")
     digest = xxhash.xxh3_128(json.dumps(sorted(known.items())).encode()).hexdigest()
     return [known[unicodedata.normalize("NFC", path)] for path in paths], f"csv {digest}"

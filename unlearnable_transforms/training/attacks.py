@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from .model import PixelModel
 
 Norm = Literal["linf", "l2"]
@@ -105,9 +106,9 @@ def summed_cross_entropy(labels: Tensor) -> Callable[[Tensor], Tensor]:
 def check_attack(norm: str, eps: float, steps: int) -> None:
     """Raise the ValueError of :func:`pgd` for its arguments."""
     if norm not in ("linf", "l2"):
-        raise ValueError(f'norm must be "linf" or "l2", got {norm!r}')
+        raise UsageError(f'norm must be "linf" or "l2", got {norm!r}')
     if eps < 0 or steps < 1:
-        raise ValueError(f"an attack needs eps >= 0 and steps >= 1, got eps={eps} and steps={steps}")
+        raise UsageError(f"an attack needs eps >= 0 and steps >= 1, got eps={eps} and steps={steps}")
 
 
 def _lengths(delta: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import DivergedError, UsageError
 from .model import PixelModel, accuracy, checked, native_bf16, predict, store_statistics, to_pixels
 from .transforms import transformed
 
@@ -63,15 +64,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
-            raise ValueError("a recipe needs epochs >= 1 and batch_size >= 2 (BatchNorm cannot train on one image)")
+            raise UsageError("a recipe needs epochs >= 1 and batch_size >= 2 (BatchNorm cannot train on one image)")
         if not (self.max_lr > 0 and 0 <= self.warmup < 1 and 0 <= self.label_smoothing < 1):
-            raise ValueError("a recipe needs max_lr > 0, 0 <= warmup < 1 and 0 <= label_smoothing < 1")
+            raise UsageError("a recipe needs max_lr > 0, 0 <= warmup < 1 and 0 <= label_smoothing < 1")
         if not (0 <= self.momentum < 1 and self.weight_decay >= 0):
-            raise ValueError("a recipe needs 0 <= momentum < 1 and weight_decay >= 0")
+            raise UsageError("a recipe needs 0 <= momentum < 1 and weight_decay >= 0")
         if self.augment not in ("crop-flip", "crop", "none"):
-            raise ValueError(f'augment must be "crop-flip", "crop" or "none", got {self.augment!r}')
+            raise UsageError(f'augment must be "crop-flip", "crop" or "none", got {self.augment!r}')
         if self.schedule not in ("one-cycle", "cosine") or self.optimizer not in ("sgd", "adamw"):
-            raise ValueError(
+            raise UsageError(
                 f'schedule is "one-cycle" or "cosine" and optimizer "sgd" or "adamw", got {self.schedule!r} and '
                 f"{self.optimizer!r}"
             )
@@ -163,14 +164,15 @@ def train(
     net.to(device).to(memory_format=torch.channels_last)
     images, labels = (tensor.to(device) for tensor in checked(images, labels))
     if len(images) < 2:
-        raise ValueError("training needs at least 2 images: BatchNorm cannot train on one")
-    store_statistics(net, images)
+        raise UsageError("training needs at least 2 images: BatchNorm cannot train on one")
+    if not getattr(net, "keeps_statistics", False):  # a network with weights of its own normalises as it did before
+        store_statistics(net, images)
     bf16 = native_bf16(device) if recipe.bf16 is None else recipe.bf16
     model = PixelModel(net, bf16=bf16)
     classes = predict(net, images[:1], bf16=bf16).shape[1]
     for name, some in (("training", labels), ("test", checked(*test)[1] if test else labels)):
         if some.max() >= classes:
-            raise ValueError(f"{name} labels go up to {int(some.max())}, but the network has {classes} logits")
+            raise UsageError(f"{name} labels go up to {int(some.max())}, but the network has {classes} logits")
 
     order, augmenting, perturbing = (seeded_generator(seed, use) for use in ("order", "augment", "perturb"))
     losing = seeded_generator(seed, "loss")
@@ -201,7 +203,7 @@ def train(
             correct += (logits.detach().argmax(1) == target).sum()
             history.batches += 1
         if not math.isfinite(total):
-            raise FloatingPointError(f"the training loss became {float(total)} in epoch {epoch}; lower max_lr")
+            raise DivergedError(f"the training loss became {float(total)} in epoch {epoch}; lower max_lr")
         history.forward_images, history.backward_images = model.forward_images, model.backward_images
         history.train_loss.append(float(total) / len(images))
         history.train_accuracy.append(float(correct) / len(images))

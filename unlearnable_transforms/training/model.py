@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from ..errors import UsageError
+
 
 class PixelModel:
     """A network as a function of pixels: float (B, 3, H, W) in [0, 1] -> float32 logits (B, classes).
@@ -90,7 +92,7 @@ def predict(
         ValueError: a wrong dtype or shape, or a network without those buffers.
     """
     if not hasattr(net, "pixel_mean"):
-        raise ValueError("the network does not carry pixel_mean and pixel_std: train it with train() first")
+        raise UsageError("the network does not carry pixel_mean and pixel_std: train it with train() first")
     device = net.get_buffer("pixel_mean").device if device is None else torch.device(device)
     net.to(device)
     images = _checked_images(images)
@@ -130,13 +132,13 @@ def to_pixels(images: Tensor) -> Tensor:
 def _checked_images(images: Tensor) -> Tensor:
     if not isinstance(images, Tensor) or images.dtype not in (torch.uint8, torch.float32):
         kind = getattr(images, "dtype", type(images).__name__)
-        raise ValueError(f"images must be a uint8 tensor (or float32 where 1 is white), got {kind}")
+        raise UsageError(f"images must be a uint8 tensor (or float32 where 1 is white), got {kind}")
     if images.ndim != 4 or images.shape[1] not in (1, 3) or min(images.shape[2:]) < 8:
-        raise ValueError(f"images must be (N, 1 or 3, H >= 8, W >= 8), got {tuple(images.shape)}")
+        raise UsageError(f"images must be (N, 1 or 3, H >= 8, W >= 8), got {tuple(images.shape)}")
     if len(images) == 0:
-        raise ValueError("there are no images")
+        raise UsageError("there are no images")
     if images.is_floating_point() and images.abs().max() > 16:
-        raise ValueError(f"images are uint8, or float32 where 1 is white; these go up to {float(images.max()):g}")
+        raise UsageError(f"images are uint8, or float32 where 1 is white; these go up to {float(images.max()):g}")
     return images.expand(-1, 3, -1, -1)  # one channel: repeated, as a view
 
 
@@ -150,7 +152,7 @@ def checked(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     images = _checked_images(images)
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(f"labels must be an int64 tensor of shape ({len(images)},), got {got}")
+        raise UsageError(f"labels must be an int64 tensor of shape ({len(images)},), got {got}")
     if labels.min() < 0:
-        raise ValueError(f"labels must not be negative, got {int(labels.min())}")
+        raise UsageError(f"labels must not be negative, got {int(labels.min())}")
     return images, labels

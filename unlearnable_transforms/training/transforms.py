@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UsageError
+
 Transform = Literal["crop-flip", "crop", "resized-crop", "none"]
 
 
@@ -38,9 +40,9 @@ def crop_flip(images: Tensor, generator: torch.Generator, *, padding: int, flip:
         ValueError: a shape that is not 4-d, or a negative padding.
     """
     if images.ndim != 4:
-        raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")
+        raise UsageError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")
     if padding < 0:
-        raise ValueError(f"padding must not be negative, got {padding}")
+        raise UsageError(f"padding must not be negative, got {padding}")
     batch, channels, height, width = images.shape
 
     def draw(high: int) -> Tensor:
@@ -83,7 +85,7 @@ def resized_crop_flip(
         ValueError: a shape that is not 4-d.
     """
     if images.ndim != 4:
-        raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")
+        raise UsageError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")
     batch, _, height, width = images.shape
     area, shape, top, left, side = torch.rand(5, batch, generator=generator, device=generator.device)
     area = scale[0] + (scale[1] - scale[0]) * area

@@ -1,16 +1,22 @@
 """Names of victim networks, and how they start."""
 
+import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
+from ..errors import UsageError
 from ..registry import Registry
 
-Builder = Callable[[int, int], nn.Module]
-"""build(num_classes, image_size) -> a network: float (B, 3, H, W) -> logits (B, num_classes)."""
+Builder = Callable[..., nn.Module]
+"""build(num_classes, image_size) -> a network: float (B, 3, H, W) -> logits (B, num_classes). Further arguments can be
+named behind a colon: ``efficientnet_lite0:weights=imagenet``."""
 REGISTRY: Registry[Builder] = Registry("victim", "unlearnable_transforms.victims", "docs/evaluate.md")
+LIBRARIES: dict[str, Callable[..., nn.Module]] = {}
+"""Builders of any network of a library: the victim timm/NAME is built by ``LIBRARIES["timm"]``, with NAME first."""
 
 
 register_victim = REGISTRY.register
@@ -22,6 +28,37 @@ def list_victims(pattern: str = "*") -> list[str]:
     return REGISTRY.names(pattern)
 
 
+def find_victim(spec: str) -> tuple[Builder, dict[str, str]]:
+    """What builds a victim, and the arguments that its name carries.
+
+    Args:
+        spec: ``resnet18``, ``efficientnet_lite0:weights=imagenet``, ``timm/convnext_tiny:weights=imagenet``,
+            ``torchvision/resnet50:weights=resnet50.safetensors``.
+
+    Raises:
+        KeyError: no such victim.
+        UsageError: an argument that the victim does not have.
+    """
+    name, _, text = spec.partition(":")
+    library, _, inner = name.partition("/")
+    list_victims()  # imports the files that register
+    build: Builder = partial(LIBRARIES[library], inner) if library in LIBRARIES else REGISTRY.find(name)
+    known = list(inspect.signature(build).parameters)[2:]
+    arguments = {}
+    for part in filter(None, text.split(",")):
+        argument, _, value = part.partition("=")
+        if argument not in known or not value:
+            takes = f"takes {', '.join(known)}" if known else "takes no arguments"
+            raise UsageError(f"the victim {name} {takes}, got {part!r}")
+        arguments[argument] = value
+    return build, arguments
+
+
+def has_weights(spec: str) -> bool:
+    """Whether a victim starts from weights that were trained before."""
+    return "weights" in find_victim(spec)[1]
+
+
 def build_victim(name: str, num_classes: int, image_size: int, seed: int = 0) -> nn.Module:
     """A victim on the CPU, with the weights that its own constructor draws under a seed.
 
@@ -29,22 +66,23 @@ def build_victim(name: str, num_classes: int, image_size: int, seed: int = 0) ->
     state is left as it was.
 
     It has two buffers of shape (3,), ``pixel_mean`` and ``pixel_std``. Training fills them with the statistics of its
-    images, so that a saved network carries them.
+    images, so that a saved network carries them; a network with weights keeps those that its weights expect.
 
     Raises:
         KeyError: no such victim.
         ValueError: fewer than 2 classes, or images smaller than 8 pixels.
     """
-    build = REGISTRY.find(name)
+    build, arguments = find_victim(name)
     if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+        raise UsageError(f"num_classes must be at least 2, got {num_classes}")
     if image_size < 8:
-        raise ValueError(f"image_size must be at least 8 pixels, got {image_size}")
+        raise UsageError(f"image_size must be at least 8 pixels, got {image_size}")
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(int(seed))
-        net = build(num_classes, image_size)
-    net.register_buffer("pixel_mean", torch.zeros(3))
-    net.register_buffer("pixel_std", torch.ones(3))
+        net = build(num_classes, image_size, **arguments)
+    if "weights" not in arguments:
+        net.register_buffer("pixel_mean", torch.zeros(3))
+        net.register_buffer("pixel_std", torch.ones(3))
     return net
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision import models
 
+from ..errors import UsageError
 from .registry import register_victim
 
 SMALL_UP_TO = 64  # pixels
@@ -147,7 +148,7 @@ def deit_tiny(num_classes: int, image_size: int) -> nn.Module:
     patch = 4 if _is_small(image_size) else 16
     _at_least(image_size, patch, "deit-tiny")
     if image_size % patch:
-        raise ValueError(f"deit-tiny cuts pictures into patches of {patch} px: {image_size} px is no multiple of that")
+        raise UsageError(f"deit-tiny cuts pictures into patches of {patch} px: {image_size} px is no multiple of that")
     return timm.create_model(
         "deit_tiny_patch16_224", pretrained=False, num_classes=num_classes, img_size=image_size, patch_size=patch
     )
@@ -155,4 +156,4 @@ def deit_tiny(num_classes: int, image_size: int) -> nn.Module:
 
 def _at_least(image_size: int, least: int, name: str) -> None:
     if image_size < least:
-        raise ValueError(f"{name} needs pictures of at least {least} px a side, got {image_size}; resize them")
+        raise UsageError(f"{name} needs pictures of at least {least} px a side, got {image_size}; resize them")

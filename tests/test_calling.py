@@ -1,6 +1,6 @@
-"""Every poison through every road: the same pixels come out, byte for byte, and nothing else is touched.
+"""Every poison in every way of calling: the same pixels come out, byte for byte, and nothing else is touched.
 
-A new method joins ``POISONS`` and is thereby tested on every road; ``test_every_method_is_in_the_table`` insists.
+A new method joins ``POISONS`` and is thereby tested in each of them; ``test_every_method_is_in_the_table`` insists.
 """
 
 import copy
@@ -105,7 +105,7 @@ def albumentations_each(poison, images, labels):
     return [result["image"] for result in results]
 
 
-ROADS = {
+CALLS = {
     "apply array": lambda p, x, y: p.apply(x, y),
     "apply array, labels in an array": lambda p, x, y: p.apply(x, np.array(y)),
     "apply tensor": lambda p, x, y: p.apply(tensors(x), y),
@@ -154,13 +154,13 @@ ROADS = {
 }
 
 
-@pytest.mark.parametrize("road", ROADS)
-def test_roads_of_pictures(case, road):
+@pytest.mark.parametrize("call", CALLS)
+def test_calling_with_pictures(case, call):
     poison, labels = case
     truth = poison.apply(IMAGES, labels)
     assert (truth != IMAGES).any((1, 2, 3)).all()
     before, labels_before = IMAGES.copy(), list(labels)
-    result = back(ROADS[road](poison, IMAGES, labels))
+    result = back(CALLS[call](poison, IMAGES, labels))
     assert result.dtype == np.uint8
     assert result.shape == truth.shape
     assert (result == truth).all()
@@ -169,11 +169,11 @@ def test_roads_of_pictures(case, road):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
-@pytest.mark.parametrize("road", ["apply array", "apply tensor", "apply list of tensors", "call array", "call batch"])
-def test_roads_of_other_channels(case, road, channels):
+@pytest.mark.parametrize("call", ["apply array", "apply tensor", "apply list of tensors", "call array", "call batch"])
+def test_calling_with_other_channels(case, call, channels):
     poison, labels = case
     images = pixels(5, 12, 10, channels)
-    result = back(ROADS[road](poison, images, labels))
+    result = back(CALLS[call](poison, images, labels))
     colours = channels - (channels in (2, 4))
     assert (result[..., :colours] == poison.apply(np.ascontiguousarray(images[..., :colours]), labels)).all()
     assert (result[..., colours:] == images[..., colours:]).all()
@@ -260,7 +260,7 @@ def undecoded(data: datasets.Dataset, poison: Poison, **options) -> list[np.ndar
     return protected_rows(mapped.cast_column("image", datasets.Image()))
 
 
-DATASET_ROADS = {
+DATASET_CALLS = {
     "map": lambda d, p: protected_rows(d.map(p)),
     "map batched": lambda d, p: protected_rows(d.map(p, batched=True)),
     "map in batches of 2": lambda d, p: protected_rows(d.map(p, batched=True, batch_size=2)),
@@ -295,31 +295,31 @@ def make_set(folder: Path, source: str, labels: list) -> tuple[datasets.Dataset,
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("road", DATASET_ROADS)
+@pytest.mark.parametrize("call", DATASET_CALLS)
 @pytest.mark.parametrize("name", ["cuda", "cuda, classes and text", "cuda, explicit", "ar", "lsp", "ops", "pil", "sem"])
 @pytest.mark.filterwarnings("ignore:Downcasting array dtype", "ignore:To copy construct from a tensor")
-def test_roads_of_data_sets(tmp_path, name, road, source):
+def test_calling_with_data_sets(tmp_path, name, call, source):
     make, labels = POISONS[name]
     data, clean = make_set(tmp_path / "pictures", source, labels)
     assert (clean.tolist() == IMAGES.tolist()) == ("JPEG" not in source)
     poison = make()
     truth = make().apply(clean, labels)
     features, rows = data.features.copy(), stored(data)
-    results = DATASET_ROADS[road](data, poison)
+    results = DATASET_CALLS[call](data, poison)
     assert np.stack(results).tolist() == truth.tolist()
     assert data.features == features
     assert stored(data) == rows
 
 
-@pytest.mark.parametrize("road", ["map", "map batched", "ut.protect"])
+@pytest.mark.parametrize("call", ["map", "map batched", "ut.protect"])
 @pytest.mark.parametrize("name", ["cuda", "cuda, explicit", "pil, classes and text"])
-def test_roads_of_data_sets_in_two_processes(tmp_path, name, road):
+def test_calling_with_data_sets_in_two_processes(tmp_path, name, call):
     make, labels = POISONS[name]
     data, clean = make_set(tmp_path / "pictures", "JPEG", labels)
-    if road == "ut.protect":
+    if call == "ut.protect":
         result = ut.protect(data, make(), num_proc=2)
     else:
-        result = data.map(make(), batched=road == "map batched", batch_size=2, num_proc=2)
+        result = data.map(make(), batched=call == "map batched", batch_size=2, num_proc=2)
     assert np.stack(protected_rows(result)).tolist() == make().apply(clean, labels).tolist()
     assert result.features == data.features
     assert result["label"][:] == data["label"][:]
