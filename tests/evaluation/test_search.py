@@ -104,3 +104,23 @@ def test_a_search_on_digits_keeps_every_training_and_says_what_it_found(tmp_path
 def test_a_budget_that_searches_nothing_is_refused():
     with pytest.raises(UsageError, match="at least 8 trainings"):
         ut.evaluate(**NEEDED, poisons=[ut.CUDAPoison(key=KEY)], defenses="search", budget=3)
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_every_registered_defense_is_tried_or_is_impossible(monkeypatch, tmp_path, weights):
+    """One without a default is left out, and clean images are needed whatever the start, but for the start itself."""
+    singles = []
+
+    def stop(measure, names, budget, *, fits):
+        singles.extend(names)
+        raise KeyboardInterrupt
+
+    if weights:
+        monkeypatch.setattr("unlearnable_transforms.defenses.pretrained.has_weights", lambda victim: True)
+    monkeypatch.setattr(evaluate_module, "search", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ut.evaluate(**NEEDED, poisons=[ut.CUDAPoison(key=KEY)], defenses="search", controls=False, out=tmp_path)
+    started = {"fine-tune", "last-layer"}
+    assert set(ut.list_defenses()) - set(singles) == {"erm", "purify", "dilution", "early-stop"} | (
+        set() if weights else started
+    )

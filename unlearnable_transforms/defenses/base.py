@@ -100,6 +100,10 @@ class Defense(BatchHooks, Parameters):
         """The constructor arguments as plain JSON values: with name and version they identify a cell of a table."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
+    def clean_for(self, victim: str) -> bool:
+        """Whether it needs clean images for this victim."""
+        return self.needs_clean
+
     def recipe(self, recipe: Recipe) -> Recipe:
         """The recipe that this defense trains with."""
         return recipe

@@ -52,6 +52,9 @@ class Composed(Defense):
     def arguments(self) -> dict[str, Any]:
         return {"parts": [part.arguments() for part in self.parts]}
 
+    def clean_for(self, victim: str) -> bool:
+        return any(part.clean_for(victim) for part in self.parts)
+
     def recipe(self, recipe: Recipe) -> Recipe:
         for part in self.parts:
             recipe = part.recipe(recipe)

@@ -40,6 +40,9 @@ class Started(Defense):
         self.weights = None if self.weights is None else str(self.weights)
         self.needs_clean = self.weights is None
 
+    def clean_for(self, victim: str) -> bool:
+        return self.needs_clean and not has_weights(victim)
+
     def network(self, net: nn.Module, setting: Setting) -> nn.Module:
         if self.weights is not None:
             load_weights(net, self.weights)

@@ -14,13 +14,13 @@ from torch import Tensor
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from ..defenses.base import REGISTRY, Defense
-from ..errors import UsageError, WorkError
+from ..errors import UnlearnableError, UsageError, WorkError
 from ..files import read_json
 from ..jobs.workers import run_tasks
 from ..poisons.base import Poison
 from ..sample import spread
 from ..training.loop import Recipe
-from ..victims.registry import find_victim, has_weights
+from ..victims.registry import find_victim
 from .cells import FORMAT, INIT, Cell, Task, compute, describe_recipe, identity, read_cells, save, write
 from .columns import DEFENSES, defense_label, make_attack, make_defense
 from .data import Pictures, common_classes, common_side, digest, numbers, read_pictures, settled, to_tensor
@@ -126,8 +126,8 @@ def evaluate(
     if named and "clean" not in sets:
         raise UsageError("poisons are applied to clean pictures: pass clean=")
     data = _Data.of(sets, image_size)
-    needing = [column.name for column in columns if column.needs_clean]
-    if needing and data.spare is None and not all(map(has_weights, victims)):
+    needing = [column.name for column in columns if any(column.clean_for(victim) for victim in victims)]
+    if needing and data.spare is None:
         raise UsageError(f"{', '.join(needing)} needs clean pictures that the attacker has: pass attacker_clean=")
     for poison in named.values():
         fitted(poison, sets["clean"])
@@ -212,7 +212,7 @@ class _Bench:
                 if measured or more:
                     cell["attacks"] = measured + more
                 file = self.folder / f"{_slug(cell)}.json"
-                spare = self.spare if defense.needs_clean else None
+                spare = self.spare if defense.clean_for(cell["victim"]) else None
                 tasks.append(Task(cell, file, prepared.stored, self.test, spare, defense, recipe, self.device))
         _run(tasks, self.workers if self.device == "cpu" else 1, self.progress)
         return cell_ids
@@ -248,9 +248,9 @@ class _Bench:
         """Whether the attacker has what a defense needs, and its parts go together."""
         try:
             defense = make_defense(spec, plan)
-        except (UsageError, ImportError):
+        except (UnlearnableError, ImportError):  # one without a default, such as "purify", or parts that clash
             return False
-        return self.data.spare is not None or not defense.needs_clean or all(map(has_weights, self.victims))
+        return self.data.spare is not None or not any(defense.clean_for(victim) for victim in self.victims)
 
 
 def _read(
@@ -303,7 +303,7 @@ def _cells(
     for seed, victim, defense in itertools.product(seeds, victims, columns):
         recipe = plan.training(victim, defense.name)
         cell: Cell = {
-            "data": prepared.about | {"spare": data.spare_digest if defense.needs_clean else None},
+            "data": prepared.about | {"spare": data.spare_digest if defense.clean_for(victim) else None},
             "set": prepared.training.about(),
             "defense": {
                 "label": defense_label(defense),
