@@ -60,6 +60,26 @@ def test_parts_that_cannot_go_together_are_refused(spec):
         _made(spec)
 
 
+@pytest.mark.parametrize(
+    "spec", ["last-layer + at-fgsm", "mixup + last-layer", "simclr + cutout", "early-stop + last-layer"]
+)
+def test_a_part_that_would_be_left_out_is_refused(spec):
+    with pytest.raises(UsageError, match="it trains without a hook"):
+        _made(spec)
+
+
+def test_a_composed_defense_trains_as_long_as_its_longest_part():
+    plan = get_plan("screen")
+    assert plan.training("resnet9-screen", "jpeg + at-fgsm").epochs == 20
+    assert plan.training("resnet9-screen", "jpeg + grayscale").epochs == 10
+
+
+def test_a_recipe_of_ones_own_counts_for_a_victim_with_weights_too(monkeypatch):
+    monkeypatch.setattr("unlearnable_transforms.evaluation.recipes.has_weights", lambda victim: True)
+    assert get_plan(RECIPE).training("anything", "erm") == RECIPE
+    assert get_plan("photographs").screening().training("anything", "erm").epochs == 2
+
+
 def test_one_part_is_no_composition():
     with pytest.raises(UsageError, match="at least two parts"):
         Composed([get_defense("jpeg")()])

@@ -70,6 +70,7 @@ class Defense(BatchHooks, Parameters):
         needs_clean: whether it needs clean images that the attacker has.
         replaces_augment: whether ``augment`` takes the place of the recipe's crop and flip.
         starts_trained: whether :meth:`network` gives one that knows such images already.
+        train_calls: hooks of other defenses that a training of its own calls, too.
         setting: of the training that :meth:`prepare` was called for last.
     """
 
@@ -78,6 +79,7 @@ class Defense(BatchHooks, Parameters):
     needs_clean: bool = False
     replaces_augment: bool = False
     starts_trained: bool = False
+    train_calls: ClassVar[frozenset[str]] = frozenset({"augment", "perturb", "loss", "on_epoch"})
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

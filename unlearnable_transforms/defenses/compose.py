@@ -32,6 +32,11 @@ class Composed(Defense):
             having = [part.name for part in self.parts if _has(part, hook)]
             if len(having) > 1:
                 raise UsageError(f"{' and '.join(having)} cannot go together: each has a {hook} of its own")
+        trainer = next((part for part in self.parts if _has(part, "train")), None)
+        if trainer is not None:
+            for hook in {"augment", "perturb", "loss", "on_epoch"} - trainer.train_calls:
+                if ignored := [part.name for part in self.parts if part is not trainer and _has(part, hook)]:
+                    raise UsageError(f"{trainer.name} cannot go with {ignored[0]}: it trains without a hook {hook}")
         self.needs_clean = any(part.needs_clean for part in self.parts)
         self.starts_trained = any(part.starts_trained for part in self.parts)
         self.replaces_augment = any(part.replaces_augment for part in self.parts)

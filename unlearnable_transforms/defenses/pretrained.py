@@ -79,6 +79,7 @@ class LastLayer(Started):
     """
 
     version = 2
+    train_calls = frozenset({"augment"})
 
     decay: float = param("weight of the layer's squared norm beside the mean cross-entropy", default=0.1, low=0)
     passes: int = param("over the images, where another defense augments them", default=4, low=1)
@@ -102,6 +103,8 @@ class SimCLR(Defense):
 
     The literature trains 1,000 epochs with batches of 512; the default here is sized for two cores.
     """
+
+    train_calls = frozenset({"on_epoch"})
 
     epochs: int = param("without labels", default=60, low=1)
     strength: float = param("of the augmentation; 1 is SimCLR's for ImageNet", default=1.0, above=0, high=1)

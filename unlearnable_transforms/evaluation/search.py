@@ -87,15 +87,6 @@ def worst(trials: Iterable[Trial]) -> Trial:
     return max(_full(trials), key=lambda trial: trial.accuracy or 0.0)
 
 
-def growth(trials: Sequence[Trial]) -> list[tuple[int, float]]:
-    """How the maximum grew: (trainings spent, highest accuracy of a full training so far), where it rose."""
-    points: list[tuple[int, float]] = []
-    for spent, trial in enumerate(trials, 1):
-        if trial.full and trial.accuracy is not None and (not points or trial.accuracy > points[-1][1]):
-            points.append((spent, trial.accuracy))
-    return points
-
-
 def _full(trials: Iterable[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.full and trial.accuracy is not None]
 
