@@ -72,6 +72,16 @@ def test_a_victim_with_weights_keeps_its_normalisation():
     assert scratch.pixel_mean.min() > 0.6
 
 
+def test_without_labels_it_keeps_them_too():
+    from unlearnable_transforms.training.loop import History
+    from unlearnable_transforms.training.simclr import pretrain
+
+    net = build_victim(IMAGENET, 3, 32)
+    images = torch.randint(100, 256, (8, 3, 32, 32), generator=seeded(1), dtype=torch.uint8)
+    pretrain(net, last_linear(net), images, views=lambda some, _: some, epochs=1, history=History(), batch_size=8)
+    assert net.pixel_mean.tolist() == [0.5] * 3
+
+
 def test_without_weights_it_starts_from_nothing():
     assert has_weights(IMAGENET)
     assert not has_weights("efficientnet_lite0")

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..params import param
 from ..pixels import chunk_length
 from ..training.model import to_pixels
+from ..training.transforms import seeded_globally
 from .base import Defense, Setting, register_defense
 
 LEAST = 1e-12  # power below which a frequency is left as it is
@@ -71,23 +72,22 @@ class ClassResidual(Defense):
         """uint8 (N, 3, H, W) -> float32 of that shape, clipped to [0, 1]."""
         super().prepare(images, labels, setting)
         result = torch.empty(images.shape, dtype=torch.float32)
-        overall = _mean(images)
+        overall, generator = _mean(images), setting.generator("class residual")
         for label in labels.unique():
             rows = (labels == label).nonzero().flatten()
             pixels = to_pixels(images[rows])
             pixels = pixels - _mean(images[rows]) + overall
             if self.directions and len(rows) > self.directions:
-                pixels = self._without_directions(pixels, setting)
+                pixels = self._without_directions(pixels, generator)
             result[rows] = pixels.clamp_(0, 1)
         return result
 
-    def _without_directions(self, pixels: Tensor, setting: Setting) -> Tensor:
+    def _without_directions(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         padded = F.pad(pixels, (self.window // 2,) * 4, mode="replicate")
         smooth = F.avg_pool2d(padded, self.window, stride=1)
         residual = (pixels - smooth).flatten(1)
         residual = residual - residual.mean(0)
-        with torch.random.fork_rng(devices=[]):  # svd_lowrank draws from the global state
-            torch.manual_seed(setting.seed)
+        with seeded_globally(generator):  # svd_lowrank draws from the global state
             basis = torch.svd_lowrank(residual, q=self.directions + 4)[2][:, : self.directions]
         return pixels - (residual @ basis @ basis.T).view_as(pixels)
 

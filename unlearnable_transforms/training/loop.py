@@ -165,8 +165,7 @@ def train(
     images, labels = (tensor.to(device) for tensor in checked(images, labels))
     if len(images) < 2:
         raise UsageError("training needs at least 2 images: BatchNorm cannot train on one")
-    if not getattr(net, "keeps_statistics", False):  # a network with weights of its own normalises as it did before
-        store_statistics(net, images)
+    store_statistics(net, images)
     bf16 = native_bf16(device) if recipe.bf16 is None else recipe.bf16
     model = PixelModel(net, bf16=bf16)
     classes = predict(net, images[:1], bf16=bf16).shape[1]

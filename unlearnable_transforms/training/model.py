@@ -41,7 +41,10 @@ def store_statistics(net: nn.Module, images: Tensor) -> None:
     """Put the mean and standard deviation of each channel, on the scale 0-1, into a network's buffers.
 
     These are ``pixel_mean`` and ``pixel_std``, float32 (3,); images are (N, 3, H, W), uint8 or float where 1 is white.
+    A network that starts from weights (``keeps_statistics``) normalises as it did before.
     """
+    if getattr(net, "keeps_statistics", False):
+        return
     if images.is_floating_point():
         net.register_buffer("pixel_mean", images.mean((0, 2, 3)).float())
         net.register_buffer("pixel_std", images.std((0, 2, 3)).float().clamp_min(1 / 255))

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import DivergedError
-from .loop import History, seeded_generator
+from .loop import History, Recipe, seeded_generator
 from .model import PixelModel, native_bf16, store_statistics, to_pixels
+from .transforms import seeded_globally
 
 Views = Callable[[Tensor, torch.Generator], Tensor]
 """views(images, generator): a random view of each image, uint8 or float (B, 3, H, W) -> the same."""
@@ -55,8 +56,7 @@ def pretrain(
     net.to(device).to(memory_format=torch.channels_last).train()
     width = last.in_features
     order, viewing, drawing = (seeded_generator(seed, use) for use in ("simclr order", "simclr views", "simclr head"))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=drawing)))
+    with seeded_globally(drawing):
         head = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, 128)).to(device)
     model = PixelModel(net, bf16=native_bf16(device))
     features: list[Tensor] = []
@@ -64,7 +64,8 @@ def pretrain(
     trained = [p for p in net.parameters() if all(p is not q for q in last.parameters())]
     optimizer = torch.optim.SGD([*trained, *head.parameters()], lr=lr, momentum=0.9, weight_decay=weight_decay)
     steps, step = epochs * math.ceil(len(images) / batch_size), 0
-    warm = min(10, epochs / 10) / epochs
+    warmup = min(10, epochs / 10) / epochs
+    recipe = Recipe(epochs, batch_size, lr, weight_decay=weight_decay, warmup=warmup, schedule="cosine")
     try:
         for epoch in range(1, epochs + 1):
             if on_epoch is not None:
@@ -73,12 +74,8 @@ def pretrain(
             for rows in torch.randperm(len(images), generator=order).split(batch_size):
                 if len(rows) < 2:
                     continue
-                progress = (step + 0.5) / steps
-                rate = (
-                    progress / warm if progress < warm else (1 + math.cos(math.pi * (progress - warm) / (1 - warm))) / 2
-                )
                 for group in optimizer.param_groups:
-                    group["lr"] = lr * rate
+                    group["lr"] = recipe.learning_rate((step + 0.5) / steps)
                 pair = torch.cat([to_pixels(views(images[rows], viewing)) for _ in range(2)]).to(device)
                 features.clear()
                 model(pair)
