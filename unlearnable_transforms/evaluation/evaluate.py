@@ -20,7 +20,7 @@ from ..jobs.workers import run_tasks
 from ..poisons.base import Poison
 from ..sample import spread
 from ..training.loop import Recipe
-from ..victims.registry import find_victim
+from ..victims.registry import public_name
 from .cells import FORMAT, INIT, Cell, Task, compute, describe_recipe, identity, read_cells, save, write
 from .columns import DEFENSES, defense_label, make_attack, make_defense
 from .data import Pictures, common_classes, common_side, digest, numbers, read_pictures, settled, to_tensor
@@ -112,7 +112,7 @@ def evaluate(
     asked = [asdict(make_attack(attack)) for attack in attacks]
     victims = list(victims or [plan.victim])
     for victim in victims:
-        find_victim(victim)  # an unknown one is refused before anything is read
+        public_name(victim)  # an unknown one, or a missing file, is refused before anything is read
     if not columns or not seeds:
         raise UsageError("there is nothing to compute: name at least one defense and one seed")
     named = dict(poisons) if isinstance(poisons, Mapping) else {label_of(poison): poison for poison in poisons}
@@ -201,7 +201,7 @@ class _Bench:
         cell_ids: set[str] = set()
         tasks = []
         for prepared in sets:
-            for cell, defense, recipe in _cells(prepared, self.data, plan, columns, self.victims, self.seeds):
+            for cell, victim, defense, recipe in _cells(prepared, self.data, plan, columns, self.victims, self.seeds):
                 if cell["id"] in cell_ids:
                     continue  # asked for twice, such as "jpeg" and "jpeg:quality=10"
                 cell_ids.add(cell["id"])
@@ -212,8 +212,8 @@ class _Bench:
                 if measured or more:
                     cell["attacks"] = measured + more
                 file = self.folder / f"{_slug(cell)}.json"
-                spare = self.spare if defense.clean_for(cell["victim"]) else None
-                tasks.append(Task(cell, file, prepared.stored, self.test, spare, defense, recipe, self.device))
+                spare = self.spare if defense.clean_for(victim) else None
+                tasks.append(Task(cell, file, prepared.stored, self.test, spare, defense, recipe, self.device, victim))
         _run(tasks, self.workers if self.device == "cpu" else 1, self.progress)
         return cell_ids
 
@@ -298,8 +298,9 @@ class _Data:
 def _cells(
     prepared: _Prepared, data: _Data, plan: Plan, columns: Sequence[Defense], victims: Sequence[str],
     seeds: Sequence[int],
-) -> Iterator[tuple[Cell, Defense, Recipe]]:  # fmt: skip
+) -> Iterator[tuple[Cell, str, Defense, Recipe]]:  # fmt: skip
     """The cells of one training set, still without results."""
+    public = {victim: public_name(victim) for victim in victims}
     for seed, victim, defense in itertools.product(seeds, victims, columns):
         recipe = plan.training(victim, defense.name)
         cell: Cell = {
@@ -311,14 +312,14 @@ def _cells(
                 "version": defense.version,
                 "arguments": defense.arguments(),
             },
-            "victim": victim,
+            "victim": public[victim],
             "init": INIT,
             "recipe": {"name": plan.name, **describe_recipe(recipe)},
             "plain": describe_recipe(plan.training(victim, PLAIN)),
             "seed": int(seed),
         }
         cell = json.loads(json.dumps(cell))  # as it will be read: tuples become lists
-        yield {"format": FORMAT, "id": identity(cell), **cell}, defense, recipe
+        yield {"format": FORMAT, "id": identity(cell), **cell}, victim, defense, recipe
 
 
 def _describe(training: TrainingSet, clean: Pictures | None, samples: int, path: Path) -> dict[str, Any]:

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from ..errors import UsageError
-from .registry import LIBRARIES, register_victim
+from .registry import IMAGENET, LIBRARIES, register_victim
 
-IMAGENET = "imagenet"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -1,9 +1,11 @@
 """Names of victim networks, and how they start."""
 
+import hashlib
 import inspect
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ Builder = Callable[..., nn.Module]
 """build(num_classes, image_size) -> a network: float (B, 3, H, W) -> logits (B, num_classes). Further arguments can be
 named behind a colon: ``efficientnet_lite0:weights=imagenet``."""
 REGISTRY: Registry[Builder] = Registry("victim", "unlearnable_transforms.victims", "docs/evaluate.md")
+IMAGENET = "imagenet"
 LIBRARIES: dict[str, Callable[..., nn.Module]] = {}
 """Builders of any network of a library: the victim timm/NAME is built by ``LIBRARIES["timm"]``, with NAME first."""
 
@@ -57,6 +60,19 @@ def find_victim(spec: str) -> tuple[Builder, dict[str, str]]:
 def has_weights(spec: str) -> bool:
     """Whether a victim starts from weights that were trained before."""
     return "weights" in find_victim(spec)[1]
+
+
+def public_name(spec: str) -> str:
+    """A victim's name with the digest of a file of weights in place of its path: other content is another victim, and
+    the path is nobody's business.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = find_victim(spec)[1].get("weights", IMAGENET)
+    if path == IMAGENET:
+        return spec
+    return spec.replace(path, f"sha256-{hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]}")
 
 
 def build_victim(name: str, num_classes: int, image_size: int, seed: int = 0) -> nn.Module:
