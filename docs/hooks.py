@@ -25,7 +25,7 @@ ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):<code>~?\.*([^<]+)</code>
 
 
 def on_config(config: Any) -> Any:
-    """A method's page that `mkdocs.yml` does not name stands behind those that it names."""
+    """A method's page that `mkdocs.yml` does not name comes after those that it names."""
     (methods,) = [section["Methods"] for section in config["nav"] if "Methods" in section]
     named = {page for entry in methods for page in entry.values()}
     pages = [f"{name}.md" for name in ut.list_poisons()]

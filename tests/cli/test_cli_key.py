@@ -1,4 +1,4 @@
-"""Options that name the key: one file, and a key of its own for each album or release."""
+"""Options that name the key: one file holds it, and each album or release has a derived key."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What may stand beside an image in a row, and every form of a second image that may not."""
+"""What may lie beside an image in a row, and every form of a second image that may not."""
 
 import base64
 import datetime

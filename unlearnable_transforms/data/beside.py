@@ -1,4 +1,4 @@
-"""What may stand beside an image in a row: by value, at any depth, for tables and for plain rows alike.
+"""What may lie beside an image in a row: by value, at any depth, for tables and for plain rows alike.
 
 A second image is often a clean copy of the one that gets protected. So what may stay is listed, and not what may not:
 numbers, dates, class labels, text that is text, short bytes, and lists of numbers that are no pixels (boxes, keypoints,
@@ -80,7 +80,7 @@ def _rows(value: Any, count: int) -> Iterable[Any]:
 
 
 def is_image(value: Any) -> bool:
-    """Whether a value of a row is an image, holds one, or could: everything is but what may stand beside an image."""
+    """Whether a value of a row is an image, holds one, or could: everything is but what may lie beside an image."""
     if isinstance(value, _PLAIN):
         return False
     if isinstance(value, str | PurePath):
