@@ -8,8 +8,9 @@ from evaluations import KEY, NEEDED, PLAN
 import unlearnable_transforms as ut
 from unlearnable_transforms.errors import UsageError
 from unlearnable_transforms.evaluation import evaluate as evaluate_module
+from unlearnable_transforms.evaluation.page import _highest
 from unlearnable_transforms.evaluation.report import Report
-from unlearnable_transforms.evaluation.search import JOIN, Trial, search, worst
+from unlearnable_transforms.evaluation.search import JOIN, Trial, search, spent, worst
 
 SINGLES = [f"d{number}" for number in range(16)]
 
@@ -29,7 +30,7 @@ def test_a_pair_in_one_order_is_found():
     calls = []
     trials = search(_measure({"d14 + d13": 0.8}, calls), SINGLES, 40, fits=lambda spec: True)
     assert worst(trials) == Trial("d14 + d13", True, 0.8)
-    assert len(trials) <= 40
+    assert spent(trials) <= 40
     assert calls[0] == (SINGLES, False)
     assert calls[1][1]
     assert set(calls[1][0]) == {"d15", "d14", "d13", "d12", "d11"}
@@ -45,8 +46,16 @@ def test_a_triple_grows_out_of_the_best_pair():
 def test_the_budget_is_kept_and_nothing_is_trained_twice():
     for budget in (8, 11, 20, 33):
         trials = search(_measure({}), SINGLES, budget, fits=lambda spec: True)
-        assert len(trials) == budget
-        assert len({(trial.defense, trial.full) for trial in trials}) == budget
+        screened = [trial for trial in trials if not trial.full]
+        assert len(screened) == min(16, int(3 * budget / 2))  # each a third of a training, half of the budget at most
+        assert budget - 1 < len(screened) / 3 + len(trials) - len(screened) <= budget
+        assert len({(trial.defense, trial.full) for trial in trials}) == len(trials)
+
+
+def test_the_plot_grows_with_what_was_spent():
+    """Three screened trainings are the first unit; screening alone finds nothing."""
+    trials = [Trial(name, False, 0.9) for name in "abc"] + [Trial("a", True, 0.2), Trial("b", True, 0.1)]
+    assert _highest([*trials, Trial("a + b", True, 0.5)]) == [0.0, 0.2, 0.2, 0.5]
 
 
 def test_it_ends_where_nothing_is_left():
@@ -83,7 +92,7 @@ def test_a_search_on_digits_keeps_every_training_and_says_what_it_found(tmp_path
     report = ut.evaluate(**asked)
     ((label, trials),) = report.searches.items()
     assert label.startswith("cuda")
-    assert len(trials) == 12
+    assert 11 < spent(trials) <= 12
     assert [trial.defense for trial in trials[:5]] == ["bdr", "cutout", "grayscale", "jpeg", "mixup"]  # no clean images
     best = worst(trials)
     (headline,) = report.tables[0].headlines
@@ -95,7 +104,7 @@ def test_a_search_on_digits_keeps_every_training_and_says_what_it_found(tmp_path
     assert f"under {best.defense}" in str(again)
     assert "highest accuracy so far" in again.html()
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*_*.json")}
-    assert len(files) == 12 + 3 * (1 + 1) - 1  # plain training and the winner on three sets; one of them was searched
+    assert len(files) == len(trials) + 3 * (1 + 1) - 1  # plain training and the winner on three sets; one of them was searched
     ut.evaluate(**asked)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*_*.json")} == files
 

@@ -39,7 +39,7 @@ def add_to(commands: Any) -> None:
         help="again for more (default: six quick ones); 'jpeg + rsk-ff' is one after the other; 'search' alone looks "
         "for the worst case",
     )
-    add("--budget", type=count, default=40, metavar="N", help="trainings of --defense search (default: 40)")
+    add("--budget", type=count, default=40, metavar="N", help="full trainings of --defense search (default: 40)")
     add(
         "--victim",
         dest="victims",

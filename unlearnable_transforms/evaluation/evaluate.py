@@ -93,7 +93,7 @@ def evaluate(
         image_key, label_key: columns of the sets; default: the common names.
         samples: training pictures shown in the report, clean beside protected. Such pairs tell something about the
             key: pass 0 for a report that leaves your hands.
-        budget: trainings that a search may spend on each protected set, at least 8.
+        budget: full trainings that a search may spend on each protected set, at least 8; a screened one counts a third.
         progress: show a bar with the time left.
 
     Raises:

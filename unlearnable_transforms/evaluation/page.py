@@ -1,5 +1,6 @@
 """What the report's page shows. How it looks is in ``report.html.j2``, which escapes all text, and ``report.css``."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean as mean
@@ -9,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .cells import Cell
 from .charts import confusion, curves, line_styles
-from .search import Trial
+from .search import ROUNDING, Trial
 from .tables import Entry, Table
 from .text import (
     defense_name,
@@ -66,11 +67,13 @@ def plain(value: Any) -> str:
 
 
 def _highest(trials: Sequence[Trial]) -> list[float]:
-    """The highest accuracy of a full training so far, after each training of a search."""
-    highest = [0.0]
+    """The highest accuracy of a full training so far, after 1, 2, ... full trainings' worth of a search."""
+    spent, highest = 0.0, [0.0] * math.ceil(sum(trial.cost for trial in trials) - ROUNDING)
     for trial in trials:
-        highest.append(max(highest[-1], (trial.accuracy or 0.0) if trial.full else 0.0))
-    return highest[1:]
+        spent += trial.cost
+        for place in range(math.ceil(spent - ROUNDING) - 1, len(highest) if trial.full else 0):
+            highest[place] = max(highest[place], trial.accuracy or 0.0)
+    return highest
 
 
 def _interval(entry: Entry) -> str:

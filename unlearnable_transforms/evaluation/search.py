@@ -14,6 +14,8 @@ from ..errors import UsageError
 LEAST = 8  # trainings: fewer than that search nothing
 BEST = 4  # single defenses that pairs are made of
 JOIN = " + "
+SCREENED = 1 / 3  # of a full training: what a screened one costs
+ROUNDING = 1e-9  # thirds do not add up to whole numbers exactly
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Trial:
     full: bool
     accuracy: float | None
 
+    @property
+    def cost(self) -> float:
+        """In full trainings."""
+        return 1.0 if self.full else SCREENED
+
 
 Measure = Callable[[Sequence[str], bool], Sequence[float | None]]
 """measure(specifications, full) -> accuracies in the same order."""
@@ -41,7 +48,7 @@ def search(measure: Measure, singles: Sequence[str], budget: int, *, fits: Calla
     Args:
         measure: trains and tests.
         singles: all single defenses; half of the budget at most is spent on screening them, in this order.
-        budget: trainings in all, at least 8; a screened one counts like a full one.
+        budget: full trainings in all, at least 8; a screened one, with a third of the epochs, counts a third.
         fits: whether a composed specification is possible.
 
     Returns:
@@ -54,18 +61,19 @@ def search(measure: Measure, singles: Sequence[str], budget: int, *, fits: Calla
         raise UsageError(f"a search needs a budget of at least {LEAST} trainings, got {budget}")
     trials: list[Trial] = []
 
-    def spend(specs: Iterable[str], full: bool, most: int) -> list[Trial]:
+    def spend(specs: Iterable[str], full: bool, most: float) -> list[Trial]:
         known = {trial.defense for trial in trials if trial.full or not full}
-        chosen = [spec for spec in dict.fromkeys(specs) if spec not in known][: min(most, budget - len(trials))]
+        count = int(min(most, budget - spent(trials)) / (1 if full else SCREENED) + ROUNDING)
+        chosen = [spec for spec in dict.fromkeys(specs) if spec not in known][:count]
         made = [Trial(spec, full, accuracy) for spec, accuracy in zip(chosen, measure(chosen, full), strict=True)]
         trials.extend(made)
         return made
 
-    screened = spend(singles, False, budget // 2)
+    screened = spend(singles, False, budget / 2)
     spend(_best(screened, max(BEST, budget // 8)), True, budget)
     best = _best(_full(trials), BEST)
     sequences = [JOIN.join(pair) for pair in permutations(best, 2)]
-    while len(trials) < budget:
+    while spent(trials) < budget:
         if not (longer := spend(filter(fits, sequences), True, budget)):
             break
         sequences = [
@@ -76,6 +84,11 @@ def search(measure: Measure, singles: Sequence[str], budget: int, *, fits: Calla
             for order in ((start, added), (added, start))
         ]
     return trials
+
+
+def spent(trials: Iterable[Trial]) -> float:
+    """What trainings cost, in full ones."""
+    return sum(trial.cost for trial in trials)
 
 
 def worst(trials: Iterable[Trial]) -> Trial:

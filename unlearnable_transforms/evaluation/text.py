@@ -7,7 +7,7 @@ from functools import partial
 from .cells import INIT
 from .metrics import retraining_bound
 from .recipes import PLANS
-from .search import Trial, worst
+from .search import Trial, spent, worst
 from .tables import PLAIN, Entry, Headline, Table
 
 WIDTH, COLUMN = 118, 15  # characters of the console, and of a column there
@@ -136,7 +136,8 @@ def search_text(label: str, trials: Sequence[Trial]) -> str:
     best = worst(trials)
     listed = worst(trial for trial in trials if " + " not in trial.defense)
     return (
-        f"{label}: of {len(trials)} trainings of a search the worst is {percent(best.accuracy)} %, under "
+        f"{label}: of {len(trials)} trainings of a search ({spent(trials):.0f} full ones' worth) the worst is "
+        f"{percent(best.accuracy)} %, under "
         f"{defense_name(best.defense)}; the best single defense is {defense_name(listed.defense)}, "
         f"{percent(listed.accuracy)} %."
     )
