@@ -104,7 +104,8 @@ def test_a_search_on_digits_keeps_every_training_and_says_what_it_found(tmp_path
     assert f"under {best.defense}" in str(again)
     assert "highest accuracy so far" in again.html()
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*_*.json")}
-    assert len(files) == len(trials) + 3 * (1 + 1) - 1  # plain training and the winner on three sets; one of them was searched
+    expected = len(trials) + 3 * (1 + 1) - 1  # plain training and the winner on three sets; one of them was searched
+    assert len(files) == expected
     ut.evaluate(**asked)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*_*.json")} == files
 

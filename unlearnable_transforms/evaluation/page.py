@@ -17,19 +17,22 @@ from .text import (
     entry_text,
     extent,
     headline_text,
+    overview_text,
     percent,
     recovery_text,
     search_text,
     title,
     weak_text,
 )  # fmt: skip
+from .trainers import Overview
 
 PROTECTED = ("poison", "partial")
 
 
 def page(
-    tables: Sequence[Table], cells: Sequence[Cell], sets: Mapping[str, Any], searches: Mapping[str, list[Trial]]
-) -> str:
+    overviews: Sequence[Overview], tables: Sequence[Table], cells: Sequence[Cell], sets: Mapping[str, Any],
+    searches: Mapping[str, list[Trial]],
+) -> str:  # fmt: skip
     """One HTML page that needs no other file and no script, light and dark."""
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -39,6 +42,7 @@ def page(
     templates.filters |= {function.__name__: function for function in (percent, entry_text, plain)} | named
     dates = sorted({cell["date"] for cell in cells})
     return templates.get_template("report.html.j2").render(
+        overviews=[(each, sets[each.row[1]]["quality"] if each.row[1] in sets else None) for each in overviews],
         tables=tables,
         cells=cells,
         searches=searches,
@@ -51,7 +55,7 @@ def page(
         line_styles_of=lambda lines: line_styles(list(lines), None),
         **{function.__name__.lstrip("_"): function for function in (
             _heat, _highest, _interval, _mean_curves, _confusions, _quality_text, curves, extent, headline_text,
-            search_text, title, weak_text,
+            overview_text, search_text, title, weak_text,
         )},
     )  # fmt: skip
 

@@ -12,7 +12,8 @@ from .cells import Cell, read_cells, write
 from .page import page
 from .search import Trial
 from .tables import Table, tables
-from .text import search_text, text_table
+from .text import overview_table, overview_text, search_text, text_table
+from .trainers import Overview, overviews
 
 SETS = "sets"  # folder beside the cells: how each training set looks
 SEARCHES = "searches.json"  # beside the cells: the trainings of each search, in their order
@@ -37,6 +38,7 @@ class Report:
         used = {cell["data"]["train"] for cell in self.cells}
         self.sets = {name: sets[name] for name in sorted(used & set(sets))}
         self.tables = tables(self.cells)
+        self.overviews = overviews(self.tables)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Report":
@@ -68,6 +70,7 @@ class Report:
         """The numbers of all tables as JSON values, without pictures."""
         return {
             "format": 1,
+            "overviews": [_overview_dict(overview) for overview in self.overviews],
             "tables": [_table_dict(table) for table in self.tables],
             "sets": {
                 name: {key: value for key, value in about.items() if key != "samples"}
@@ -79,7 +82,7 @@ class Report:
 
     def html(self) -> str:
         """One page that needs no other file."""
-        return page(self.tables, self.cells, self.sets, self.searches)
+        return page(self.overviews, self.tables, self.cells, self.sets, self.searches)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``report.json`` and ``report.html``; returns the path of the page."""
@@ -92,13 +95,29 @@ class Report:
 
     def __str__(self) -> str:
         searched = [search_text(label, trials) for label, trials in self.searches.items()]
-        return "\n\n".join([*map(text_table, self.tables), *searched])
+        over = [f"{overview_text(each, self._quality(each.row[1]))}\n{overview_table(each)}" for each in self.overviews]
+        if over:
+            over.insert(0, "Over all trainers (in brackets: clean data under the same)")
+        return "\n\n".join([*over, *map(text_table, self.tables), *searched])
+
+    def _quality(self, digest: str) -> dict[str, Any] | None:
+        """How a training set looks, where that was measured."""
+        return self.sets[digest]["quality"] if digest in self.sets else None
 
     def __repr__(self) -> str:
         return f"<Report: {len(self.cells)} cells, {len(self.tables)} tables; print() shows them>"
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
+
+
+def _overview_dict(overview: Overview) -> dict[str, Any]:
+    (trainer, defense), entry = overview.worst, overview.headline
+    return {
+        "set": overview.row[0], "train": overview.row[1], "image_size": overview.image_size, "trainer": str(trainer),
+        "defense": defense, "accuracy": entry.last, "clean": entry.clean, "protection": entry.protection,
+        "trainers": list(map(str, overview.trainers)), "combinations_tried": len(overview.entries),
+    }  # fmt: skip
 
 
 def _table_dict(table: Table) -> dict[str, Any]:

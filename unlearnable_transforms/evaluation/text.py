@@ -1,14 +1,16 @@
 """Tables and numbers as plain text."""
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from .cells import INIT
 from .metrics import retraining_bound
 from .recipes import PLANS
 from .search import Trial, spent, worst
 from .tables import PLAIN, Entry, Headline, Table
+from .trainers import Overview
 
 WIDTH, COLUMN = 118, 15  # characters of the console, and of a column there
 
@@ -59,18 +61,22 @@ def weak_text(table: Table) -> str:
 def _blocks(table: Table, text: Callable[[Entry | None], str]) -> list[str]:
     """As many columns as fit side by side, then the next; their names are broken into lines."""
     grid = table.grid()
-    names = [defense_name(label) for label, _ in grid.lines]
-    left = max(map(len, names))
+    lines = [(defense_name(label), [text(entry) for entry in entries]) for label, entries in grid.lines]
+    return _wrapped([defense_name(head) for head in grid.heads], lines)
+
+
+def _wrapped(heads: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    left = max(len(name) for name, _ in lines)
     across = max(1, (WIDTH - left) // (COLUMN + 2))
-    lines: list[Sequence[str]] = []
-    for start in range(0, len(grid.heads), across):
-        heads = [textwrap.wrap(defense_name(head), COLUMN) for head in grid.heads[start : start + across]]
-        height = max(map(len, heads))
-        header = [[""] * (height - len(head)) + head for head in heads]
-        lines += [[], *(["".ljust(left), *(head[line].rjust(COLUMN) for head in header)] for line in range(height))]
-        for name, (_, entries) in zip(names, grid.lines, strict=True):
-            lines.append([name.ljust(left), *(text(e).rjust(COLUMN) for e in entries[start : start + across])])
-    return ["  ".join(line).rstrip() for line in lines]
+    shown: list[Sequence[str]] = []
+    for start in range(0, len(heads), across):
+        broken = [textwrap.wrap(head, COLUMN) for head in heads[start : start + across]]
+        height = max(map(len, broken))
+        header = [[""] * (height - len(head)) + head for head in broken]
+        shown += [[], *(["".ljust(left), *(head[line].rjust(COLUMN) for head in header)] for line in range(height))]
+        for name, texts in lines:
+            shown.append([name.ljust(left), *(each.rjust(COLUMN) for each in texts[start : start + across])])
+    return ["  ".join(line).rstrip() for line in shown]
 
 
 def defense_name(label: str) -> str:
@@ -129,6 +135,35 @@ def _bound_text(entry: Entry) -> str:
         f" {len(last)} trainings reached at most {percent(max(last))} %: with 95 % confidence a further one gets "
         f"beyond that with a probability of at most {percent(retraining_bound(len(last)), 0)} %."
     )
+
+
+def overview_text(overview: Overview, quality: Mapping[str, Any] | None) -> str:
+    """The highest accuracy over trainers and defenses, in a sentence, with how the images look."""
+    (trainer, defense), entry = overview.worst, overview.headline
+    text = f"{overview.row[0]}, {overview.image_size} px: at most {percent(entry.last)} %, by {trainer}"
+    if defense != PLAIN:
+        text += f", under {defense}"
+    text += f" ({len(overview.trainers)} trainers, {len(overview.entries)} combinations tried)"
+    if entry.protection is not None:
+        text += f"; clean data gives the same {percent(entry.clean)} %: protection {percent(entry.protection)} points"
+    if quality is not None and quality["ssim"] is not None:
+        text += f". SSIM {quality['ssim']:.3f}, PSNR {quality['psnr']:.1f} dB"
+    return text + "." + _bound_text(entry)
+
+
+def overview_table(overview: Overview) -> str:
+    """Trainers down, defenses across, in %; beside each accuracy that of clean data under the same."""
+    lines = [
+        (str(trainer), [_beside_clean(overview.entries.get((trainer, each))) for each in overview.defenses])
+        for trainer in overview.trainers
+    ]
+    return "\n".join(_wrapped([defense_name(each) for each in overview.defenses], lines))
+
+
+def _beside_clean(entry: Entry | None) -> str:
+    if entry is None:
+        return "-"
+    return percent(entry.last) + (f" ({percent(entry.clean)})" if entry.clean is not None else "")
 
 
 def search_text(label: str, trials: Sequence[Trial]) -> str:
