@@ -9,6 +9,7 @@ Anything else is refused, because an image that is passed through unread is an i
 """
 
 import io
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import ExifTags, Image
-from torchvision import tv_tensors
 
 from ..errors import UsageError, UsageTypeError
 from ..pixels import CHUNK_VALUES, content_in_alpha, equal_arrays
@@ -276,9 +276,19 @@ def _open_tensor(image: torch.Tensor) -> Opened:
 
     def give_back(changed: np.ndarray) -> torch.Tensor:
         plain = torch.from_numpy(np.ascontiguousarray(changed.transpose(2, 0, 1))).to(image.device)
-        return tv_tensors.wrap(plain, like=image) if isinstance(image, tv_tensors.TVTensor) else plain
+        return wrapped_like(image, plain)
 
     return _split_alpha(pixels, give_back)
+
+
+def wrapped_like(image: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
+    """``plain`` as the tv_tensor that ``image`` is, or as it is. Importing torchvision takes seconds; where nobody has,
+    there is no tv_tensor."""
+    if "torchvision" not in sys.modules:
+        return plain
+    from torchvision import tv_tensors
+
+    return tv_tensors.wrap(plain, like=image) if isinstance(image, tv_tensors.TVTensor) else plain
 
 
 def _open_array(image: np.ndarray) -> Opened:

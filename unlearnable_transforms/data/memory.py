@@ -1,12 +1,12 @@
 """Labelled images that are held in memory or read by somebody's data set: arrays, pairs, torchvision's data sets."""
 
 import copy
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torchvision.datasets import VisionDataset
 
 from ..errors import UsageTypeError
 from ..sample import SampleError
@@ -91,9 +91,15 @@ def open_arrays(images: Any, labels: Any) -> LabelledSet:
 
 def open_pairs(data: Any) -> LabelledSet:
     """A data set of ``(image, label)`` pairs. A torchvision data set is read without its transforms."""
-    if isinstance(data, VisionDataset) and (data.transform is not None or data.transforms is not None):
+    if _is_torchvision(data) and (data.transform is not None or data.transforms is not None):
         data = copy.copy(data)  # its transforms run after the protection, as ProtectedDataset does it
         data.transform = data.transforms = None
     names: Any = getattr(data, "classes", None)
     named = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     return LabelledSet(type(data).__name__, {TRAIN: PairRows(data)}, names=list(names) if named else None)
+
+
+def _is_torchvision(data: Any) -> bool:
+    """Importing torchvision takes seconds; where nobody has, the data is not one of its sets."""
+    known = sys.modules.get("torchvision.datasets")
+    return known is not None and isinstance(data, known.VisionDataset)

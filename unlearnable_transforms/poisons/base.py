@@ -13,11 +13,10 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
-from torchvision import tv_tensors
 
 from ..data.beside import row_images, table_images
 from ..data.columns import find_columns, refuse_formatted, refuse_second_image, stored_images
-from ..data.image import Opened, check_batch, is_batch, open_chunks, open_image
+from ..data.image import Opened, check_batch, is_batch, open_chunks, open_image, wrapped_like
 from ..data.splits import is_train_split
 from ..errors import UnlearnableError, UnlearnableWarning, UsageError, UsageTypeError
 from ..key import Key, Stream
@@ -304,8 +303,7 @@ class Poison(Parameters):
         source = images.detach().as_subclass(torch.Tensor).cpu()
         result = torch.from_numpy(np.empty(tuple(source.shape), np.uint8))  # NumPy asks for large pages, torch does not
         self._protect_batch(source, tokens, result)
-        result = result.to(images.device)
-        return tv_tensors.wrap(result, like=images) if isinstance(images, tv_tensors.TVTensor) else result
+        return wrapped_like(images, result.to(images.device))
 
     def _apply_array(self, images: np.ndarray, labels: Any) -> np.ndarray:
         if images.ndim == 3:  # grey pictures (B, H, W)
