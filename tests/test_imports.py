@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-PROTECTING = "from unlearnable_transforms.cli import protect; from unlearnable_transforms.protection import protect as p"
+PROTECTING = "import unlearnable_transforms.cli.protect, unlearnable_transforms.protection.protect"
 
 
 def test_protecting_imports_no_torchvision():
