@@ -3,6 +3,7 @@
 - ``<!-- parameters: SEMPoison -->`` becomes the table of what the class declares,
 - ``<!-- methods -->`` the reference of every registered method,
 - ``<!-- measured: sem -->`` the figures of a method, from ``unlearnable_transforms/evaluation/measured.json``,
+- ``<!-- trainers: main -->`` a table of ``results/trainers/tables.md``, which ``tests/benchmarks/trainers.py`` writes,
 - ``<!-- sites -->`` the table ``unlearnable_transforms/data/sites.toml``,
 - ``<!-- changelog -->`` the file CHANGELOG.md.
 """
@@ -79,6 +80,13 @@ def measured(mark: re.Match) -> str:
     )
 
 
+def trainers(mark: re.Match) -> str:
+    """A table of what real trainers get from protected photographs."""
+    parts = (Path(__file__).parent / "results" / "trainers" / "tables.md").read_text(encoding="utf-8").split("<!-- ")
+    (found,) = [part for part in parts if part.startswith(f"{mark[1]} -->")]
+    return found.partition("-->")[2].strip()
+
+
 def changelog(_: re.Match) -> str:
     """The changelog of the repository."""
     return (Path(__file__).parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -104,6 +112,7 @@ INCLUDES = {
     r"parameters: (\w+)": parameters,
     "methods": methods,
     "sites": site_table,
+    r"trainers: (\w+)": trainers,
     r"measured: ([\w-]+)": measured,
     "changelog": changelog,
 }
