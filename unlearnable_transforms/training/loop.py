@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import DivergedError, UsageError
 from .model import PixelModel, accuracy, checked, native_bf16, predict, store_statistics, to_pixels
+from .muon import muon_and_sgd
 from .transforms import transformed
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -40,10 +41,12 @@ class Recipe:
         weight_decay: of all parameters.
         warmup: part of all steps in which the learning rate goes up in a straight line.
         label_smoothing: of the cross-entropy.
-        augment: crops have zero padding of an eighth of the side, at least one pixel.
+        augment: crops have zero padding of an eighth of the side, at least one pixel; "translate-flip" moves by at most
+            a sixteenth, with a mirrored border.
         bf16: mixed precision; None uses it where the hardware multiplies bfloat16 natively.
         schedule: after the warmup, down in a straight line ("one-cycle") or along half a cosine.
-        optimizer: "sgd" or "adamw".
+        optimizer: "sgd", "adamw", or "muon" (convolutions by Muon with ``max_lr`` and ``momentum``, the rest by SGD;
+            see :mod:`~.muon`).
 
     Raises:
         ValueError: values out of range.
@@ -56,11 +59,11 @@ class Recipe:
     weight_decay: float = 5e-4
     warmup: float = 0.25
     label_smoothing: float = 0.0
-    augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
+    augment: Literal["crop-flip", "crop", "translate-flip", "none"] = "crop-flip"
     bf16: bool | None = None
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
     nesterov: bool = True
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
@@ -69,12 +72,12 @@ class Recipe:
             raise UsageError("a recipe needs max_lr > 0, 0 <= warmup < 1 and 0 <= label_smoothing < 1")
         if not (0 <= self.momentum < 1 and self.weight_decay >= 0):
             raise UsageError("a recipe needs 0 <= momentum < 1 and weight_decay >= 0")
-        if self.augment not in ("crop-flip", "crop", "none"):
-            raise UsageError(f'augment must be "crop-flip", "crop" or "none", got {self.augment!r}')
-        if self.schedule not in ("one-cycle", "cosine") or self.optimizer not in ("sgd", "adamw"):
+        if self.augment not in ("crop-flip", "crop", "translate-flip", "none"):
+            raise UsageError(f'augment must be "crop-flip", "crop", "translate-flip" or "none", got {self.augment!r}')
+        if self.schedule not in ("one-cycle", "cosine") or self.optimizer not in ("sgd", "adamw", "muon"):
             raise UsageError(
-                f'schedule is "one-cycle" or "cosine" and optimizer "sgd" or "adamw", got {self.schedule!r} and '
-                f"{self.optimizer!r}"
+                f'schedule is "one-cycle" or "cosine" and optimizer "sgd", "adamw" or "muon", got {self.schedule!r} '
+                f"and {self.optimizer!r}"
             )
 
     def learning_rate(self, progress: float) -> float:
@@ -178,7 +181,7 @@ def train(
     augment = augment or recipe_augment(recipe)
     loss = loss or _cross_entropy(recipe.label_smoothing)
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    optimizer = _optimizer(trained, recipe)
+    optimizers = _optimizers(trained, recipe)
     history = History()
     for epoch in range(1, recipe.epochs + 1):
         if on_epoch is not None:
@@ -188,16 +191,17 @@ def train(
         batches = _batches(torch.randperm(len(images), generator=order).to(device), recipe.batch_size)
         for rows in batches:
             rate = recipe.learning_rate((history.batches + 0.5) / (recipe.epochs * len(batches)))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+                group["lr"] = rate * group.get("share", 1.0)
             target = labels[rows]
             pixels = to_pixels(augment(images.index_select(0, rows), augmenting))
             if perturb is not None:
                 pixels = perturb(model, pixels, target, perturbing).detach()
-            optimizer.zero_grad(set_to_none=True)  # after the perturbation, whose attack may leave gradients
+            net.zero_grad(set_to_none=True)  # after the perturbation, whose attack may leave gradients
             value, logits = loss(model, pixels, target, losing)
             value.backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             total += value.detach() * len(rows)  # stays on the device: no waiting inside the epoch
             correct += (logits.detach().argmax(1) == target).sum()
             history.batches += 1
@@ -236,13 +240,18 @@ def _train_mode(net: nn.Module) -> None:
             layer.eval()
 
 
-def _optimizer(trained: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizers(trained: list[nn.Parameter], recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Usually one. Where a group has a ``share``, its learning rate is that part of the recipe's."""
+    if recipe.optimizer == "muon":
+        return muon_and_sgd(trained, recipe.max_lr, recipe.momentum, recipe.weight_decay, recipe.batch_size)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(trained, lr=recipe.max_lr, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(
-        trained, lr=recipe.max_lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov and recipe.momentum > 0, fused=True,
-    )  # fmt: skip
+        return [torch.optim.AdamW(trained, lr=recipe.max_lr, weight_decay=recipe.weight_decay, fused=True)]
+    return [
+        torch.optim.SGD(
+            trained, lr=recipe.max_lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov and recipe.momentum > 0, fused=True,
+        )
+    ]  # fmt: skip
 
 
 def recipe_augment(recipe: Recipe) -> Augment:

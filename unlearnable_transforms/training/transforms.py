@@ -11,30 +11,36 @@ from torch import Tensor
 
 from ..errors import UsageError
 
-Transform = Literal["crop-flip", "crop", "resized-crop", "none"]
+Transform = Literal["crop-flip", "crop", "translate-flip", "resized-crop", "none"]
 
 
 def transformed(images: Tensor, name: Transform, generator: torch.Generator) -> Tensor:
     """A random transform by its name, the same for uint8 and float images, drawn per image.
 
     "crop" and "crop-flip" are :func:`crop_flip` with a padding of an eighth of the shorter side, at least one pixel;
-    "resized-crop" is :func:`resized_crop_flip`.
+    "translate-flip" is :func:`crop_flip` with a mirrored border of a sixteenth. "resized-crop" is
+    :func:`resized_crop_flip`.
     """
     if name == "none":
         return images
     if name == "resized-crop":
         return resized_crop_flip(images, generator)
+    if name == "translate-flip":
+        return crop_flip(images, generator, padding=max(1, min(images.shape[2:]) // 16), mirrored=True)
     return crop_flip(images, generator, padding=max(1, min(images.shape[2:]) // 8), flip=name == "crop-flip")
 
 
-def crop_flip(images: Tensor, generator: torch.Generator, *, padding: int, flip: bool = True) -> Tensor:
-    """Random crop after zero padding, and a random horizontal flip, drawn per image.
+def crop_flip(
+    images: Tensor, generator: torch.Generator, *, padding: int, flip: bool = True, mirrored: bool = False
+) -> Tensor:
+    """Random crop after padding, and a random horizontal flip, drawn per image.
 
     Args:
         images: (B, C, H, W), any dtype, any device. Float images may require gradients.
         generator: a CPU generator gives the same draws for every device of ``images``.
-        padding: pixels of zeros added on each side; every offset from 0 to 2 * padding is equally likely.
+        padding: pixels added on each side; every offset from 0 to 2 * padding is equally likely.
         flip: mirror each image left-right with probability 1/2.
+        mirrored: the padding mirrors the image at its border, where it is zeros otherwise.
 
     Raises:
         ValueError: a shape that is not 4-d, or a negative padding.
@@ -55,12 +61,21 @@ def crop_flip(images: Tensor, generator: torch.Generator, *, padding: int, flip:
     if flip:
         columns = torch.where(draw(2).bool(), width - 1 - columns, columns)
     columns = columns + left
+    if mirrored:  # no padding: what lies outside is read inside
+        rows, columns = _reflected(rows - padding, height), _reflected(columns - padding, width)
+        padded = images
+    else:
+        padded = F.pad(images, (padding,) * 4)
 
     # One gather for the whole batch: the place of each output pixel in the flattened padded image.
-    padded = F.pad(images, (padding,) * 4)
     place = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
     place = place.view(batch, 1, height * width).expand(batch, channels, height * width)
     return padded.flatten(2).gather(2, place).view(batch, channels, height, width)
+
+
+def _reflected(places: Tensor, length: int) -> Tensor:
+    """Places below 0 and from ``length`` on, mirrored at the first and the last one."""
+    return (length - 1) - ((length - 1) - places.abs()).abs()
 
 
 def resized_crop_flip(
