@@ -17,10 +17,8 @@ from PIL import Image
 from ..data.base import Rows
 from ..errors import UsageError, WorkError
 from ..jobs.workers import run_tasks
-from ..training.model import PixelModel
-from ..victims.pretrained import LITE
-from ..victims.registry import IMAGENET, build_victim
 
+STARTED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")  # victims of the extra ``pretrained``
 LEVELS = 1 << 14  # what a feature of 1 becomes
 BATCH = 32  # pictures
 WORTH_A_PROCESS = 200  # pictures: fewer take less time than the start of another process
@@ -131,6 +129,9 @@ class Started:
     side = 160  # the clusters of photographs are as good as at 224 pixels, in half the time
 
     def __init__(self, name: str) -> None:
+        from ..training.model import PixelModel  # with torchvision: seconds, for this backbone alone
+        from ..victims.registry import IMAGENET, build_victim
+
         self.name = name
         net = build_victim(f"{name}:weights={IMAGENET}", 2, self.side).to(memory_format=torch.channels_last).eval()
         net.classifier = torch.nn.Identity()
@@ -166,12 +167,12 @@ def get_backbone(backbone: str | Callable | None) -> Backbone:
         return Shapes()
     if isinstance(backbone, str) and backbone.startswith(PREFIX):
         return Timm(backbone)
-    if isinstance(backbone, str) and backbone in LITE:
+    if isinstance(backbone, str) and backbone in STARTED:
         return Started(backbone)
     if callable(backbone):
         return Custom(backbone)
     raise UsageError(
-        f"the backbone is 'shapes', {', '.join(map(repr, LITE))}, 'timm:NAME' or a function of uint8 (B, 3, 224, 224), "
+        f"the backbone is 'shapes', {', '.join(map(repr, STARTED))}, 'timm:NAME' or a function of uint8 (B, 3, 224, 224), "
         f"not {backbone!r}"
     )
 
