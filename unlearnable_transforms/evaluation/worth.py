@@ -1,7 +1,8 @@
 """What a protection was measured to be worth, and against whom, in plain words for those who protect.
 
-``photographs.json`` is written by ``python tests/benchmarks/photographs.py write``, ``measured.json`` by
-``python tests/benchmarks/methods.py --draw --write``: no figure is typed by hand.
+``photographs.json`` is written by ``python tests/benchmarks/photographs.py write``, ``started.json`` by ``python
+tests/benchmarks/trainers.py draw``, ``measured.json`` by ``python tests/benchmarks/methods.py --draw --write``: no
+figure is typed by hand.
 """
 
 import json
@@ -14,16 +15,17 @@ from ..poisons.cuda import HALO_SIDE, CUDAPoison
 from .recommended import MEASURED, make_poison
 
 PHOTOGRAPHS = Path(__file__).with_name("photographs.json")
+STARTED = Path(__file__).with_name("started.json")
 NOT_MEASURED = (
-    "not measured: a trainer who starts from a network that has seen millions of other images, as many do. Published "
-    "work reports that such a trainer largely gets past this protection (docs/limits.md). Nor were larger networks, "
-    "and on photographs trainers who try to undo it"
+    "not measured: a trainer who starts from a network that has seen millions of other images, as many do. Such a "
+    "trainer largely gets past this protection on photographs (docs/limits.md)"
 )
 
 
 def of_strengths() -> dict[str, Any]:
-    """The figures of CUDA's strengths on photographs, accuracies in percent."""
-    return json.loads(PHOTOGRAPHS.read_text())
+    """The figures of CUDA's strengths on photographs, accuracies in percent; under ``started`` those of networks that
+    start from ImageNet weights."""
+    return {**json.loads(PHOTOGRAPHS.read_text()), "started": json.loads(STARTED.read_text())}
 
 
 def worth(poison: Poison, side: int) -> list[str]:
@@ -34,10 +36,10 @@ def worth(poison: Poison, side: int) -> list[str]:
         side: the shorter side of the images, in pixels.
     """
     if side >= HALO_SIDE and isinstance(poison, CUDAPoison) and poison._grows:
-        lines = _of_strength(poison.strength or "normal")
+        lines = [*_of_strength(poison.strength or "normal"), *_of_start(poison.strength or "normal")]
     else:
-        lines = _of_small_images(poison, side)
-    return ["what it was measured to be worth:", *(f"  {line}" for line in [*lines, NOT_MEASURED])]
+        lines = [*_of_small_images(poison, side), NOT_MEASURED]
+    return ["what it was measured to be worth:", *(f"  {line}" for line in lines)]
 
 
 def _of_strength(name: str) -> list[str]:
@@ -48,6 +50,18 @@ def _of_strength(name: str) -> list[str]:
         f"{known['strengths'][name]['accuracy']:.0f}; guessing gives {100 / known['classes']:.0f}",
         f"where all classes got one filter, which is damage and no protection, it recognised "
         f"{known['one filter for all classes']:.0f}",
+    ]
+
+
+def _of_start(name: str) -> list[str]:
+    known = of_strengths()["started"]
+    clean, own = known["clean"], known["strengths"][name]
+    return [
+        "little against a network that has seen millions of other images, from which most people start: "
+        f"{known['network']}, on photographs of {known['side']} pixels as a web site serves them:",
+        f"all of it trained on: clean {clean['fine-tuned']:.0f} of 100, protected {own['fine-tuned']:.0f}; "
+        f"only its last layer: clean {clean['probe']:.0f}, protected {own['probe']:.0f}; the highest of "
+        f"{own['combinations']} ways tried {own['highest']:.0f}",
     ]
 
 

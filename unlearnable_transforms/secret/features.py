@@ -172,8 +172,8 @@ def get_backbone(backbone: str | Callable | None) -> Backbone:
     if callable(backbone):
         return Custom(backbone)
     raise UsageError(
-        f"the backbone is 'shapes', {', '.join(map(repr, STARTED))}, 'timm:NAME' or a function of uint8 (B, 3, 224, 224), "
-        f"not {backbone!r}"
+        f"the backbone is 'shapes', {', '.join(map(repr, STARTED))}, 'timm:NAME' or a function of uint8 "
+        f"(B, 3, 224, 224), not {backbone!r}"
     )
 
 
