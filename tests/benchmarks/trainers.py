@@ -145,7 +145,7 @@ def main_table(found: Figures, report: ut.Report) -> str:
 
 def defense_table(found: Figures) -> str:
     """Defenses down; clean and CUDA `normal` across, for the two trainers with a start."""
-    defenses = list(dict.fromkeys(place[3] for place in found if place[:2] == (96, "cuda normal")))
+    defenses = sorted({place[3] for place in found if place[:2] == (96, "cuda normal")}, key=lambda d: (d != "none", d))
     sets, trainers = ("clean", "cuda normal"), (PROBED, TUNED)
     lines = [
         [each, *(percent(found.get((96, name, trainer, each))) for trainer in trainers for name in sets)]
@@ -214,6 +214,8 @@ def worth(found: Figures) -> dict[str, Any]:
     for name in STRENGTHS:
         own = {place[2:]: entry for place, entry in found.items() if place[:2] == (96, name)}
         known = {kind: own[trainer, "none"] for kind, trainer in kinds.items() if (trainer, "none") in own}
+        if known.keys() != kinds.keys():
+            continue  # not measured yet
         highest = max(entry.last or 0.0 for entry in own.values())
         result["strengths"][name.split()[1]] = {
             **{kind: round(100 * (entry.last or 0), 1) for kind, entry in known.items()},

@@ -55,6 +55,8 @@ def _of_strength(name: str) -> list[str]:
 
 def _of_start(name: str) -> list[str]:
     known = of_strengths()["started"]
+    if name not in known["strengths"]:
+        return [NOT_MEASURED]
     clean, own = known["clean"], known["strengths"][name]
     return [
         "little against a network that has seen millions of other images, from which most people start: "
