@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from certificates import GPS, moved_manifest, sign_otherwise, with_ingredient, with_second, with_thumbnail
 from conftest import SECRET, decode, encode, stored
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from folders import save_key
@@ -33,6 +34,7 @@ from publications import (
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
+from unlearnable_transforms.publishing.signature import make_signing_key
 
 PLANTS: dict[str, tuple[str, Callable[..., "Planted"]]] = {}
 
@@ -247,6 +249,27 @@ _file_with("bytes behind the end of a file", lambda image: encode(image, compres
 _file_with("a further frame in a PNG", _second_frame)
 
 
+def _c2pa_with(name: str, options: Callable[[bytes], dict[str, Any]], format: str = "PNG") -> None:
+    """A plant: a file is signed with C2PA, and its manifest holds more than the opt-out, perhaps of an original."""
+
+    def make(image: Any) -> bytes:
+        plain = encode(image, format, **({"compress_level": 1} if format == "PNG" else {}))
+        return sign_otherwise(plain, **options(encode(pictures()[6], "JPEG")))
+
+    _file_with(name, make, format)
+
+
+_c2pa_with("a thumbnail of the original in a C2PA manifest", with_thumbnail)
+_c2pa_with("an original as an ingredient of a C2PA manifest", with_ingredient, "JPEG")
+_c2pa_with("a path in a C2PA manifest", lambda _: {"change": {"title": "/home/ann/photos/6.png"}})
+_c2pa_with("a place in a C2PA manifest", lambda _: {"assertions": (GPS,)}, "JPEG")
+_file_with("a second C2PA manifest", lambda image: with_second(sign_otherwise(encode(image, compress_level=1))))
+_file_with(
+    "a C2PA signature of other pixels",
+    lambda image: moved_manifest(encode(image, compress_level=1), encode(pictures()[6])),
+)
+
+
 @plant("the path of the original beside a picture", "local path")
 def _(tmp_path):
     values = stored(protected())
@@ -323,6 +346,17 @@ _column_with(
 )
 _column_with("the same, as wider numbers", "key", _NUMBERS, [0], datasets.Sequence(Value("int64")), "train row ")
 _column_with("the same, written out", "key", str(_NUMBERS), "[0]", Value("string"))
+
+
+@plant("the signing key in a text column", "key")
+def _(tmp_path):
+    pytest.importorskip("cryptography")
+    make_signing_key(tmp_path / "signing.pem")
+    secret = (tmp_path / "signing.pem").read_text().splitlines()[1]
+    source = with_column(["a"] * 5 + [secret] + ["a"] * (ROWS - 6), Value("string"))
+    return Planted(source, "train row 5", {"signing_key": tmp_path / "signing.pem"})
+
+
 _column_with("the originals in a second image column", "second image", {"bytes": _JPEG, "path": None},
              {"bytes": _JPEG, "path": None}, Image(), "")  # fmt: skip
 _column_with("the originals in a list of images", "second image", [{"bytes": _JPEG, "path": None}], [],

@@ -1,22 +1,24 @@
-"""What a picture file holds beside its pixels, and how it was encoded, from its bytes alone; nothing is decoded."""
+"""What a picture file holds beside its pixels, and how it was encoded, from its bytes alone; no picture is decoded."""
 
 import hashlib
 import re
 import struct
 from dataclasses import dataclass, field
 
+from ..data import c2pa
 from ..data.credit import Credit, parse
 
 _DIGITS = 8  # of a digest of settings
-_WITH_PACKET = " with XMP"  # in traces
+_WITH_PACKET, _WITH_MANIFEST = " with XMP", " with C2PA"  # in traces
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _PNG_PARTS = frozenset(("IHDR", "PLTE", "tRNS", "IDAT", "IEND", "iCCP", "sRGB", "gAMA", "cHRM", "sBIT", "bKGD", "pHYs"))
-_PNG_TOLD = {"eXIf": "EXIF", "tEXt": "text", "zTXt": "text", "iTXt": "text", "tIME": "the time", "caBX": "C2PA"}
+_PNG_TOLD = {"eXIf": "EXIF", "tEXt": "text", "zTXt": "text", "iTXt": "text", "tIME": "the time"}
 _PNG_FRAMES = frozenset(("acTL", "fcTL", "fdAT"))
 _WEBP_PARTS = frozenset(("VP8X", "VP8L", "VP8 ", "ALPH", "ICCP"))
 _WEBP_TOLD = {"EXIF": "EXIF", "XMP ": "XMP", "ANIM": "further frames", "ANMF": "further frames"}
 _XMP_TEXT = b"XML:com.adobe.xmp" + bytes(5)  # PNG: neither compressed, nor with a language or a translation
 _XMP_PART = b"http://ns.adobe.com/xap/1.0/\0"  # JPEG
+_MANIFEST_PART = b"JP\x02\x11\0\0\0\x01"  # JPEG: a run of boxes in one part
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the next marker behind compressed data
 _LONE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
 
@@ -32,6 +34,7 @@ class Encoding:
             grey JPEG are the beginning of those of a colour one.
         foreign: what it holds beside pixels, colour space and the like: ``EXIF``, ``a comment``, ``a thumbnail``, ...
         credit: of the one XMP packet that `unlearnable protect` writes; any other is foreign.
+        signed: of the one C2PA manifest that `unlearnable protect` writes; any other, and one that is void, is foreign.
     """
 
     format: str
@@ -39,6 +42,7 @@ class Encoding:
     traces: str = ""
     foreign: list[str] = field(default_factory=list)
     credit: Credit | None = None
+    signed: c2pa.Signed | None = None
 
     def add_part(self, name: str, packet: bytes | None) -> None:
         """Note a part that is no part of the image, unless it is the packet, for the first time."""
@@ -47,6 +51,18 @@ class Encoding:
             self.foreign.append(name)
         else:
             self.credit = credit
+
+    def add_manifest(self, manifest: bytes) -> None:
+        """Note a C2PA manifest: as ours, or what is foreign in it."""
+        if self.signed is not None:
+            self.foreign.append("a second C2PA manifest")
+            return
+        try:
+            self.signed = c2pa.parse(manifest)
+        except c2pa.ForeignManifestError as error:
+            self.foreign.append(str(error))
+        except ImportError as error:
+            self.foreign.append(f"a C2PA manifest, which is not looked into: {error}")
 
 
 def read_encoding(data: bytes) -> Encoding:
@@ -57,6 +73,11 @@ def read_encoding(data: bytes) -> Encoding:
         return Encoding("unknown", lossless=False)
     if found.credit is not None:  # where some images have a packet and others have none, it may say which are protected
         found.traces += _WITH_PACKET
+    if found.signed is not None:
+        found.traces += _WITH_MANIFEST
+        state, reason = c2pa.state_of(data)
+        if state not in (c2pa.VALID, c2pa.EXPIRED):  # what passed once does not fail by the calendar
+            found.foreign.append(f"a C2PA signature that does not hold: {reason}")
     return found
 
 
@@ -80,6 +101,8 @@ def _read_png(data: bytes) -> Encoding:
             found.traces = f"PNG {data[place + 8 : place + 10].hex()}"  # zlib's header tells the level
         if name in _PNG_FRAMES:
             found.foreign.append("further frames")
+        elif name == "caBX":
+            found.add_manifest(data[place + 8 : place + 8 + size])
         elif name not in _PNG_PARTS:
             body = data[place + 8 : place + 8 + size]
             packet = body.removeprefix(_XMP_TEXT) if name == "iTXt" and body.startswith(_XMP_TEXT) else None
@@ -110,6 +133,8 @@ def _read_jpeg(data: bytes) -> Encoding:
             tables |= _quantisation(body)
         elif 0xC0 <= marker <= 0xC2 and body[5] > 1:
             sampling = body[5:]  # components, without the size of the picture
+        elif marker == 0xEB and body.startswith(_MANIFEST_PART):
+            found.add_manifest(body[8:])
         elif told := _jpeg_foreign(marker, body):
             packet = body.removeprefix(_XMP_PART) if marker == 0xE1 and body.startswith(_XMP_PART) else None
             found.add_part(told, packet)
@@ -137,8 +162,8 @@ def _quantisation(body: bytes) -> dict[int, bytes]:
 
 def grey_trace(trace: str) -> str:
     """What the traces of a colour JPEG would be if it were grey: the same settings make both."""
-    settings = trace.removesuffix(_WITH_PACKET)
-    return settings[: len("JPEG ") + _DIGITS] + trace[len(settings) :] if trace.startswith("JPEG ") else trace
+    settings, mark, rest = trace.partition(" with ")
+    return settings[: len("JPEG ") + _DIGITS] + mark + rest if trace.startswith("JPEG ") else trace
 
 
 def _digest(data: bytes) -> str:
@@ -171,6 +196,8 @@ def _read_webp(data: bytes) -> Encoding:
         name = raw.decode("latin-1")
         if name == "VP8 ":
             found.lossless = False
+        elif name == "C2PA":
+            found.add_manifest(data[place + 8 : place + 8 + part])
         elif name not in _WEBP_PARTS:
             packet = data[place + 8 : place + 8 + part] if name == "XMP " else None
             found.add_part(_WEBP_TOLD.get(name, f"the part {name!r}"), packet)

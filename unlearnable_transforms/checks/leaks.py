@@ -206,6 +206,9 @@ def encoding_leaks(encoding: Encoding, additive: bool) -> Iterator[tuple[str, st
         told = text_leak(text)
         if told and told[0] != "link":  # terms and notices name pages
             yield told[0], f"{told[1]} in the field {field} of the file"
+    for text in () if encoding.signed is None else (encoding.signed.holder, encoding.signed.issuer):
+        if told := text_leak(text):
+            yield told[0], f"{told[1]} in the certificate of the file's C2PA signature"
     if additive and not encoding.lossless and encoding.format != "unknown":
         yield "lossy", f"{encoding.format} loses what the method added"
 

@@ -89,6 +89,14 @@ def add_to(commands: Any) -> None:
         metavar="NAMES",
         help=f"what the originals say of {', '.join(KEPT)}; several with commas. Places are never kept",
     )
+    said.add_argument(
+        "--c2pa-certificate",
+        type=Path,
+        metavar="PEM",
+        help="sign each file with C2PA, which says what --opt-out says (default: ai-training): your certificate, then "
+        "those of the authorities above it",
+    )
+    said.add_argument("--c2pa-key", type=Path, metavar="PEM", help="private key of that certificate")
     tables = parser.add_argument_group("data sets")
     tables.add_argument("--config", metavar="NAME", help="configuration of a Hub data set")
     add_column_options(tables)
@@ -177,7 +185,9 @@ def run(args: argparse.Namespace) -> int:
     if args.labels is not None and args.label_key is not None:
         raise UsageError("--label-key has no meaning for --labels: other classes stand in for the labels")
     table = Path(args.labels) if args.labels not in (None, "auto", "folder") else None
-    for path in (args.key, args.ledger, table):
+    if (args.c2pa_certificate is None) != (args.c2pa_key is None):
+        raise UsageError("--c2pa-certificate and --c2pa-key belong together: give both, or neither")
+    for path in (args.key, args.ledger, table, args.c2pa_key):
         if path is not None and args.out.resolve() in path.resolve().parents:
             raise UsageError(f"{path} lies in {args.out}, which will be published: put it elsewhere")
     try:
@@ -230,6 +240,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _size_and_codec(args: argparse.Namespace, poison: "Poison") -> "tuple[Codec, int | None]":
     """What is written, and the longest side: of the options, else of the site, else as they come."""
+    from ..data.c2pa import DEFAULT, C2paSigner
     from ..data.codec import AUTO, QUALITY, Codec
     from ..data.credit import credit_from
     from ..poisons.base import is_additive
@@ -254,7 +265,8 @@ def _size_and_codec(args: argparse.Namespace, poison: "Poison") -> "tuple[Codec,
     said = args.opt_out or args.creator or args.copyright is not None or args.kept_fields
     credit = credit_from(args.opt_out or "", args.creator, args.copyright) if said else None
     max_side = args.max_side or (site.max_side if site else None)
-    return Codec(format, quality, args.keep_metadata == "icc", credit, args.kept_fields), max_side
+    signer = C2paSigner(args.c2pa_certificate, args.c2pa_key, args.opt_out or DEFAULT) if args.c2pa_key else None
+    return Codec(format, quality, args.keep_metadata == "icc", credit, args.kept_fields, signer), max_side
 
 
 def _is_full(error: OSError) -> bool:

@@ -31,6 +31,7 @@ def add_to(commands: Any) -> None:
     add("--ledger", type=Path, metavar="PATH", help="record of the protection (default: the one in the cache)")
     add("--report", type=Path, metavar="FOLDER", help="results of `unlearnable evaluate`, for the card")
     add("--originals-public", choices=tuple(ANSWERS), help="whether the clean pictures can be had by everybody")
+    add("--signing-key", type=Path, metavar="FILE", help="sign the manifest: a key of `unlearnable keygen --signing`")
     add("--folder", type=Path, metavar="OUT", help="write a folder that is ready to upload, and send nothing")
     visible = parser.add_argument_group("repository")
     visible.add_argument("--private", action=argparse.BooleanOptionalAction, help="who can see it (default: as it is)")
@@ -90,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
             description=args.description,
             contact=args.contact,
             opt_out=not args.no_opt_out,
+            signing_key=args.signing_key,
         )
     except LeakError as error:
         say(

@@ -16,7 +16,8 @@ def add_to(commands: Any) -> None:
         help="is a protected folder or a published set whole, and does a key fit",
         description="Compare a folder that `unlearnable protect` wrote with the private record of it: what is missing, "
         "added, changed or unprotected. The folder may lie elsewhere by now. A published set is compared with the "
-        "checksums in its protection.json.",
+        "checksums in its protection.json, and with --public-key it has to be signed. Images that are signed with C2PA "
+        "are looked at, too.",
         epilog="Exit code: 0 if all is as it was protected or published, 1 if not, 2 for an error, 3 if the key does "
         "not fit.",
     )
@@ -25,6 +26,8 @@ def add_to(commands: Any) -> None:
     add_key_options(parser, "the key; of a published set also the one it was derived from")
     add("--ledger", type=Path, metavar="PATH", help="of a protected folder (default: found by what it knows)")
     add("--revision", metavar="NAME", help="of the Hub's repository (default: main)")
+    add("--public-key", type=Path, metavar="FILE", help="of a publisher: the set has to be signed with it")
+    add("--c2pa-trust", type=Path, metavar="PEM", help="certificates that you trust, for images signed with C2PA")
     parser.set_defaults(run=run)
 
 
@@ -34,19 +37,26 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
+    from ..data.c2pa import read_anchors
     from ..protection.verify_folder import verify_folder
     from ..publishing.manifest import verify
+    from ..publishing.signature import load_public_key
     from ..publishing.stage import MANIFEST
 
     key = None if args.key is None else load_key(args)
+    public_key = None if args.public_key is None else load_public_key(args.public_key)
+    anchors = None if args.c2pa_trust is None else read_anchors(args.c2pa_trust)
     folder = Path(args.source)
     if folder.is_dir() and not (folder / MANIFEST).exists():
         if args.revision is not None:
             raise UsageError(f"--revision is for sets of the Hub, and {folder} lies here")
-        verdict: Any = verify_folder(folder, key, args.ledger, None if args.key is None else args.key.parent)
+        if public_key is not None:
+            raise UsageError(f"--public-key is for published sets, and {folder} has no {MANIFEST} that could be signed")
+        beside = None if args.key is None else args.key.parent
+        verdict: Any = verify_folder(folder, key, args.ledger, beside, anchors)
     elif args.ledger is not None:
         raise UsageError(f"--ledger is for folders that protect wrote; {folder} was published, and has a {MANIFEST}")
     else:
-        verdict = verify(args.source, key, args.revision)
+        verdict = verify(args.source, key, args.revision, public_key=public_key, anchors=anchors)
     say(*verdict.lines())
     return verdict.exit_code

@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..errors import UsageError
 from ..pixels import SSIM_WINDOW, gain_fitted_psnr, psnr, ssim
+from .c2pa import C2paSigner
 from .colour import profile_for_rgb
 from .credit import LONGEST_TEXT, Credit, build
 from .image import PNG_LEVEL, Opened
@@ -40,6 +41,7 @@ class Codec:
         icc: whether a colour profile is embedded; else colours are converted to sRGB.
         credit: what the file says about the rights; None: nothing. No other metadata is ever written.
         keep: fields of the original's that are taken where ``credit`` has none, some of :data:`~.credit.KEPT`.
+        signer: which signs each file when all of it is there; None: files are not signed.
     """
 
     format: str = "png"
@@ -47,6 +49,7 @@ class Codec:
     icc: bool = True
     credit: Credit | None = None
     keep: tuple[str, ...] = ()
+    signer: C2paSigner | None = None
 
     def for_file(self, path: str) -> "Codec":
         """How one file is written. ``auto`` makes JPEG of photographs that come in a lossy format, WebP of WebP, and
@@ -93,7 +96,7 @@ class Codec:
             packet: of :meth:`packet`.
 
         Raises:
-            ValueError: the format cannot hold the image.
+            ValueError: the format cannot hold the image, or the file cannot be signed.
         """
         options: dict[str, Any] = {
             "png": {"compress_level": PNG_LEVEL},
@@ -123,7 +126,7 @@ class Codec:
             raise
         except Exception as error:  # encoders raise whatever comes up
             raise UsageError(f"{self.format} cannot hold the picture: {error}") from None
-        return buffer.getvalue()
+        return buffer.getvalue() if self.signer is None else self.signer.sign(buffer.getvalue())
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:

@@ -469,6 +469,10 @@ def protect_source(
             summary.changes = changes.lines(len(summary.images), without=missing)
         if codec.format == "png" and data.any_format and summary.bytes_out > GROWN * summary.bytes_in:
             summary.notes.append(_why_larger(poison))
+        if codec.signer is not None:
+            summary.notes.append(
+                f"signed with C2PA by {codec.signer.holder}; the certificate ends on {codec.signer.last_day}"
+            )
         journal.finish()
         return summary
 
@@ -529,6 +533,8 @@ def _said(codec: Codec) -> dict[str, Any]:
         "creator": "; ".join(said.creator) or None,
         "copyright": said.copyright or None,
         "fields kept": ", ".join(codec.keep) or None,
+        "C2PA holder": codec.signer and codec.signer.holder,  # of the certificate, which may have been renewed
+        "C2PA opt-out": codec.signer and codec.signer.opt_out,
     }
 
 

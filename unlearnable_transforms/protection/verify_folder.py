@@ -22,6 +22,7 @@ from ..jobs.ledger import fits_key, read_ledger
 from ..jobs.summary import LISTED, listed
 from ..key import Key
 from ..sample import ids_as, spread
+from .verify_c2pa import Review, review_folder
 
 SAMPLE = 20  # files by which a journal or ledger is recognised
 LARGEST = 1 << 32  # bytes of an image file
@@ -44,6 +45,7 @@ class FolderVerdict:
         missing_rows: how many are missing, where a ledger knows no names.
         others: files that are no images.
         key: ``fits``, ``other``, or None: not asked.
+        c2pa: what the signatures in the images say; None where there are none.
     """
 
     folder: str
@@ -60,11 +62,13 @@ class FolderVerdict:
     unprotected: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     key: str | None = None
+    c2pa: Review | None = None
 
     @property
     def is_whole(self) -> bool:
         """Whether every image is there and as protected as it was."""
-        return not (self.missing or self.missing_rows or self.changed or self.added or self.unprotected)
+        wrong = self.missing or self.missing_rows or self.changed or self.added or self.unprotected
+        return not (wrong or (self.c2pa and self.c2pa.void))
 
     @property
     def exit_code(self) -> int:
@@ -107,6 +111,7 @@ class FolderVerdict:
             "other": "the key does NOT fit: it is another one, or the one that the album's key was derived from",
         }
         lines += [keys[self.key]] if self.key else []
+        lines += self.c2pa.lines() if self.c2pa else []
         return [*lines, f"compared with {readable_name(self.record)}"]
 
 
@@ -162,6 +167,7 @@ def verify_folder(
     key: Key | None = None,
     ledger: str | os.PathLike | None = None,
     beside: Path | None = None,
+    anchors: str | None = None,
 ) -> FolderVerdict:
     """Whether a folder that ``unlearnable protect`` wrote is whole, wherever it lies by now.
 
@@ -170,6 +176,7 @@ def verify_folder(
         key: which is compared with that of the record.
         ledger: to compare with; default: the journal and the ledgers of this machine, and those in ``beside``.
         beside: another folder that may hold ledgers, such as that of the key.
+        anchors: certificates in PEM that are trusted, for C2PA.
 
     Raises:
         FileNotFoundError: no record knows anything of the folder.
@@ -217,6 +224,7 @@ def verify_folder(
     else:
         verdict.missing_rows = len(left)
     verdict.others += hidden
+    verdict.c2pa = review_folder(folder, anchors)
     return verdict
 
 

@@ -29,6 +29,7 @@ from .card import UNVERIFIED, About, make_card, rows_of_method
 from .coverage import confirm, find_coverage
 from .manifest import REPO, checksum, make_manifest, write_manifest
 from .scan import Checked, PictureCheck, check_files, check_tables
+from .signature import load_signing_key
 from .stage import CARD, LICENCE, MANIFEST, Upload, stage
 
 _NO_DATA = re.compile(rf"README\.md|\.git\w+|{LICENCE}|protection\.json")
@@ -81,6 +82,7 @@ def publish(
     description: str | None = None,
     contact: str | None = None,
     opt_out: bool = True,
+    signing_key: str | os.PathLike | None = None,
 ) -> Publication:
     """Publish a protected set on the Hugging Face Hub, or make a folder that is ready for it.
 
@@ -114,6 +116,8 @@ def publish(
         description: what the set shows, in a sentence or two, for the card.
         contact: whom to ask for permission, for the card.
         opt_out: whether the card and the manifest reserve training and data mining.
+        signing_key: file of a private key of ``unlearnable keygen --signing``, another one than that of the poison: the
+            manifest is signed with it, so that all who have its public key can tell who published the set.
 
     Raises:
         LeakError: checks failed; nothing was sent. All leaks are named with their rows.
@@ -124,6 +128,7 @@ def publish(
         raise UsageError(f"the repository is named as user/name, got {repo!r}")
     if gated not in (None, False, "auto", "manual"):
         raise UsageError(f'gated is "auto", "manual" or False, got {gated!r}')
+    signer = None if signing_key is None else load_signing_key(signing_key)
     config = json.loads(json.dumps(poison.public_config()))
     if report is not None and not isinstance(report, Report):
         report = Report.load(os.fspath(report))
@@ -135,7 +140,7 @@ def publish(
     findings = Findings()
     keys = keys_of(poison)
     _check_keys(keys, repo, findings)
-    forms = key_forms(keys)
+    forms = key_forms([*keys, *([] if signer is None else [Key(signer.private_bytes_raw())])])
     api = HfApi()
     earlier = [] if out is not None or allow_history else earlier_files(api, repo)
     with _staging(out) as place:
@@ -168,7 +173,7 @@ def publish(
         (place / CARD).write_text(make_card(about, report), encoding="utf-8")
         files = sorted([*upload.files, CARD])
         manifest = make_manifest(upload, config, repo, checked, confirmation, opt_out)
-        write_manifest(manifest, place, files, poison.key)
+        write_manifest(manifest, place, files, poison.key, signer)
         _check_own(place, forms, findings)
         _check_history(earlier, place, repo, findings)
         _refuse(findings)

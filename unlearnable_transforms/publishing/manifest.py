@@ -23,7 +23,9 @@ from ..data.image import open_bytes
 from ..errors import UsageError, printable
 from ..files import DamagedError, check_hub_name, is_inner_path, open_regular, private_directory, read_json
 from ..key import Key
+from ..protection.verify_c2pa import Review, review_folder
 from ..sample import class_token
+from . import signature
 from .scan import Checked, ids_digest, published_id
 from .stage import MANIFEST, Upload
 
@@ -41,6 +43,7 @@ KIND = {
     "splits": {str: {"protected": bool, "files": [str]}},
     "files": {str: {"bytes": int, "sha256": str}},
     "seal?": str,
+    "signature?": signature.KIND,
 }
 REMEDY = "take it out, or fetch the set again"
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
@@ -80,10 +83,14 @@ def make_manifest(
     }
 
 
-def write_manifest(manifest: dict[str, Any], folder: Path, files: list[str], key: Key | None) -> None:
-    """Add the checksums of files and the seal, and write it into their folder."""
+def write_manifest(
+    manifest: dict[str, Any], folder: Path, files: list[str], key: Key | None, signing_key: Any = None
+) -> None:
+    """Add the checksums of files, the signature and the seal, and write it into their folder."""
     listed = {path: {"bytes": (folder / path).stat().st_size, "sha256": checksum(folder / path)} for path in files}
     manifest = {**manifest, "files": listed}
+    if signing_key is not None:
+        manifest["signature"] = signature.sign(manifest, signing_key)
     if key is not None:
         manifest["seal"] = seal(manifest, key)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -138,6 +145,8 @@ class Verdict:
         same_pictures: whether the training pictures are nevertheless those that were published; None: not looked at.
         key: ``fits``, ``derived`` (``key.derive`` of the release's name fits), ``other``, or None: not asked.
         sealed: whether the manifest is as the key's owner wrote it; None: not known.
+        signature: what :func:`~.signature.check` says; None: there is none. ``public_key``: whether it was asked for.
+        c2pa: what the signatures in the images say; None where there are none.
     """
 
     manifest: dict[str, Any]
@@ -147,13 +156,19 @@ class Verdict:
     same_pictures: bool | None = None
     key: str | None = None
     sealed: bool | None = None
+    signature: str | None = None
+    public_key: bool = False
+    c2pa: Review | None = None
 
     @property
     def exit_code(self) -> int:
-        """0: all is as published; 1: files or the manifest changed; 3: the key does not fit."""
-        if self.key == "other":
+        """0: all is as published; 1: files or the manifest changed, or there is no signature; 3: a key does not fit."""
+        if self.key == "other" or self.signature == signature.OTHER:
             return OTHER_KEY
-        return CHANGED if self.changed or self.missing or self.added or self.sealed is False else 0
+        unsigned = self.signature in (signature.CHANGED, signature.MISSING)
+        void = self.c2pa is not None and bool(self.c2pa.void)
+        wrong = self.changed or self.missing or self.added or self.sealed is False or unsigned or void
+        return CHANGED if wrong else 0
 
     def lines(self) -> list[str]:
         """The verdict as text."""
@@ -177,33 +192,48 @@ class Verdict:
         lines += [messages[self.key]] if self.key else []
         if self.sealed is not None:
             lines.append("the manifest is sealed with it" if self.sealed else "the manifest was CHANGED since")
-        return lines
+        lines += [signature.wording(self.signature, known, self.public_key)] if self.signature else []
+        return lines + (self.c2pa.lines() if self.c2pa else [])
 
 
-def verify(source: str | Path, key: Key | None = None, revision: str | None = None) -> Verdict:
+def verify(
+    source: str | Path,
+    key: Key | None = None,
+    revision: str | None = None,
+    *,
+    public_key: str | None = None,
+    anchors: str | None = None,
+) -> Verdict:
     """Whether a published set is as it was published, and whether a key fits.
 
     Args:
         source: a folder, or a name of the Hub.
         key: that of the release, or one from which it was derived.
         revision: of the Hub's repository.
+        public_key: of the publisher, from :func:`~.signature.load_public_key`: the manifest has to be signed with it.
+        anchors: certificates in PEM that are trusted, for C2PA.
 
     Raises:
         FileNotFoundError, ValueError: there is no manifest, or it cannot be read.
     """
     if Path(source).is_dir():
-        return _verify(Path(source), key)
+        return _verify(Path(source), key, public_key, anchors)
     check_hub_name(source)
     from huggingface_hub import HfApi
 
     with tempfile.TemporaryDirectory(dir=private_directory("uploads")) as scratch:
         HfApi().snapshot_download(str(source), repo_type="dataset", revision=revision, local_dir=scratch)
-        return _verify(Path(scratch), key)
+        return _verify(Path(scratch), key, public_key, anchors)
 
 
-def _verify(folder: Path, key: Key | None) -> Verdict:
+def _verify(folder: Path, key: Key | None, public_key: str | None, anchors: str | None) -> Verdict:
     manifest = read_manifest(folder)
-    verdict = Verdict(manifest)
+    verdict = Verdict(manifest, public_key=public_key is not None)
+    try:
+        verdict.signature = signature.check(manifest, public_key)
+    except ImportError:
+        verdict.signature = signature.UNCHECKED
+    verdict.c2pa = review_folder(folder, anchors, (manifest["columns"] or {}).get("image"))
     there = {
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
     }
