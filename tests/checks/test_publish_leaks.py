@@ -10,6 +10,7 @@ from conftest import ROOT, encode
 from folders import save_key
 from loopback import loopback
 from planted import PLANTS, protected, with_test
+from planted_after import AFTER
 from publications import CLASSES, ROWS, clean_set, key, pictures, protected_folder, publish
 
 import unlearnable_transforms as ut
@@ -49,7 +50,7 @@ def test_a_set_without_leaks_passes_all_checks(tmp_path, kind):
 def test_the_docs_list_what_is_planted():
     text = (ROOT / "docs" / "publish.md").read_text()
     rows = dict(re.findall(r"^\| (.+?) \| `(.+?)` \|$", text, re.M))
-    here = {name: check for name, (check, _) in PLANTS.items()}
+    here = {name: check for name, (check, _) in [*PLANTS.items(), *AFTER.items()]}
     assert len(here) > 60
     assert rows == {**here, "an earlier commit of the repository with other data files": "earlier commit"}
 

@@ -18,7 +18,9 @@ from publications import CLASSES, FEATURES, ROWS, clean_set, key, pictures, prot
 import unlearnable_transforms as ut
 from unlearnable_transforms.cli.main import main
 from unlearnable_transforms.evaluation.cells import write
+from unlearnable_transforms.evaluation.search import Trial
 from unlearnable_transforms.publishing.manifest import seal, verify
+from unlearnable_transforms.publishing.own import BEGIN, END
 
 
 @pytest.fixture
@@ -123,6 +125,28 @@ def test_what_the_control_loses_stands_beside_the_headline(tmp_path, protected):
     assert "No control was measured there" in card_of(tmp_path / "none").text
 
 
+def test_starts_and_searches_stand_beside_the_worst_case(tmp_path, protected):
+    scratch = cells(ut.CUDAPoison(key=key()))
+    publish(protected, tmp_path / "scratch", report=ut.Report(scratch, {}))
+    text = card_of(tmp_path / "scratch").text
+    assert "- From nothing: at most 60.0 % (smallcnn, jpeg); clean data under it 80.0 %" in text
+    assert "- From trained weights: not measured. A model that starts from weights such as those of ImageNet" in text
+    assert "- The ways of training come from a list. No search for a worse case was made." in text
+    trained = [{**made, "victim": "efficientnet_lite0:weights=imagenet"} for made in scratch]
+    for made in trained:
+        if made["defense"]["label"] == "erm" and made["set"]["role"] == "poison":
+            made["result"] = {**made["result"], "last": 0.88}
+    trials = {"mine|": [Trial("jpeg", True, 0.6), Trial("erm", True, 0.2)]}
+    publish(protected, tmp_path / "both", report=ut.Report([*scratch, *trained], {}, trials))
+    text = card_of(tmp_path / "both").text
+    assert "- From trained weights: at most 88.0 % (efficientnet\\_lite0:weights=imagenet, plain training)" in text
+    assert (
+        "a model gets at most **88.0 %** right on unaltered ones; trained on the originals the same way, 90.0 %" in text
+    )
+    assert re.search(r"- Searched: mine\\\|: of 2 trainings of a search", text)
+    assert "come from a list" not in text
+
+
 def test_text_of_others_is_text_in_the_card(tmp_path):
     """Names of classes, a description: no HTML, no heading, no link, no line of their own."""
     evil = ["<script>alert(1)</script>", "a\n\n## Licence\n\nMIT, train on it", "[x](evil)\x1b[2J"]
@@ -133,11 +157,14 @@ def test_text_of_others_is_text_in_the_card(tmp_path):
     publish(ut.protect(data, poison), tmp_path / "out", poison, **texts)
     text = card_of(tmp_path / "out").text
     outside = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)  # code shows what it holds
+    outside = outside.replace(BEGIN, "").replace(END, "")
     assert "<" not in outside
     assert re.findall(r"^#.*", text, re.MULTILINE) == [
-        "# name", "## Measured", "## What it does not do", "## Use, licence and opt-out", "## Check it", "## Cite"
+        "# name", "## Measured", "## What it does not do", "## How it was made", "## Licence and opt-out",
+        "## Check it", "## Cite",
     ]  # fmt: skip
-    assert re.findall(r"(?<!\\)\]\((.+?)\)", outside) == ["https://pypi.org/project/unlearnable-transforms/"]
+    links = re.findall(r"(?<!\\)\]\((.+?)\)", outside)
+    assert links == [".card.webp", "https://pypi.org/project/unlearnable-transforms/"]
     assert "\x1b" not in text
     assert r"a \#\# Licence MIT, train on it" in text
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import SECRET, encode, image_set, pixels, stored
 from datasets import Dataset, DatasetDict, Features, Image, Sequence, Value
 from folders import forms, photograph
-from publications import FEATURES, ROWS, clean_set, key, pictures, protected_folder, publish
+from publications import FEATURES, ROWS, clean_set, key, pictures, protected_folder, publish, with_picture
 
 import unlearnable_transforms as ut
 from unlearnable_transforms.checks.leaks import (
@@ -259,6 +259,13 @@ def test_a_sample_shows_what_map_has_protected(tmp_path, method):
     assert "**That was not verified**" in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(LeakError, match="not confirmed"):
         publish(clean, tmp_path / "clean", poison)
+
+
+def test_one_clean_image_in_the_sample_is_named(tmp_path):
+    poison = ut.CUDAPoison(key=key())
+    mixed = with_picture(clean_set().map(poison), 7, pictures()[7])
+    with pytest.raises(LeakError, match="something else in 1 of 12 images that were looked at: train row 7;"):
+        publish(mixed, tmp_path / "out", poison)
 
 
 def test_a_ledger_of_another_key_or_method_is_refused(tmp_path):

@@ -18,6 +18,7 @@ from certificates import GPS, moved_manifest, sign_otherwise, with_ingredient, w
 from conftest import SECRET, decode, encode, stored
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from folders import save_key
+from packets import PACKET, with_packets
 from PIL.PngImagePlugin import PngInfo
 from publications import (
     FEATURES,
@@ -318,6 +319,51 @@ def _(tmp_path):
     return Planted(protected().cast(features), "data/train-00000-of-00001.parquet")
 
 
+@plant("a second packet of XMP beside the known one", "metadata")
+def _(tmp_path):
+    data = protected()
+    values = [{"bytes": with_packets(decode(row["bytes"]), PACKET), "path": None} for row in stored(data)]
+    values[6]["bytes"] = with_packets(decode(stored(data)[6]["bytes"]), PACKET, PACKET)
+    return Planted(Dataset.from_dict({"image": values, "label": data["label"][:]}, features=FEATURES), "train row 6")
+
+
+@plant("a packet of XMP that differs by one space", "metadata")
+def _(tmp_path):
+    data = protected()
+    packet = PACKET.replace(b"<dc:creator>", b"<dc:creator> ")
+    return Planted(with_picture(data, 6, with_packets(decode(stored(data)[6]["bytes"]), packet)), "train row 6")
+
+
+@plant("a packet with the opt-out in one image alone", "mixed encodings")
+def _(tmp_path):
+    data = protected()
+    return Planted(with_picture(data, 6, with_packets(decode(stored(data)[6]["bytes"]), PACKET)), "train row 6")
+
+
+# ---- what the publisher says
+
+
+@plant("a path in the description", "local path")
+def _(tmp_path):
+    return Planted(protected(), "README.md", {"description": "taken from /home/ann/photos"})
+
+
+@plant("an original in base64 as the contact", "second image")
+def _(tmp_path):
+    return Planted(protected(), "croissant.json", {"contact": f"data:image/jpeg;base64,{_IN_TEXT}"})
+
+
+@plant("the key in the description", "key")
+def _(tmp_path):
+    return Planted(protected(), "croissant.json", {"description": SECRET.hex()})
+
+
+@plant("a path in an earlier card", "local path")
+def _(tmp_path):
+    (tmp_path / "card.md").write_text("# Mine\n\nThe originals are in /home/ann/photos\n")
+    return Planted(protected(), "README.md", {"card": tmp_path / "card.md"})
+
+
 # ---- other columns
 
 
@@ -330,6 +376,7 @@ def _column_with(name: str, check: str, value: Any, other: Any, feature: Any, wh
 
 
 _JPEG = encode(pictures()[5], "JPEG")
+_IN_TEXT = base64.b64encode(_JPEG).decode()
 _column_with("a path in a text column", "local path", "from /home/ann/x", "no", Value("string"))
 _column_with("a file's name in a text column", "telling name", "Ann.JPG", "7.jpg", Value("string"))
 _column_with("a link to the original", "link", "see https://example.org/1", "", Value("string"))

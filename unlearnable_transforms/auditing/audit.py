@@ -17,6 +17,7 @@ from ..evaluation.data import common_classes, fit, numbers, read_pictures
 from ..key import Key
 from ..sample import spread
 from .measure import Measured, measure
+from .signals import Signals, read_signals
 from .signs import Sign, brightness, grid, look, per_class
 from .traces import Stored, Traces, read, read_traces
 
@@ -28,6 +29,8 @@ NONE, SIGNS = "no signs of protection", "signs of protection"
 NOT, WEAKLY, PROTECTED = "not protected (measured)", "weakly protected (measured)", "protected (measured)"
 ON_THE_LINE = "on the line between weakly protected and protected (measured)"
 HARDLY = "signs of protection, hardly felt by quick victims (measured)"
+DECLARED = "declared as protected, but "
+RESERVED = "; its owner reserves training"
 HALF = 0.5  # of the loss has to be left, for "protected"
 FOUND, LEAKS = 1, 3  # exit codes
 _ORDER = Key.public("audit")  # which rows are looked at is no secret: the same set gives the same answer
@@ -40,7 +43,9 @@ class Audit:
     Attributes:
         verdict: without a test set ``no signs of protection`` or ``signs of protection``; with one ``not protected``,
             ``signs of protection, hardly felt by quick victims``, ``weakly protected``, ``on the line between weakly
-            protected and protected`` or ``protected``, each followed by ``(measured)``.
+            protected and protected`` or ``protected``, each followed by ``(measured)``. Where nothing was found and
+            the set says that it is protected, ``declared as protected, but`` stands before it; where the set opts out,
+            ``; its owner reserves training`` stands behind it.
         rows, looked_at: pictures of the set, and those that the signs rest on.
         classes: names or numbers.
         side: in pixels, of what was looked at.
@@ -51,6 +56,7 @@ class Audit:
         grid: how much larger steps are across the borders of JPEG's blocks, a ratio; None for tiny pictures.
         traces: encodings, and what the files give away.
         measured: with a test set, how far quick victims get.
+        signals: what the set says of itself.
     """
 
     verdict: str
@@ -65,11 +71,13 @@ class Audit:
     grid: float | None
     traces: Traces = field(default_factory=Traces)
     measured: Measured | None = None
+    signals: Signals = field(default_factory=Signals)
 
     @property
     def found(self) -> bool:
-        """Whether the verdict is that there is a protection, or that there are signs of one."""
-        return self.verdict in (SIGNS, HARDLY, WEAKLY, ON_THE_LINE, PROTECTED)
+        """Whether there is a protection by the verdict, or there are signs of one, or the set declares one."""
+        verdict = self.verdict.removesuffix(RESERVED)
+        return verdict in (SIGNS, HARDLY, WEAKLY, ON_THE_LINE, PROTECTED) or bool(self.signals.declared)
 
     @property
     def leaks(self) -> list[Leak]:
@@ -78,8 +86,10 @@ class Audit:
 
     @property
     def exit_code(self) -> int:
-        """0: nothing found; 1: signs, or a protection; 3: those, and files that give something away."""
-        return (LEAKS if self.leaks else FOUND) if self.found else 0
+        """0: nothing found; 1: signs, a protection or an opt-out; 3: a protection whose files give something away."""
+        if self.found:
+            return LEAKS if self.leaks else FOUND
+        return FOUND if self.signals.reserved else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
@@ -96,6 +106,12 @@ class Audit:
         yield (
             f"  {self.looked_at:,} of {self.rows:,} pictures looked at, {len(self.classes)} classes, at {self.side} px"
         )
+        if self.signals.reserved:
+            yield f"  training is reserved in {', '.join(self.signals.reserved)}"
+        if self.signals.declared:
+            yield f"  declared as protected in {', '.join(self.signals.declared)}"
+        if self.signals.gated:
+            yield f"  access on the Hub is gated: {self.signals.gated}"
         for sign in self.signs:
             yield f"  {'SIGN' if sign.found else 'no'}: {sign.name}: {sign.what} (labels shuffled {sign.shuffled:.1%})"
         if self.share:
@@ -175,8 +191,9 @@ def audit(
         closer, _ = look(cut, brightness(cut), labels, order, content)
         signs += closer
     measured = None if tests is None else measure(pictures, tests, side, seed, device)
+    signals = read_signals(data, [file.opt_outs for file in files])
     return Audit(
-        verdict=judge(signs, measured),
+        verdict=judge(signs, measured, signals),
         rows=len(pictures),
         looked_at=len(chosen),
         classes=classes,
@@ -188,12 +205,20 @@ def audit(
         grid=grid(shrunk if cut is None else cut),
         traces=read_traces(files, pictures, path, rows),
         measured=measured,
+        signals=signals,
     )
 
 
-def judge(signs: list[Sign], measured: Measured | None) -> str:
+def judge(signs: list[Sign], measured: Measured | None, signals: Signals | None = None) -> str:
     """The verdict. What was measured comes first; signs that cost a quick victim nothing are still told, since one that
-    trains longer on more may feel them."""
+    trains longer on more may feel them. What the set says of itself is added."""
+    verdict, signals = _judge_pixels(signs, measured), signals or Signals()
+    if signals.declared and verdict in (NONE, NOT):
+        verdict = DECLARED + verdict
+    return verdict + (RESERVED if signals.reserved else "")
+
+
+def _judge_pixels(signs: list[Sign], measured: Measured | None) -> str:
     signs_found = any(sign.found for sign in signs)
     if measured is None:
         return SIGNS if signs_found else NONE

@@ -31,6 +31,7 @@ from ..data.table import TableRows
 from ..evaluation.data import Pictures
 from ..files import open_regular
 from ..sample import spread
+from .signals import opt_outs_in
 
 CLEAN = "remove or rewrite it"
 HEAD = 64  # bytes of a file that tell what it is
@@ -48,11 +49,13 @@ class Traces:
 
 
 class Stored(NamedTuple):
-    """Where a picture lies, the path that a table keeps beside it, and how it is encoded."""
+    """Where a picture lies, the path that a table keeps beside it, how it is encoded, and what in it reserves training,
+    as :func:`~.signals.opt_outs_in` gives it."""
 
     place: Place
     path: str | None
     encoding: Encoding
+    opt_outs: list[str]
 
 
 def read(pictures: Pictures, rows: Sequence[int]) -> Iterator[tuple[np.ndarray, Stored | None]]:
@@ -71,7 +74,7 @@ def read(pictures: Pictures, rows: Sequence[int]) -> Iterator[tuple[np.ndarray, 
         except (TypeError, ValueError) as error:
             raise pictures.rows.failure(row, error) from None
         place = pictures.rows.place(row) if pictures.data.kind == "files" else ("row", row)
-        yield image, Stored(place, beside, read_encoding(data))
+        yield image, Stored(place, beside, read_encoding(data), opt_outs_in(data))
 
 
 def read_traces(files: Sequence[Stored], pictures: Pictures, path: Path | None, rows: int) -> Traces:
@@ -87,7 +90,7 @@ def read_traces(files: Sequence[Stored], pictures: Pictures, path: Path | None, 
         _around(path, findings)
     formats: Counter[str] = Counter()
     kinds: dict[str, list[Place]] = defaultdict(list)
-    for place, stored, encoding in sorted(files, key=lambda file: file.place):
+    for place, stored, encoding, _ in sorted(files, key=lambda file: file.place):
         formats[encoding.format] += 1
         kinds[encoding.traces or encoding.format].append(place)
         if leak := stored_path_leak(stored):

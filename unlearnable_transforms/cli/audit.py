@@ -15,8 +15,8 @@ def add_to(commands: Any) -> None:
         help="tell whether a set is protected, and with a clean test set how well",
         description="Look for signs of protection in a labelled set. With --test also train quick victims, plainly and "
         "under three cheap defenses, and tell how far they get on clean pictures.",
-        epilog="Exit code: 0 if nothing was found, 1 for signs or a protection, 2 for an error, 3 for signs or a "
-        "protection in a set whose files give something away. "
+        epilog="Exit code: 0 if nothing was found, 1 for signs, a protection, or an owner who reserves training, 2 for "
+        "an error, 3 for signs or a protection in a set whose files give something away. "
         "A set is a folder with one folder a class, Parquet, a saved data set or a Hub name.",
     )
     add = parser.add_argument

@@ -41,8 +41,16 @@ def add_to(commands: Any) -> None:
     card = parser.add_argument_group("card")
     card.add_argument("--license", metavar="NAME", help="identifier of the Hub, such as cc-by-4.0")
     card.add_argument("--description", metavar="TEXT", help="what the set shows")
-    card.add_argument("--contact", metavar="TEXT", help="whom to ask for permission")
+    card.add_argument("--contact", metavar="TEXT", help="whom to ask for permission or the originals")
     card.add_argument("--no-opt-out", action="store_true", help="do not reserve training and data mining")
+    card.add_argument("--no-viewer", action="store_true", help="the Hub shows no copies of the images on its page")
+    card.add_argument("--no-picture", action="store_true", help="show no images in the card")
+    card.add_argument(
+        "--show-originals", action="store_true", help="show four originals of --original in the card, too"
+    )
+    card.add_argument(
+        "--card", type=Path, metavar="FILE", help="earlier README.md whose own text is kept (default: the repository's)"
+    )
     allowed = parser.add_argument_group("what may be")
     allowed.add_argument("--rename", action="store_true", help="number the pictures, and drop their names")
     allowed.add_argument("--label", metavar="NAME", help="pictures that lie in no class folders: as for protect")
@@ -92,6 +100,10 @@ def run(args: argparse.Namespace) -> int:
             contact=args.contact,
             opt_out=not args.no_opt_out,
             signing_key=args.signing_key,
+            viewer=not args.no_viewer,
+            picture=not args.no_picture,
+            show_originals=args.show_originals,
+            card=args.card,
         )
     except LeakError as error:
         say(

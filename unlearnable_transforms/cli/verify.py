@@ -15,11 +15,11 @@ def add_to(commands: Any) -> None:
         "verify",
         help="is a protected folder or a published set whole, and does a key fit",
         description="Compare a folder that `unlearnable protect` wrote with the private record of it: what is missing, "
-        "added, changed or unprotected. The folder may lie elsewhere by now. A published set is compared with the "
-        "checksums in its protection.json, and with --public-key it has to be signed. Images that are signed with C2PA "
-        "are looked at, too.",
-        epilog="Exit code: 0 if all is as it was protected or published, 1 if not, 2 for an error, 3 if the key does "
-        "not fit.",
+        "added, changed or unprotected. The folder may lie elsewhere by now. A published set is compared with its "
+        "protection.json, and looked at as before publishing: images, tables, card, croissant.json. With --public-key "
+        "it has to be signed. Images that are signed with C2PA are looked at, too.",
+        epilog="Exit code: 0 if all is as it was protected or published, 1 if not or if something leaks, 2 for an "
+        "error, 3 if the key does not fit.",
     )
     add = parser.add_argument
     add("source", metavar="FOLDER", help="protected folder; published set, or its name on the Hub")

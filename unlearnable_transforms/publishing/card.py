@@ -3,28 +3,31 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets import DatasetInfo, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
-from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub import DatasetCardData
 from jinja2 import Environment, StrictUndefined
 
 from ..defenses import list_defenses
 from ..errors import UsageError, printable
 from ..evaluation.report import Report
 from ..evaluation.tables import Headline, Row, Table
-from ..evaluation.text import entry_text, headline_text, percent
+from ..evaluation.text import defense_name, entry_text, headline_text, percent, search_text
 from ..files import Markdown, markdown_text
 from ..poisons.base import Poison, decisive
+from .croissant import cite
+from .own import OwnPart, join_card, merged
 from .scan import Checked
-from .stage import ALONE, CARD, Upload
+from .stage import ALONE, CARD, UNVERIFIED, Upload
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 LINK = "https://pypi.org/project/unlearnable-transforms/"
-UNVERIFIED = "coverage not verified"  # as the coverage begins where no record knows every image
+AGREEMENT = "I will not train models on these images, and will not mine them"
 WON_BACK = 0.5  # a defense that wins back more than this share of what clean pictures give undoes the protection
 
 
@@ -47,11 +50,16 @@ class About:
     description: str | None
     contact: str | None
     opt_out: bool
-    gated: bool
+    gated: Literal["auto", "manual", False] | None = None
+    viewer: bool = True
+    picture: str | None = None  # its file
+    with_originals: bool = False
+    own: OwnPart = field(default_factory=OwnPart)
 
 
 def make_card(about: About, report: Report | None) -> str:
-    """The text of README.md: README.md.j2, where every value is shown as text and as nothing else.
+    """The text of README.md: what the owner wrote into an earlier one, and README.md.j2, where every value is shown as
+    text and as nothing else.
 
     Raises:
         ValueError: the report is about other methods.
@@ -81,12 +89,17 @@ def make_card(about: About, report: Report | None) -> str:
         total=sum(checked.counts.values()),
         repo=Markdown(about.repo),  # letters, digits, "_", "." and "-"
         owner=Markdown(owner),
-        name=Markdown(name),
-        cite=Markdown(re.sub(r"[^A-Za-z0-9]+", "-", about.repo)),
+        picture=Markdown(about.picture or ""),
+        citation=Markdown(cite(about.repo)),
         papers=[link.paper for link in about.poison.links if link.paper],
         **_measured(about, report),
     )
-    return str(DatasetCard(f"---\n{metadata(about).to_yaml()}\n---\n\n" + re.sub(r"\n{3,}", "\n\n", text)))
+    own = about.own
+    if about.description is not None or not own.above:
+        title = f"# {name}"
+        own = replace(own, above=f"{title}\n\n{markdown_text(about.description)}" if about.description else title)
+    data = merged(own.metadata, metadata(about).to_dict())
+    return join_card(data, own, re.sub(r"\n{3,}", "\n\n", text))
 
 
 def _code(text: str) -> Markdown:
@@ -116,8 +129,16 @@ def metadata(about: About) -> DatasetCardData:
         total = sum(sizes.values())
         info = DatasetInfo(features=upload.features, splits=splits, download_size=total, dataset_size=total)
         DatasetInfosDict({"default": info}).to_dataset_card_data(data)
-    if about.gated and about.opt_out:
-        data["extra_gated_prompt"] = "You agree not to train models on these images, and not to mine them."
+    if not about.viewer:
+        data["viewer"] = False
+    if about.opt_out and about.gated is not False:  # the Hub shows it once access is gated, by whatever way
+        data["extra_gated_heading"] = "Protected images: not for training"
+        data["extra_gated_prompt"] = (
+            "You agree not to train models on these images, and not to mine them. Models that train on them are "
+            "expected to do badly on unaltered images."
+        )
+        data["extra_gated_fields"] = {AGREEMENT: "checkbox"}
+        data["extra_gated_button_content"] = "Agree and get access" if about.gated == "auto" else "Agree and ask"
     return data
 
 
@@ -137,18 +158,38 @@ def _configuration(upload: Upload) -> dict[str, Any]:
     return {"config_name": "default", "data_files": chosen, **drop}
 
 
+def words_of(about: About, report: Report | None) -> dict[str, Any]:
+    """What ``croissant.json`` says beside what follows from the manifest: the publisher's words, and what was measured.
+
+    They are shown as text: what cannot be seen is written as its code.
+    """
+    worst = _measured(about, report)["worst"]
+    limits = [f"Measured: {printable(worst['text'])}" if worst else "How far models fail was not measured."]
+    if about.originals_public:
+        limits.append("The originals are public: this set is for study and protects nothing.")
+    if about.checked.missing:
+        limits.append(f"{about.checked.missing:,} images that were protected with these are not published here.")
+    own = {"description": about.description, "licence": about.licence, "contact": about.contact}
+    texts = {name: " ".join(printable(text).split()) if text else None for name, text in own.items()}
+    return {**texts, "date": f"{datetime.now(UTC):%Y-%m-%d}", "limits": limits}
+
+
 # ---- what was measured -----------------------------------------------------------------------------------------------
 
 
 def _measured(about: About, report: Report | None) -> dict[str, Any]:
     """What the template says of a report."""
     if report is None:
-        return {"tables": [], "undoing": [], "tried": [], "untried": 0, "worst": None}
+        return {"tables": [], "undoing": [], "tried": [], "untried": 0, "worst": None, "starts": [], "searches": []}
     tables = rows_of_method(report, about.config)
     tried, undoing = _undoing(tables)
     headlines = [(table, line) for table, rows in tables for line in table.headlines if line.row in rows]
     others = {fingerprint for table, rows in tables for fingerprint in _fingerprints(table, rows)}
+    labels = {row[0] for _, rows in tables for row in rows}
+    searches = {label: trials for label, trials in report.searches.items() if label in labels}
     return {
+        "starts": _starts(headlines),
+        "searches": [search_text(label, trials) for label, trials in searches.items()],
         "worst": _worst(*max(headlines, key=lambda pair: pair[1].entry.last or 0)) if headlines else None,
         "tables": [_table(table, rows) for table, rows in tables],
         "other_keys": bool(others) and about.config["key_fingerprint"] not in others,
@@ -167,7 +208,33 @@ def _worst(table: Table, line: Headline) -> dict[str, Any]:
     lost = {name: entry.protection for name, entry in entries.items() if entry and entry.protection is not None}
     name = max(lost, key=lambda name: lost[name], default=None)
     control = None if name is None else {"name": name, "lost": percent(lost[name])}
-    return {"text": headline_text(line), "control": control}
+    entry = line.entry
+    return {
+        "text": headline_text(line),
+        "control": control,
+        "last": percent(entry.last),
+        "clean": None if entry.clean is None else percent(entry.clean),
+        "how": f"That is the best of {line.defenses} ways of training tried ({defense_name(line.defense)})",
+    }
+
+
+def _starts(headlines: list[tuple[Table, Headline]]) -> list[dict[str, str]]:
+    """The worst case of victims that start from nothing, and of those that start from trained weights."""
+    kinds: dict[str, list[tuple[Table, Headline]]] = {"From nothing": [], "From trained weights": []}
+    for table, line in headlines:
+        kinds["From trained weights" if "weights=" in table.about["victim"] else "From nothing"].append((table, line))
+    found = []
+    for name, group in kinds.items():
+        text = "not measured"
+        if group:
+            table, line = max(group, key=lambda pair: pair[1].entry.last or 0)
+            clean = "" if line.entry.clean is None else f"; clean data under it {percent(line.entry.clean)} %"
+            how = f"{table.about['victim']}, {defense_name(line.defense)}"
+            text = f"at most {percent(line.entry.last)} % ({how}){clean}"
+        elif "trained" in name:
+            text += ". A model that starts from weights such as those of ImageNet usually gets further"
+        found.append({"name": name, "text": text})
+    return found
 
 
 def _table(table: Table, rows: list[Row]) -> dict[str, Any]:

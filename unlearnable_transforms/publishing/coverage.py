@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
-from ..checks.leaks import Findings, Place
+from ..checks.leaks import Findings, Place, name_places
 from ..data.base import LabelledSet
 from ..data.image import open_bytes
 from ..data.open import open_data
@@ -27,7 +27,7 @@ from ..sample import ids_as
 from .stage import Picture, Upload
 
 _SAMPLE = 200  # pictures by which a ledger is recognised
-_CONFIRMED, _MOST_VALUES = 20, 12_000_000  # pictures, and numbers in them, that are undone where there is no ledger
+_CONFIRMED, _MOST_VALUES = 100, 12_000_000  # pictures, and numbers in them, that are undone where there is no ledger
 
 
 class Coverage:
@@ -81,13 +81,8 @@ def find_coverage(
     coverage = _recognise(upload, poison) if ledger is None else _read(ledger, poison)
     if original is None:
         return coverage
-    if not isinstance(original, Dataset | DatasetDict | str | Path):
-        raise UsageTypeError(f"original is a data set or a path, not a {type(original).__name__}")
-    originals = open_data(
-        original, what="original", label=label, image_key=poison.image_key, label_key=poison.label_key, convert=True
-    )
+    originals = open_originals(original, poison, label, coverage)
     if coverage is not None:
-        originals.shrink(coverage.records.max_side)  # as they were when they were protected
         _compare(originals, coverage, poison, findings)
         return coverage
     if not poison.fitted:
@@ -95,6 +90,22 @@ def find_coverage(
             f"{type(poison).__name__} has no noise to make protected images of the originals with: pass ledger="
         )
     return Coverage(ledger_of(originals, poison), "the originals")
+
+
+def open_originals(original: Any, poison: Poison, label: str | None, coverage: Coverage | None) -> LabelledSet:
+    """The originals, as large as they were when they were protected.
+
+    Raises:
+        TypeError: no data set and no path.
+    """
+    if not isinstance(original, Dataset | DatasetDict | str | Path):
+        raise UsageTypeError(f"original is a data set or a path, not a {type(original).__name__}")
+    originals = open_data(
+        original, what="original", label=label, image_key=poison.image_key, label_key=poison.label_key, convert=True
+    )
+    if coverage is not None:
+        originals.shrink(coverage.records.max_side)
+    return originals
 
 
 def _read(ledger: Any, poison: Poison) -> Coverage:
@@ -127,10 +138,14 @@ def _recognise(upload: Upload, poison: Poison) -> Coverage | None:
 
 def _opened(pictures: Iterable[Picture]) -> list[tuple[np.ndarray, str | None]]:
     """Pixels and class token; without pictures that cannot be opened, which are told later, with their place."""
+    return [(colour, token) for colour, token, _ in _opened_at(pictures)]
+
+
+def _opened_at(pictures: Iterable[Picture]) -> list[tuple[np.ndarray, str | None, Place]]:
     opened = []
     for picture in pictures:
         with suppress(TypeError, ValueError):
-            opened.append((open_bytes(picture.data).colour, picture.token))
+            opened.append((open_bytes(picture.data).colour, picture.token, picture.place))
     return opened
 
 
@@ -147,11 +162,12 @@ def confirm(upload: Upload, poison: Poison) -> int:
         ValueError, NotFittedError, NoiseError: they are not, or it cannot be told from them.
     """
     poison = copy.deepcopy(poison)  # which is fitted from the cache where that is needed
-    some = _opened(upload.sample(_CONFIRMED))
-    sizes = np.cumsum([colour.size for colour, _ in some])
+    some = _opened_at(upload.sample(_CONFIRMED))
+    sizes = np.cumsum([colour.size for colour, *_ in some])
     some = some[: max(1, int((sizes <= _MOST_VALUES).sum()))]
-    colours, tokens = [colour for colour, _ in some], [token for _, token in some]
-    restored, states = make_unlocker(poison, some, changed=True)(colours, tokens)
+    colours, tokens = [colour for colour, *_ in some], [token for _, token, _ in some]
+    pairs = list(zip(colours, tokens, strict=True))
+    restored, states = make_unlocker(poison, pairs, changed=True)(colours, tokens)
     doubtful = [row for row, state in enumerate(states) if state == UNKNOWN]
     again = poison.protect_arrays([restored[row] for row in doubtful], [str(tokens[row]) for row in doubtful])
     shares = []
@@ -160,7 +176,12 @@ def confirm(upload: Upload, poison: Poison) -> int:
         off = np.abs(protected.astype(np.int16) - colours[row]) > LEVELS
         shares.append(float(off[changed].mean()) if changed.any() else 1.0)
     if shares and np.mean(shares) > SHARE + ONE_PICTURE / len(shares):
-        raise UsageError(f"protected again, what {poison!r} undoes becomes something else")
+        limit = min(ONE_PICTURE, max(shares))
+        wrong = [some[row][2] for row, share in zip(doubtful, shares, strict=True) if share >= limit]
+        raise UsageError(
+            f"protected again, what {poison!r} undoes becomes something else in {len(wrong)} of {len(some)} images "
+            f"that were looked at: {name_places(wrong)}"
+        )
     return len(some)
 
 

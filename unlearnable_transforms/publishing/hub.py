@@ -7,32 +7,36 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from ..checks.leaks import Findings, LeakError, holds_secret, key_forms
+from ..checks.leaks import Findings, LeakError, key_forms
 from ..errors import UnlearnableWarning, UsageError, WorkError
 from ..evaluation.report import Report
-from ..files import private_directory, read_json, replacing
+from ..files import MOST_JSON, parse_json, private_directory, read_json, read_regular, replacing
 from ..jobs.run import check_places
 from ..key import Key
 from ..noise.table import NoiseError
 from ..poisons.base import NotFittedError, Poison
 from ..warn import warn
-from .card import UNVERIFIED, About, make_card, rows_of_method
-from .coverage import confirm, find_coverage
-from .manifest import REPO, checksum, make_manifest, write_manifest
+from .card import About, make_card, rows_of_method, words_of
+from .coverage import confirm, find_coverage, open_originals
+from .croissant import CROISSANT, make_croissant, write_croissant
+from .manifest import REPO, checksum, list_files, make_manifest, write_manifest
+from .own import OwnPart, generated_digest, kept_text, own_part
+from .picture import draw, picture_name
 from .scan import Checked, PictureCheck, check_files, check_tables
 from .signature import load_signing_key
-from .stage import CARD, LICENCE, MANIFEST, Upload, stage
+from .stage import CARD, LICENCE, MANIFEST, UNVERIFIED, Upload, stage
+from .whole import check_texts
 
-_NO_DATA = re.compile(rf"README\.md|\.git\w+|{LICENCE}|protection\.json")
+_NO_DATA = re.compile(rf"README\.md|\.git\w+|{LICENCE}|protection\.json|croissant\.json")
 
 
 @dataclass
@@ -83,6 +87,10 @@ def publish(
     contact: str | None = None,
     opt_out: bool = True,
     signing_key: str | os.PathLike | None = None,
+    viewer: bool = True,
+    picture: bool = True,
+    show_originals: bool = False,
+    card: str | os.PathLike | None = None,
 ) -> Publication:
     """Publish a protected set on the Hugging Face Hub, or make a folder that is ready for it.
 
@@ -112,10 +120,17 @@ def publish(
         keep: other columns that may stay as they are.
         label: for pictures that lie in no class folders: the label they were protected with, or any text where the
             classes were secret.
-        license: identifier of the Hub, such as ``cc-by-4.0``.
-        description: what the set shows, in a sentence or two, for the card.
-        contact: whom to ask for permission, for the card.
-        opt_out: whether the card and the manifest reserve training and data mining.
+        license: identifier of the Hub, such as ``cc-by-4.0``; default: that of the earlier card.
+        description: what the set shows, in a sentence or two, for the card. It replaces the text that an earlier card
+            has above the generated part; without it that text stays.
+        contact: whom to ask for permission or the originals, for the card; default: as it was published before.
+        opt_out: whether the card, the manifest and ``croissant.json`` reserve training and data mining. The card then
+            asks for consent where access is gated.
+        viewer: whether the Hub may show the images on its page, for which it makes copies of them.
+        picture: whether the card shows some of the protected images.
+        show_originals: whether the picture has the originals of four images, too; needs ``original``.
+        card: an earlier README.md whose own text and metadata are kept; default: that of the repository, unless
+            ``folder`` is given.
         signing_key: file of a private key of ``unlearnable keygen --signing``, another one than that of the poison: the
             manifest is signed with it, so that all who have its public key can tell who published the set.
 
@@ -128,6 +143,8 @@ def publish(
         raise UsageError(f"the repository is named as user/name, got {repo!r}")
     if gated not in (None, False, "auto", "manual"):
         raise UsageError(f'gated is "auto", "manual" or False, got {gated!r}')
+    if show_originals and original is None:
+        raise UsageError("show_originals= takes originals for the card's picture from original=: pass it")
     signer = None if signing_key is None else load_signing_key(signing_key)
     config = json.loads(json.dumps(poison.public_config()))
     if report is not None and not isinstance(report, Report):
@@ -143,6 +160,7 @@ def publish(
     forms = key_forms([*keys, *([] if signer is None else [Key(signer.private_bytes_raw())])])
     api = HfApi()
     earlier = [] if out is not None or allow_history else earlier_files(api, repo)
+    own, notes = _earlier_card(api, repo, revision, card, asked=out is None)
     with _staging(out) as place:
         upload = stage(protected, place, poison, findings, rename=rename, label=label, copy=out is not None)
         check_files(upload, forms, findings)
@@ -152,10 +170,14 @@ def publish(
         confirmation = UNVERIFIED if coverage is None else f"verified with {coverage.source}"
         if coverage is None and not allow_unverified:
             confirmation = _confirm(upload, poison, findings)
-        check = PictureCheck(upload, poison, coverage, findings)
+        check = PictureCheck(upload, config, coverage, findings)
         checked = check.run()
         check.judge(checked, allow_partial, originals_public)
         _refuse(findings)
+        shown = picture_name(upload) if picture or show_originals else None
+        if shown:
+            originals = open_originals(original, poison, label, coverage) if show_originals else None
+            (place / shown).write_bytes(draw(upload, originals, coverage))
         about = About(
             repo=repo,
             upload=upload,
@@ -164,21 +186,35 @@ def publish(
             checked=checked,
             coverage=confirmation,
             originals_public=originals_public,
-            licence=license,
+            licence=license or kept_text(own.metadata.get("license")),
             description=description,
-            contact=contact,
+            contact=own.contact if contact is None else contact,
             opt_out=opt_out,
-            gated=gated not in (None, False),
+            gated=gated,
+            viewer=viewer,
+            picture=shown,
+            with_originals=show_originals,
+            own=own,
         )
-        (place / CARD).write_text(make_card(about, report), encoding="utf-8")
-        files = sorted([*upload.files, CARD])
-        manifest = make_manifest(upload, config, repo, checked, confirmation, opt_out)
-        write_manifest(manifest, place, files, poison.key, signer)
+        text = make_card(about, report)
+        (place / CARD).write_text(text, encoding="utf-8")
+        files = sorted([*upload.files, *([shown] if shown else [])])
+        manifest = {
+            **make_manifest(upload, config, repo, checked, confirmation, opt_out),
+            "originals_public": originals_public,
+            "kept_columns": sorted(keep),
+            "picture": {"file": shown, "originals": show_originals} if shown else None,
+            "card": generated_digest(text),
+            "contact": about.contact,
+            "files": list_files(place, files),
+        }
+        write_croissant(make_croissant(manifest, words_of(about, report)), place)
+        write_manifest(manifest, place, [*files, CARD, CROISSANT], poison.key, signer)
         _check_own(place, forms, findings)
         _check_history(earlier, place, repo, findings)
         _refuse(findings)
         _warn(originals_public, confirmation)
-        result = Publication(repo, "", out, confirmation, checked)
+        result = Publication(repo, "", out, confirmation, checked, notes)
         if out is None:
             result.url = _send(api, place, repo, keys, private, gated, revision, create_pr)
         else:
@@ -270,9 +306,46 @@ def _move(place: Path, out: Path) -> None:
 
 
 def _check_own(place: Path, forms: Sequence[bytes], findings: Findings) -> None:
-    for name in (CARD, MANIFEST):
-        if holds_secret((place / name).read_bytes(), forms):
-            findings.add("key", "the file would hold the key", "report this: it is a bug", name)
+    check_texts({name: (place / name).read_text("utf-8") for name in (CARD, MANIFEST, CROISSANT)}, forms, findings)
+
+
+def _earlier_card(
+    api: HfApi, repo: str, revision: str | None, card: str | os.PathLike | None, *, asked: bool
+) -> tuple[OwnPart, list[str]]:
+    """What an owner wrote into an earlier card: the file given, or where the Hub is ``asked``, that of the repository;
+    and what to tell about it."""
+    earlier: dict[str, str] = {}
+    if card is not None:
+        earlier[CARD] = read_regular(card, MOST_JSON).decode("utf-8", "replace")
+        beside = Path(card).with_name(MANIFEST)
+        if beside.is_file():
+            earlier[MANIFEST] = read_regular(beside, MOST_JSON).decode("utf-8", "replace")
+    elif asked:
+        for name in (CARD, MANIFEST):
+            with (
+                suppress(EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError),
+                tempfile.TemporaryDirectory(dir=private_directory("uploads")) as scratch,
+            ):
+                path = api.hf_hub_download(repo, name, repo_type="dataset", revision=revision, local_dir=scratch)
+                earlier[name] = Path(path).read_text("utf-8", "replace")
+    if CARD not in earlier:
+        return OwnPart(), []
+    own, notes = own_part(earlier[CARD], published=MANIFEST in earlier), []
+    said = _said(earlier.get(MANIFEST))
+    own.contact = said.get("contact")
+    if own.above or own.below:
+        notes.append("the card keeps what was written above and below its generated part")
+    if "card" in said and said["card"] != generated_digest(earlier[CARD]):
+        notes.append("the generated part of the earlier card was edited by hand: it was written anew")
+    return own, notes
+
+
+def _said(manifest: str | None) -> dict[str, Any]:
+    """An earlier manifest; empty where there is none, or it cannot be read."""
+    try:
+        return parse_json(manifest or "{}", {"card?": str, "contact?": (str, None)})
+    except ValueError:
+        return {}
 
 
 def _warn(originals_public: bool | None, coverage: str) -> None:

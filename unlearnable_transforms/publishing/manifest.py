@@ -9,25 +9,25 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import Features
+from datasets import ClassLabel, Value
 
 from .. import __version__
+from ..checks.leaks import Leak, key_forms
 from ..data.image import open_bytes
 from ..errors import UsageError, printable
 from ..files import DamagedError, check_hub_name, is_inner_path, open_regular, private_directory, read_json
 from ..key import Key
 from ..protection.verify_c2pa import Review, review_folder
-from ..sample import class_token
 from . import signature
 from .scan import Checked, ids_digest, published_id
-from .stage import MANIFEST, Upload
+from .stage import CARD, MANIFEST, Upload
+from .whole import UNREADABLE, Seen, is_inside, look, upload_of
 
 FORMAT = 1
 KIND = {
@@ -42,6 +42,11 @@ KIND = {
     "protected_ids": {"count": int, "sha256": str},
     "splits": {str: {"protected": bool, "files": [str]}},
     "files": {str: {"bytes": int, "sha256": str}},
+    "card?": str,
+    "contact?": (str, None),
+    "picture?": ({"file": str, "originals": bool}, None),
+    "kept_columns?": [str],
+    "originals_public?": (bool, None),
     "seal?": str,
     "signature?": signature.KIND,
 }
@@ -64,7 +69,15 @@ def make_manifest(
     upload: Upload, config: Mapping[str, Any], repo: str, checked: Checked, coverage: str, opt_out: bool
 ) -> dict[str, Any]:
     """The manifest of an upload, without checksums and seal; ``config`` is the method's ``public_config``."""
-    columns = {"image": upload.image_key, "label": upload.label_key} if upload.features is not None else None
+    columns = None
+    if upload.features is not None:
+        feature = upload.features[upload.label_key] if upload.label_key else None
+        numbers = pa.types.is_integer(feature.pa_type) if isinstance(feature, Value | ClassLabel) else False
+        columns = {
+            "image": upload.image_key,
+            "label": upload.label_key,
+            "labels": ("numbers" if numbers else "texts") if upload.label_key else None,
+        }
     return {
         "format": FORMAT,
         "library": f"unlearnable-transforms {__version__}",
@@ -83,12 +96,18 @@ def make_manifest(
     }
 
 
+def list_files(folder: Path, files: Iterable[str]) -> dict[str, Any]:
+    """Sizes and checksums of files, by their paths below a folder."""
+    return {path: {"bytes": (folder / path).stat().st_size, "sha256": checksum(folder / path)} for path in files}
+
+
 def write_manifest(
     manifest: dict[str, Any], folder: Path, files: list[str], key: Key | None, signing_key: Any = None
 ) -> None:
-    """Add the checksums of files, the signature and the seal, and write it into their folder."""
-    listed = {path: {"bytes": (folder / path).stat().st_size, "sha256": checksum(folder / path)} for path in files}
-    manifest = {**manifest, "files": listed}
+    """Add the checksums of files that it lacks, the signature and the seal, and write it into their folder."""
+    known = manifest.get("files", {})
+    listed = {**known, **list_files(folder, [path for path in files if path not in known])}
+    manifest = {**manifest, "files": dict(sorted(listed.items()))}
     if signing_key is not None:
         manifest["signature"] = signature.sign(manifest, signing_key)
     if key is not None:
@@ -147,6 +166,7 @@ class Verdict:
         sealed: whether the manifest is as the key's owner wrote it; None: not known.
         signature: what :func:`~.signature.check` says; None: there is none. ``public_key``: whether it was asked for.
         c2pa: what the signatures in the images say; None where there are none.
+        seen: what the folder says of itself, and what in it leaks.
     """
 
     manifest: dict[str, Any]
@@ -159,15 +179,23 @@ class Verdict:
     signature: str | None = None
     public_key: bool = False
     c2pa: Review | None = None
+    seen: Seen = field(default_factory=Seen)
+
+    @property
+    def leaks(self) -> list[Leak]:
+        """What is wrong beside changed files: descriptions that do not fit the set, and what gives something away."""
+        return self.seen.leaks
 
     @property
     def exit_code(self) -> int:
-        """0: all is as published; 1: files or the manifest changed, or there is no signature; 3: a key does not fit."""
+        """0: all is as published; 1: files or the manifest changed, there is no signature, or something leaks; 3: a key
+        does not fit."""
         if self.key == "other" or self.signature == signature.OTHER:
             return OTHER_KEY
         unsigned = self.signature in (signature.CHANGED, signature.MISSING)
         void = self.c2pa is not None and bool(self.c2pa.void)
-        wrong = self.changed or self.missing or self.added or self.sealed is False or unsigned or void
+        moved = self.changed or self.missing or self.added
+        wrong = moved or self.leaks or self.sealed is False or unsigned or void
         return CHANGED if wrong else 0
 
     def lines(self) -> list[str]:
@@ -179,8 +207,11 @@ class Verdict:
         ]
         for title, paths in (("changed", self.changed), ("missing", self.missing), ("added", self.added)):
             lines += [f"{title}: {printable(path)}" for path in paths]
+        if self.seen.edited:
+            lines.append(f"{CARD} was edited by hand, outside of what the library wrote; the data is not concerned")
         if not (self.changed or self.missing or self.added):
-            lines.append(f"all {len(known['files'])} files are as they were published")
+            others = "other " if self.seen.edited else ""
+            lines.append(f"all {len(known['files']) - self.seen.edited} {others}files are as they were published")
         elif self.same_pictures is not None:
             same = "are those that were published" if self.same_pictures else "are NOT those that were published"
             lines.append(f"the training pictures {same}")
@@ -189,6 +220,10 @@ class Verdict:
             "derived": f"the key fits: the release's key is derived from it, as {known['release']!r}",
             "other": "the key does NOT fit: it is another one",
         }
+        if self.seen.images is not None and not self.leaks:
+            lines.append(f"{self.seen.images:,} images looked at: nothing in the set gives anything away")
+        lines += [f"training is reserved in {', '.join(self.seen.opt_outs)}"] if self.seen.opt_outs else []
+        lines += [f"WRONG: {leak}" for leak in self.leaks]
         lines += [messages[self.key]] if self.key else []
         if self.sealed is not None:
             lines.append("the manifest is sealed with it" if self.sealed else "the manifest was CHANGED since")
@@ -244,6 +279,10 @@ def _verify(folder: Path, key: Key | None, public_key: str | None, anchors: str 
     verdict.changed = sorted(path for path in set(files) & there if not _is_same(folder, path, files[path]))
     if any(path in split["files"] for path in verdict.changed for split in manifest["splits"].values()):
         verdict.same_pictures = _same_pictures(folder, manifest)
+    keys = [] if key is None else [key, key.derive(manifest["release"])]
+    verdict.seen = look(folder, manifest, [*verdict.changed, *verdict.missing], key_forms(keys))
+    if verdict.seen.edited:
+        verdict.changed.remove(CARD)
     if key is not None:
         release = manifest["release"]
         owner = next((k for k in (key, key.derive(release)) if k.fingerprint == manifest["key_fingerprint"]), None)
@@ -256,48 +295,24 @@ def _is_same(folder: Path, path: str, known: Mapping[str, Any]) -> bool:
     """Whether a file is the one that was published."""
     place = folder / path
     return (
-        _is_inside(folder, path)
+        is_inside(folder, path)
         and place.is_file()
         and place.stat().st_size == known["bytes"]
         and checksum(place) == known["sha256"]
     )
 
 
-def _is_inside(folder: Path, path: str) -> bool:
-    """Whether a file lies in the folder, and no link leads elsewhere; those of the Hub's cache lead to its blobs."""
-    root, place = folder.resolve(), (folder / path).resolve()
-    return place.is_relative_to(root) or place.parent == root.parent.parent / "blobs"  # beside snapshots/REVISION
-
-
 def _same_pictures(folder: Path, manifest: Mapping[str, Any]) -> bool:
     """Whether the training pictures have the digest that was published, however their files were written."""
-    splits = {name: split["files"] for name, split in manifest["splits"].items()}
-    training = [name for name, split in manifest["splits"].items() if split["protected"]]
-    columns, names = manifest["columns"], sorted(manifest["classes"] or [])
-    if not all(_is_inside(folder, path) for name in training for path in splits[name]):
-        return False
-    ids = []
     try:
-        known = known_classes(manifest["arguments"])
-        upload = Upload(folder, splits, training, classes=manifest["classes"], known=known)
-        if columns is None:
-            for path in (path for name in training for path in splits[name]):
-                parts = path.split("/")
-                if len(parts) > 1 and parts[-2] in names:
-                    upload.tokens[path] = class_token(names.index(parts[-2]), upload.known)
-        else:
-            upload.image_key, upload.label_key = columns["image"], columns["label"]
-            with open_regular(folder / splits[training[0]][0]) as file:
-                upload.features = Features.from_arrow_schema(pq.read_schema(file))
-        for name in training:
-            for picture in upload.pictures(name):
-                ids.append(published_id(open_bytes(picture.data).colour, picture.token, upload))
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, pa.ArrowException):
+        upload = upload_of(folder, manifest)
+        if not all(is_inside(folder, path) for name in upload.training for path in upload.splits[name]):
+            return False
+        ids = [
+            published_id(open_bytes(picture.data).colour, picture.token, upload)
+            for name in upload.training
+            for picture in upload.pictures(name)
+        ]
+    except UNREADABLE:
         return False  # what cannot be read is not what was published
     return ids_digest(ids) == manifest["protected_ids"]["sha256"]
-
-
-def known_classes(arguments: Mapping[str, Any]) -> list | None:
-    """The class list of a method, from its public arguments; of a chain, that of its links, which agree."""
-    links = arguments.get("links")
-    return arguments.get("classes") if links is None else known_classes(links[0]["arguments"])

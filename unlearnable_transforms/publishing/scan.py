@@ -3,9 +3,10 @@
 import hashlib
 import mmap
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,7 @@ from ..checks.leaks import (
 from ..checks.pairs import ReducedImages, find_pairs
 from ..data.image import open_bytes
 from ..data.table import ROW_GROUP
-from ..poisons.base import Poison, is_additive
+from ..poisons.base import is_additive
 from ..sample import sample_id
 from .coverage import Coverage
 from .stage import Picture, Upload
@@ -56,6 +57,7 @@ class Checked:
         formats: of the pictures, sorted.
         pairs: pictures of other splits that show what a protected one shows; let pass because the originals are public.
         missing: protected pictures that the upload does not have; let pass with ``allow_partial``.
+        packets, opted_out: pictures with the packet that ``protect`` writes, and those among them with an opt-out.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -64,6 +66,8 @@ class Checked:
     formats: list[str] = field(default_factory=list)
     pairs: int = 0
     missing: int = 0
+    packets: int = 0
+    opted_out: int = 0
 
 
 def check_files(upload: Upload, forms: Sequence[bytes], findings: Findings) -> None:
@@ -139,10 +143,13 @@ def _check_copies(upload: Upload, columns: list[str], findings: Findings) -> Non
 class PictureCheck:
     """Looks at pictures one by one, and at the end at what only all of them tell; ``findings`` gets what is found."""
 
-    def __init__(self, upload: Upload, poison: Poison, coverage: Coverage | None, findings: Findings) -> None:
+    def __init__(
+        self, upload: Upload, config: Mapping[str, Any], coverage: Coverage | None, findings: Findings
+    ) -> None:
         self.upload, self.coverage, self.findings = upload, coverage, findings
-        self.additive = is_additive(poison.public_config())
+        self.additive = is_additive(config)
         self.ids: list[bytes] = []
+        self.all_protected = False  # known from elsewhere
         self.formats: set[str] = set()
         self.places: dict[str, list[Place]] = defaultdict(list)  # training pictures by status
         self.others: dict[str, list[Place]] = defaultdict(list)  # those of other splits
@@ -161,11 +168,13 @@ class PictureCheck:
             for picture in self.upload.pictures(split):
                 encoding = read_encoding(picture.data)
                 statuses.add(self._look(picture, encoding, split in self.upload.training))
+                checked.packets += encoding.credit is not None
+                checked.opted_out += encoding.credit is not None and bool(encoding.credit.opt_out)
                 traces[encoding.format][encoding.traces].append(picture.place)
                 count += 1
             checked.rows[split] = count
             # Where all are protected, or none, formats do not say which are: `protect` makes PNG of PNG, JPEG of JPEG.
-            alike = statuses == {"protected"} or split not in self.upload.training
+            alike = self.all_protected or statuses == {"protected"} or split not in self.upload.training
             together = {trace: places for group in traces.values() for trace, places in group.items()}
             for mixed in filter(None, map(mixed_leak, traces.values() if alike else [together])):
                 self.findings.add("mixed encodings", mixed[0], ONE_FORMAT, *mixed[1])

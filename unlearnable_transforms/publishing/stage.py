@@ -41,9 +41,12 @@ from ..sample import batch_tokens, class_token, spread
 
 CARD, MANIFEST = "README.md", "protection.json"
 DATA = "data"  # folder of the tables
+UNVERIFIED = "coverage not verified"  # as the coverage begins where no record knows every image
 MOST_IMAGE = 1 << 32  # bytes of a file
 ALONE = "train"  # the split of what has no splits
-_OURS = frozenset((CARD, MANIFEST, ".gitattributes"))  # of an earlier publication; made anew
+PICTURE, PICTURES = ".card", ("webp", "png", "jpg")  # of the card: a name that loaders skip, and its endings
+# Of an earlier publication; made anew.
+_OURS = frozenset((CARD, MANIFEST, "croissant.json", ".gitattributes", *(f"{PICTURE}.{end}" for end in PICTURES)))
 LICENCE = r"(?i:licen[sc]e)(\.(?i:txt|md|rst))?"
 _SHARD = re.compile(r"(?:data/)?(?P<split>\w+)-\d{5}-of-\d{5}\.parquet")  # as `protect` names them
 
