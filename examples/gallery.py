@@ -24,6 +24,7 @@ from unlearnable_transforms.poisons.optimised import OptimisedPoison
 KEY = ut.Key.public("gallery")
 STEPS = 20
 CROPS = 8  # of each photograph, and digits of each class
+BY_WORK_SIZE = ("bait",)  # made at 112 px, which is larger than most of these pictures
 COLUMNS = ("clean", "protected", "difference x 4", "spectrum of the difference")
 
 
@@ -53,6 +54,8 @@ def make(name: str, data: tuple[list[Image.Image], list[int]]) -> ut.Poison:
     """The method with its default strength, fitted where it needs to be."""
     method = ut.get_poison(name)
     options = {"steps": STEPS, "batch_size": CROPS} if issubclass(method, OptimisedPoison) else {}
+    if method.name in BY_WORK_SIZE:
+        options["work_size"] = min(min(image.size) for image in data[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ut.FitWarning)  # so short a fit protects nothing, and says so
         return method(key=KEY, **options).fit(data)

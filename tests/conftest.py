@@ -28,12 +28,14 @@ os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS", "1")
 import datasets
 import numpy as np
 import pytest
+import tiny_weights  # noqa: F401  # a victim with weights
 import torch
 from datasets.fingerprint import Hasher
 from PIL import ExifTags, Image
 
 from unlearnable_transforms import (
     ARPoison,
+    BAITPoison,
     Chain,
     CUDAPoison,
     EMPoison,
@@ -62,6 +64,7 @@ SPOTS = {label: [(label, 2 * label, 255, 255 * (label % 2), 0)] for label in ran
 FILTERS = {label: np.random.default_rng(label).random((5, 5)) / 4 for label in range(4)}
 
 TINY = {"surrogate": "smallcnn", "steps": 2, "batch_size": 16, "noise_steps": 2, "attack_steps": 1, "augment": "crop"}
+STARTED = {"surrogates": ["tiny-weights", "tiny-weights"], "work_size": 8, "batch_size": 16, "noise_steps": 2}
 _KEPT_NOISE = Path(tempfile.mkdtemp(prefix="noise-of-the-tests-"))
 atexit.register(shutil.rmtree, _KEPT_NOISE, ignore_errors=True)
 
@@ -123,6 +126,8 @@ POISONS: dict[str, tuple[Callable[[], Poison], list]] = {
     "sem": (fitted(SEMPoison, NUMBERS, **TINY), NUMBERS),
     "rem": (fitted(REMPoison, NUMBERS, **TINY), NUMBERS),
     "tap": (fitted(TAPPoison, NUMBERS, **TINY, restarts=2), NUMBERS),
+    "tap, weights": (fitted(TAPPoison, NUMBERS, preset="photographs", **STARTED), NUMBERS),
+    "bait": (fitted(BAITPoison, NUMBERS, steps=3, **STARTED), NUMBERS),
     "chain": (fitted(chain, NUMBERS), NUMBERS),
 }
 for _name in sorted(set(list_poisons()) - {name.partition(",")[0] for name in POISONS}):

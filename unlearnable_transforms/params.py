@@ -207,7 +207,8 @@ class Parameters:
         for name, each in self._declarations.items():
             if each.decides in ("bytes", "columns") and not (each.learnt or each.then):
                 value = getattr(self, name)
-                if not (each.omit and value is each.default):
+                default = value is each.default or (isinstance(value, str) and value == each.default)
+                if not (each.omit and default):
                     values[each.name] = list(value) if each.many and value is not None else value
         return values
 

@@ -9,7 +9,7 @@ from conftest import seeded
 from small_training import LABELS, RECIPE, make_ready, make_setting, random_pixels, recording_model  # noqa: F401
 
 from unlearnable_transforms.defenses import plasma
-from unlearnable_transforms.defenses.compression import compress
+from unlearnable_transforms.training.jpeg import compress
 from unlearnable_transforms.training.transforms import seeded_globally
 
 

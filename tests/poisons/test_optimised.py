@@ -12,10 +12,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import KEY
+from conftest import KEY, STARTED
 from sklearn.datasets import load_digits
 
-from unlearnable_transforms import EMPoison, FitWarning, Key, PILPoison, REMPoison, SampleError, SEMPoison, TAPPoison
+from unlearnable_transforms import (
+    BAITPoison,
+    EMPoison,
+    FitWarning,
+    Key,
+    PILPoison,
+    REMPoison,
+    SampleError,
+    SEMPoison,
+    TAPPoison,
+)
 from unlearnable_transforms.noise.pictures import Pictures, Source
 from unlearnable_transforms.params import UNSET
 from unlearnable_transforms.pixels import equal_channels
@@ -32,6 +42,12 @@ FAMILY = {
     "sem": lambda **more: SEMPoison(KEY, **{**SHORT, "radius": RADIUS, "ramp": 0.0, "samples": 2, **more}),
     "rem": lambda **more: REMPoison(KEY, **{**SHORT, "radius": RADIUS, "ramp": 0.0, "samples": 2, **more}),
     "tap": lambda **more: TAPPoison(KEY, **{**SHORT, **more}),
+    "tap, weights": lambda **more: TAPPoison(
+        KEY, preset="photographs", **{**STARTED, "noise_steps": 3, "noise_step_size": 4 / 255, **more}
+    ),
+    "bait": lambda **more: BAITPoison(
+        KEY, **{**STARTED, "steps": 3, "batch_size": 32, "noise_step_size": 4 / 255, **more}
+    ),
     "em, two surrogates": lambda **more: EMPoison(
         KEY, **{**SHORT, "surrogates": ("smallcnn", "smallcnn"), "surrogate": UNSET, **more}
     ),
@@ -370,6 +386,20 @@ def test_several_surrogates(digits, monkeypatch):
         EMPoison(KEY, surrogates=["smallcnn", "resnet0"])
 
 
+def test_momentum_follows_the_steps_before(digits, monkeypatch):
+    poison = FAMILY["tap"](augment="none", noise_momentum=0.5)
+    step = Step(poison, digits)
+    taken = []
+    monkeypatch.setattr(
+        TAPPoison, "_step", lambda self, delta, gradient, batch: taken.append(gradient) or delta + 0 * gradient
+    )
+    poison._noise(step.surrogate, step.batch)
+    # Nothing moves, so that every gradient is the same: 1, 1 + 1/2, 1 + 1/2 + 1/4 of it.
+    assert torch.allclose(taken[1], 1.5 * taken[0], rtol=1e-3, atol=1e-4)
+    assert torch.allclose(taken[2], 1.75 * taken[0], rtol=1e-3, atol=1e-4)
+    assert torch.allclose(taken[0].abs().mean((1, 2, 3)), torch.ones(len(step.x)), atol=1e-4)
+
+
 # ---- killed and started again ----
 
 
@@ -377,7 +407,7 @@ def bytes_of(poison, digits) -> bytes:
     return poison.apply(*digits).tobytes()
 
 
-@pytest.mark.parametrize("name", ["sem", "em, class-wise", "tap", "em, two surrogates"])
+@pytest.mark.parametrize("name", ["sem", "em, class-wise", "tap", "tap, weights", "bait", "em, two surrogates"])
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(digits, name, monkeypatch, tmp_path):
     """Children die of a signal that Python cannot handle, after random shares of the CPU time that a fit takes."""
     started = time.process_time()
@@ -475,7 +505,8 @@ def test_too_few_pictures_are_not_judged_by_a_network(digits):
         ({"preset": "best"}, "preset is one of paper, fast, cpu, got 'best'"),
         ({"preset": "paper-large"}, "preset is one of"),
         ({"surrogate": "resnet0"}, "surrogate is one of .*resnet18.*, got 'resnet0': did you mean"),
-        ({"steps": 0}, "steps is a whole number from 1, got 0"),
+        ({"steps": -1}, "steps is a whole number from 0, got -1"),
+        ({"steps": 0}, "steps=0 leaves the surrogates as they start"),
         ({"radius": -1}, "radius is a number from 0"),
         ({"augment": "flip"}, "augment"),
         ({"eps": 8}, r"eps is a number in \[1/255, 127/255\], in units of 1 = white, got 8"),

@@ -53,7 +53,12 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
         const="true",
         help="filters of cuda for small pictures that `unlock` undoes better",
     )
-    add("--preset", metavar="P", help="how much work a fit of em, rem, sem, tap is: paper, fast or cpu (default: cpu)")
+    add(
+        "--preset",
+        metavar="P",
+        help="how much work a fit of em, rem, sem, tap is: paper, fast or cpu (default: cpu); of tap and bait also "
+        "photographs, against networks with ImageNet weights",
+    )
     add("--eps", type=_levels, metavar="LEVELS", help="strength of added noise in levels of 255 (default: 8, of lsp 6)")
 
 

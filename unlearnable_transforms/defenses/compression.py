@@ -1,14 +1,11 @@
 """Image Shortcut Squeezing: JPEG, grayscale, fewer bits (Liu, Zhao and Larson, ICML 2023, arXiv 2301.13838)."""
 
-import io
-
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as v2
 
 from ..params import param
+from ..training.jpeg import compress
 from .base import register_defense
 from .filters import ImageFilter
 
@@ -50,13 +47,3 @@ class BDR(ImageFilter):
 
     def filter(self, images: Tensor) -> Tensor:
         return v2.posterize(images, self.bits)
-
-
-def compress(images: Tensor, quality: int) -> Tensor:
-    """uint8 (B, 3, H, W) through Pillow's JPEG and back; torchvision's codecs leave that library."""
-    out = np.empty((len(images), *images.shape[2:], 3), np.uint8)
-    for picture, row in zip(images.permute(0, 2, 3, 1).contiguous().cpu().numpy(), out, strict=True):
-        file = io.BytesIO()
-        Image.fromarray(picture).save(file, "JPEG", quality=quality)  # 4:2:0 unless told otherwise
-        row[:] = Image.open(file)
-    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous().to(images.device)

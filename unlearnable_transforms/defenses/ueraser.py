@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ..params import param
+from ..training.jpeg import compress
 from ..training.loop import LossAndLogits
 from ..training.model import PixelModel
 from .base import Defense, register_defense
-from .compression import compress
 from .plasma import draw, plasma_brightness, plasma_contrast, shuffle_channels, trivial_augment
 
 

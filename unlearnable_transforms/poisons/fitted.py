@@ -80,6 +80,10 @@ class FittedPoison(Poison):
         """Fill in noise for further pictures of the same classes and size, with what the fit left."""
         raise UsageTypeError(f"{type(self).__name__} makes no noise for further pictures: it has no _continue")
 
+    def _work_side(self) -> int | None:
+        """The side of the square at which the noise is made, in pixels; None: see ``work_size``."""
+        return self.work_size
+
     def _worries(self, report: Mapping[str, Any]) -> str | None:
         """What in the report says that the noise will not protect."""
         protected, clean, chance = report["quick_protected"], report["quick_clean"], 1 / report["classes"]
@@ -133,8 +137,8 @@ class FittedPoison(Poison):
         known = source.remembered()
         entry = None if known is None else cache.find(known)
         if entry is None:
-            size = None if self.work_size is None else (self.work_size, self.work_size)
-            pictures = Pictures(source, size)
+            side = self._work_side()
+            pictures = Pictures(source, None if side is None else (side, side))
             source.remember(pictures.ids)
             with cache.locked():
                 entry = cache.find(pictures.ids) or self._make(pictures, cache, chain)

@@ -10,6 +10,7 @@
     noise(f, x, y):
         delta = start(x)                         U(-eps, eps)
         K times: g = sum over S samples of d loss(f, view_of_noise(t(x + delta))) / d delta
+             with mu > 0, g = mu * the last g + g / mean |g|
                  delta = project(step(delta, g)) delta - step_size * sign(g), into the ball of eps
 
 t is a random crop and flip, drawn for each image and sample. Every line of ``noise`` is a method that a subclass may
@@ -17,6 +18,9 @@ write: what the noise descends (`_loss`; `_target` where it is the cross entropy
 (`_start`), how (`_step`) and within what (`_project`), what it is tested against (`_noise_view`) and by which networks
 (`_models`); so is what the surrogate trains on (`_surrogate_view`), and what is learnt once it is finished
 (`_finished`). With several surrogates each trains by itself, and the noise goes down the mean of their losses.
+
+With ``weights="imagenet"`` the surrogates start from trained weights, and their last layers are fitted to the clean
+images before the first step; with ``steps=0`` they are frozen then.
 """
 
 import math
@@ -24,7 +28,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -32,15 +36,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ..errors import DivergedError, UsageTypeError
+from ..errors import DivergedError, UsageError, UsageTypeError
 from ..noise.pictures import Pictures
 from ..params import UNSET, Param, Parameters, param
 from ..pixels import equal_channels
+from ..sample import SampleError
 from ..training.attacks import attacking, pgd, random_start, summed_cross_entropy
 from ..training.model import PixelModel
 from ..training.transforms import Transform, transformed
-from ..victims import build_surrogate, list_victims
+from ..victims import build_surrogate, list_victims, takes_weights
 from .fitted import PASS, FittedPoison, slices
+from .heads import add_feature_buffers, fit_heads
 from .surrogate import Model, Surrogate
 
 LARGE_SIDE = 96  # pixels, from which on a preset for large pictures is taken where there is one
@@ -56,13 +62,23 @@ class Optimisation(Parameters):
     surrogates: tuple[str, ...] | None = param(
         "several networks instead of one", default=None, choices=lambda _: list_victims()
     )
-    steps: int = param("steps of the surrogate", default=5000, low=1)
+    weights: Literal["imagenet"] | None = param(
+        "what the surrogates start from, for networks whose weights come in a package (extra `pretrained`); none: "
+        "weights drawn from the key",
+        default=None,
+    )
+    steps: int = param("steps of the surrogate; 0, with weights: only its last layer is fitted", default=5000, low=0)
     batch_size: int = param("of the surrogate and of the noise", default=128, low=2)
     rate: float = param("learning rate of the surrogate, at its highest", default=0.1, above=0)
     warmup: float = param("share of the steps over which the rate rises from 0", default=0.0, low=0, high=1)
     cuts: tuple[float, ...] = param("shares of the steps after which the rate is a tenth", default=(0.4, 0.8))
     noise_steps: int = param("K, steps of the noise", default=10, low=1)
     noise_step_size: float | None = param("of each; none: 2 * eps / K", default=None, above=0, unit=WHITE)
+    noise_momentum: float = param(
+        "mu: a step follows mu times the direction of the last one plus the gradient divided by its mean size (Dong et "
+        "al., CVPR 2018, arXiv 1710.06081), which evens out what single draws of t ask for; 0: the gradient alone",
+        default=0.0, low=0,
+    )  # fmt: skip
     samples: int = param("S, transforms (and perturbations) drawn for each step of the noise", default=1, low=1)
     radius: float = param("r_a, of the perturbation that the noise is to withstand", default=0.0, low=0, unit=WHITE)
     ramp: float = param(
@@ -72,7 +88,8 @@ class Optimisation(Parameters):
     final_noise_steps: int | None = param("K of the noise that is kept; none: the same", default=None, low=1)
     final_samples: int | None = param("S of the noise that is kept; none: the same", default=None, low=1)
     augment: Transform = param(
-        "the transform t: a crop after zero padding of an eighth, flipped; a random part enlarged, flipped; or none",
+        "the transform t: a crop after zero padding of an eighth, flipped; a random part enlarged, flipped; what "
+        "happens to a published photograph (shrunk, JPEG, cropped); or none",
         default="crop-flip",
     )
 
@@ -126,6 +143,7 @@ class OptimisedPoison(Optimisation, FittedPoison):
     """Base of the methods whose noise is optimised against surrogate networks."""
 
     presets: ClassVar[dict[str, Settings]] = {}  # "paper-large" is taken for "paper" from LARGE_SIDE pixels on
+    work_sides: ClassVar[dict[str, int]] = {"photographs": 112}  # pixels, for presets that have a work size
     trains_on_noise: ClassVar[bool] = True
 
     preset: str = param(
@@ -147,6 +165,22 @@ class OptimisedPoison(Optimisation, FittedPoison):
         self._given = {name: value for name, value in values.items() if value is not UNSET}
         if self.surrogate is not UNSET and self.surrogates is not UNSET:
             raise UsageTypeError("surrogate= is one network, surrogates= are several: give one of both")
+        if self.surrogate is not UNSET:
+            self._given["surrogates"] = None  # not those of the preset
+        settings = self.presets[self.preset].replace(**self._given)
+        names = settings.surrogates or (settings.surrogate,)
+        self._uses_weights = settings.weights is not None
+        if self._uses_weights and (without := [name for name in names if not takes_weights(name)]):
+            raise UsageError(
+                f"{', '.join(without)} cannot start from ImageNet weights, and either all surrogates of a fit do or "
+                f"none: choose from {', '.join(filter(takes_weights, list_victims()))}, or another preset than "
+                f"{self.preset}"
+            )
+        if settings.steps == 0 and not self._uses_weights:
+            raise UsageError('steps=0 leaves the surrogates as they start, which needs weights="imagenet"')
+
+    def _work_side(self) -> int | None:
+        return self.work_size or self.work_sides.get(self.preset)
 
     def settings_for(self, side: int) -> Settings:
         """All settings for pictures of this shorter side in pixels."""
@@ -158,6 +192,8 @@ class OptimisedPoison(Optimisation, FittedPoison):
         share, guess = report["target_share"], 1 / report["classes"]
         if share < guess + LEARNT * (1 - guess):
             return f"the surrogate takes only {share:.0%} of the protected pictures for what their noise is to say"
+        if self._uses_weights:  # the noise is aimed at trainers that start from weights: a small network says nothing
+            return None
         return super()._worries(report)
 
     # ---- what a method says ---------------------------------------------------------------------------------------
@@ -200,7 +236,8 @@ class OptimisedPoison(Optimisation, FittedPoison):
         return surrogate.models
 
     def _network(self, name: str, classes: int, side: int, generator: torch.Generator) -> nn.Module:
-        """A surrogate as it starts, as the victims' registry builds it."""
+        """A surrogate as it starts, as the victims' registry builds it; ``efficientnet_lite0:weights=imagenet`` has
+        weights."""
         return build_surrogate(name, classes, side, generator)
 
     def _first_state(self, pictures: Pictures) -> dict[str, Tensor]:
@@ -223,7 +260,9 @@ class OptimisedPoison(Optimisation, FittedPoison):
     def _learn(self, pictures: Pictures, noise: np.memmap, work: Path) -> dict[str, Any]:
         settings = self.settings_for(min(pictures.size))
         surrogate = self._surrogate(pictures, settings)
-        surrogate.resume(work)
+        if not surrogate.resume(work) and settings.weights is not None:
+            fit_heads(surrogate.models, pictures, settings.augment, self._generator("heads"))
+            surrogate.save(work, always=True)
         if surrogate.step < settings.steps:
             self._train(surrogate, pictures, settings, work)
         self._fill(surrogate, pictures, noise, work)
@@ -285,10 +324,15 @@ class OptimisedPoison(Optimisation, FittedPoison):
 
     def _surrogate(self, pictures: Pictures, settings: Settings) -> Surrogate:
         classes, side = len(pictures.classes), min(pictures.size)
+        weights = "" if settings.weights is None else f":weights={settings.weights}"
         nets = [
-            self._network(name, classes, side, self._generator("surrogate", *[number] * (number > 0)))
+            self._network(name + weights, classes, side, self._generator("surrogate", *[number] * (number > 0)))
             for number, name in enumerate(settings.surrogates or [settings.surrogate])
         ]
+        if settings.weights is not None:
+            _check_sizes(pictures)
+            for net in nets:
+                add_feature_buffers(net, classes)
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         return Surrogate(nets, pictures.batch(slice(0, STATISTICS)), self._first_state(pictures), torch.device(device))
 
@@ -296,6 +340,7 @@ class OptimisedPoison(Optimisation, FittedPoison):
         """K steps down from a start; see the text above."""
         models = self._models(surrogate, batch)
         delta = self._project(delta, batch)
+        momentum, direction = batch.settings.noise_momentum, torch.zeros_like(delta)
         with ExitStack() as stack, torch.enable_grad():
             for model in models:
                 stack.enter_context(attacking(model.net))
@@ -304,9 +349,16 @@ class OptimisedPoison(Optimisation, FittedPoison):
                 for _ in range(batch.settings.samples):
                     leaf = delta.detach().requires_grad_()
                     z = transformed(batch.x + leaf, batch.settings.augment, batch.generator)
-                    losses = [self._loss_near(model, z, batch).sum() for model in models]
-                    gradient += torch.autograd.grad(torch.stack(losses).mean(), leaf)[0]
-                delta = self._project(self._step(delta, equal_channels(gradient, batch.grey), batch), batch)
+                    seen = z.detach().requires_grad_()  # one network after the other: half the memory of two at once
+                    parts = [
+                        torch.autograd.grad(self._loss_near(model, seen, batch).sum(), seen)[0] for model in models
+                    ]
+                    gradient += torch.autograd.grad(z, leaf, torch.stack(parts).mean(0))[0]
+                gradient = equal_channels(gradient, batch.grey)
+                if momentum:
+                    size = gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-12)
+                    direction = gradient = momentum * direction + gradient / size
+                delta = self._project(self._step(delta, gradient, batch), batch)
         return delta
 
     def _loss_near(self, model: Model, z: Tensor, batch: Batch) -> Tensor:
@@ -344,6 +396,16 @@ def load_batch(
         settings,
         generator,
     )
+
+
+def _check_sizes(pictures: Pictures) -> None:
+    """Refuse images smaller than the work size: noise that is shrunk is no longer what was optimised."""
+    sides, side = pictures.shapes[:, 1:].min(1), min(pictures.size)
+    if small := int((sides < side).sum()):
+        raise SampleError(
+            f"{small} of {len(pictures)} images have a side shorter than the {side} pixels at which the noise is made; "
+            f"the shortest is {sides.min()} pixels: give work_size={sides.min()}, or leave them out"
+        )
 
 
 def _batches(order: np.ndarray, size: int) -> list[np.ndarray]:

@@ -105,11 +105,11 @@ class Surrogate:
             temporary.chmod(0o600)
         self._saved = time.monotonic()
 
-    def resume(self, folder: Path) -> None:
-        """Go on from the checkpoint, if there is one."""
+    def resume(self, folder: Path) -> bool:
+        """Go on from the checkpoint, if there is one; whether there was."""
         path = folder / _CHECKPOINT
         if not path.exists():
-            return
+            return False
         with safe_open(path, "pt") as file:
             counts = {name: int(text) for name, text in file.metadata().items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -121,6 +121,7 @@ class Surrogate:
         for number, model in enumerate(self.models):
             model.forward_images = counts[f"forward{_of(number)}"]
             model.backward_images = counts[f"backward{_of(number)}"]
+        return True
 
     def guess(self, pixels: Tensor) -> Tensor:
         """The class that each network takes float pixels for, in evaluation mode: int64 (networks, B), on the CPU."""

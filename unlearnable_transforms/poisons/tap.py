@@ -7,18 +7,27 @@ The surrogate trains on clean pictures and is frozen. Then each picture becomes 
 
 A victim that trains on them learns the features of the wrong classes. Classes are counted in sorted order. Of several
 starts the one that ends with the lowest loss is kept, picture by picture.
+
+The preset "photographs" is not the paper's. Its surrogates start from ImageNet weights and stay frozen, but for a last
+layer that is fitted to the clean images; t is what happens to a published photograph. With ``loss="features"`` the
+noise lowers the distance to the mean features of the other class instead:
+
+    delta = argmin over |delta| <= eps of E_t  mean over d of ((g(t(x + delta)) - c_(y + 1))_d)^2
+
+with standardised features g and their means c_j over the clean images of each class.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from ..errors import UsageError
 from ..params import param
 from ..training.attacks import attacking
 from .base import register
 from .optimised import Batch, OptimisedPoison, Settings
-from .surrogate import Surrogate
+from .surrogate import Model, Surrogate
 
 
 @register("tap")
@@ -34,12 +43,35 @@ class TAPPoison(OptimisedPoison):
         "paper": Settings(steps=15_600, cuts=(0.5, 0.75), noise_steps=250, noise_step_size=0.4 / 255),
         "fast": Settings(steps=6000, warmup=0.1, cuts=(0.6, 0.9), noise_steps=60),
         "cpu": Settings(surrogate="resnet9-screen", steps=800, warmup=0.2, cuts=(0.7, 0.9), noise_steps=30),
-    }
+        "photographs": Settings(
+            surrogates=("efficientnet_lite0", "efficientnet_lite1"), weights="imagenet", steps=0, batch_size=32,
+            noise_steps=12, noise_step_size=1.6 / 255, noise_momentum=1.0, augment="published",
+        ),
+    }  # fmt: skip
 
     restarts: int = param("starts for each image, of which the best is kept", default=1, low=1)
+    loss: Literal["logits", "features"] = param(
+        "what the noise lowers: the cross entropy of the next class, or the distance to the mean of its features, for "
+        "surrogates with weights",
+        default="logits", omit=True,
+    )  # fmt: skip
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        if self.loss == "features" and not self._uses_weights:
+            raise UsageError(
+                'loss="features" is for surrogates with weights: give preset="photographs" or weights="imagenet"'
+            )
 
     def _target(self, y: Tensor, classes: int) -> Tensor:
         return (y + 1) % classes
+
+    def _loss(self, model: Model, pixels: Tensor, batch: Batch) -> Tensor:
+        if self.loss == "logits":
+            return super()._loss(model, pixels, batch)
+        mean, std, centres = map(model.net.get_buffer, ("feature_mean", "feature_std", "class_features"))
+        features = (model.features(pixels) - mean) / std
+        return (features - centres[self._target(batch.y, batch.classes)]).square().mean(1)
 
     def _noise(self, surrogate: Surrogate, batch: Batch) -> Tensor:
         noise = super()._noise

@@ -61,17 +61,34 @@ def fit_last_layer(
         hook.remove()
     features = torch.cat(kept)
     targets = labels.repeat(len(features) // len(labels))
-    mean, std = features.mean(0), features.std(0).clamp_min(1e-6)
-    weight, bias = _logistic((features - mean) / std, targets, last.out_features, decay)
-    with torch.no_grad():  # the standardisation becomes part of the layer
-        last.weight.copy_(weight / std)
-        last.bias.copy_(bias - (weight / std) @ mean)
+    fit_head(last, features, targets, decay)
+    with torch.no_grad():
         logits = F.linear(features, last.weight, last.bias)
     history = History(batches=1, forward_images=model.forward_images)
     history.train_loss.append(float(F.cross_entropy(logits, targets)))
     history.train_accuracy.append(float((logits.argmax(1) == targets).double().mean()))
     history.test_accuracy.append(accuracy(net, *test, device=device, bf16=bf16))
     return history
+
+
+def fit_head(last: nn.Linear, features: Tensor, targets: Tensor, decay: float) -> tuple[Tensor, Tensor]:
+    """Put the weights of a multinomial logistic regression on standardised features into a layer.
+
+    Args:
+        last: takes the features as they are: the standardisation becomes part of its weights.
+        features: float32 (N, D).
+        targets: int64 (N,).
+        decay: weight of the squared norm of the weights beside the mean cross-entropy.
+
+    Returns:
+        Mean and standard deviation of the features, (D,) each.
+    """
+    mean, std = features.mean(0), features.std(0).clamp_min(1e-6)
+    weight, bias = _logistic((features - mean) / std, targets, last.out_features, decay)
+    with torch.no_grad():
+        last.weight.copy_(weight / std)
+        last.bias.copy_(bias - (weight / std) @ mean)
+    return mean, std
 
 
 def _logistic(features: Tensor, targets: Tensor, classes: int, decay: float) -> tuple[Tensor, Tensor]:

@@ -8,10 +8,20 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2 import functional as v2
 
 from ..errors import UsageError
+from .jpeg import compress_through
 
-Transform = Literal["crop-flip", "crop", "translate-flip", "resized-crop", "none"]
+Transform = Literal["crop-flip", "crop", "translate-flip", "resized-crop", "published", "none"]
+
+# What :func:`published` draws from.
+SHRUNK = (4 / 7, 2.0)  # of the side: 64 to 224 px for a side of 112 px
+TRAINED = (0.75, 1.25)  # of the side: 84 to 140 px
+JPEG_QUALITY = (60, 95)
+BLUR = 0.4  # pixels, the most
+COLOUR = 0.05  # brightness, contrast and saturation are multiplied by 0.95 to 1.05
+PARTS = (0.6, 1.0)  # share of the area that a crop keeps
 
 
 def transformed(images: Tensor, name: Transform, generator: torch.Generator) -> Tensor:
@@ -19,7 +29,7 @@ def transformed(images: Tensor, name: Transform, generator: torch.Generator) -> 
 
     "crop" and "crop-flip" are :func:`crop_flip` with a padding of an eighth of the shorter side, at least one pixel;
     "translate-flip" is :func:`crop_flip` with a mirrored border of a sixteenth. "resized-crop" is
-    :func:`resized_crop_flip`.
+    :func:`resized_crop_flip`, "published" :func:`published`.
     """
     if name == "none":
         return images
@@ -27,6 +37,8 @@ def transformed(images: Tensor, name: Transform, generator: torch.Generator) -> 
         return resized_crop_flip(images, generator)
     if name == "translate-flip":
         return crop_flip(images, generator, padding=max(1, min(images.shape[2:]) // 16), mirrored=True)
+    if name == "published":
+        return published(images, generator)
     return crop_flip(images, generator, padding=max(1, min(images.shape[2:]) // 8), flip=name == "crop-flip")
 
 
@@ -113,6 +125,50 @@ def resized_crop_flip(
     theta[:, 1, 2] = (1 - high) * (2 * top - 1)
     grid = F.affine_grid(theta.to(images.device, images.dtype), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def published(images: Tensor, generator: torch.Generator) -> Tensor:
+    """What happens to a published photograph before a network trains on it, drawn anew for each call.
+
+    1. A site shrinks it, to ``SHRUNK`` times its side.
+    2. It is blurred by a Gaussian of up to ``BLUR`` pixels; brightness, contrast and saturation change by ``COLOUR``.
+    3. It is saved as JPEG, with a quality in ``JPEG_QUALITY``.
+    4. A trainer resizes it to ``TRAINED`` times its first side, takes a random part (``PARTS``, width over height from
+       3/4 to 4/3) at that size, and flips it with probability 1/2.
+
+    Both sizes and the blur are drawn once for the batch, the rest for each image. Gradients go through all steps but
+    JPEG, which counts as the identity there (:func:`~unlearnable_transforms.training.jpeg.compress_through`).
+
+    Args:
+        images: float (B, 3, H, W) in [0, 1], any device. May require gradients.
+        generator: as in :func:`crop_flip`.
+
+    Returns:
+        Float (B, 3, h, w) in [0, 1]; h and w differ from H and W, and are at least 8.
+    """
+    if images.ndim != 4 or not images.is_floating_point():
+        raise UsageError(f"images must be float (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
+    shrink, train, blur = torch.rand(3, generator=generator, device=generator.device).tolist()
+    colour = torch.rand(3, len(images), generator=generator, device=generator.device).to(images.device)
+    low, high = JPEG_QUALITY
+    quality = torch.randint(low, high + 1, (len(images),), generator=generator, device=generator.device)
+
+    def resize(pixels: Tensor, factor: float) -> Tensor:
+        size = [max(8, round(factor * side)) for side in images.shape[2:]]
+        return F.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
+
+    pixels = resize(images, SHRUNK[0] * (SHRUNK[1] / SHRUNK[0]) ** shrink)  # small sizes as often as large ones
+    pixels = v2.gaussian_blur(pixels, [5, 5], [max(BLUR * blur, 0.01)])
+    brightness, contrast, saturation = (1 + COLOUR * (2 * colour - 1)).view(3, -1, 1, 1, 1)
+    pixels = pixels * brightness
+    grey = pixels.mean(1, keepdim=True)
+    pixels = grey + (pixels - grey) * saturation
+    mean = pixels.mean((1, 2, 3), keepdim=True)
+    pixels = (mean + (pixels - mean) * contrast).clamp(0, 1)
+    pixels = compress_through(pixels, quality)
+
+    pixels = resize(pixels, TRAINED[0] + (TRAINED[1] - TRAINED[0]) * train)
+    return resized_crop_flip(pixels, generator, scale=PARTS).clamp(0, 1)  # rounding may lead out by a hair
 
 
 @contextmanager

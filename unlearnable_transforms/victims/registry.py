@@ -57,6 +57,12 @@ def find_victim(spec: str) -> tuple[Builder, dict[str, str]]:
     return build, arguments
 
 
+def takes_weights(name: str) -> bool:
+    """Whether a registered victim can start from ImageNet weights that a package of the index carries."""
+    list_victims()  # imports the files that register
+    return "weights" in inspect.signature(REGISTRY.find(name)).parameters
+
+
 def has_weights(spec: str) -> bool:
     """Whether a victim starts from weights that were trained before."""
     return "weights" in find_victim(spec)[1]
@@ -107,9 +113,12 @@ def build_surrogate(name: str, num_classes: int, image_size: int, generator: tor
 
     The noise of the optimised methods' version 1 was made by surrogates that start like this: weights and biases of
     convolutions and linear layers are uniform in +-1/sqrt(fan_in). Another start is another noise, and a new version.
-    The generator is on the CPU.
+    A network that starts from trained weights keeps them; its last layer is still to be fitted. The generator is on
+    the CPU.
     """
     net = build_victim(name, num_classes, image_size)
+    if has_weights(name):
+        return net
     for layer in net.modules():
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
             bound = 1 / math.sqrt(layer.weight[0].numel())
