@@ -394,3 +394,12 @@ def test_the_next_steps_work_as_printed(tmp_path, monkeypatch, capsys):
     assert Path("my.key").exists()
     changed = [np.asarray(row["image"]) for row in names["protected"]]
     assert all((after != np.asarray(before)).any() for before, after in zip(pictures, changed, strict=True))
+
+
+def test_the_page_says_what_to_install_where_its_packages_are_missing(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("unlearnable_transforms.app")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    assert main(["app", "--no-browser"]) == 2
+    assert "pip install 'unlearnable-transforms[app]'" in capsys.readouterr().err

@@ -602,3 +602,23 @@ def test_a_full_disk_is_told_and_resumable(tmp_path, disk, run, capsys, kind):
     assert run(source, disk / "out") == run(source, tmp_path / "whole") == 0
     assert before.items() < tree(disk / "out").items()
     assert tree(disk / "out") == tree(tmp_path / "whole")
+
+
+def test_a_function_that_shows_progress_can_stop_the_run_which_then_goes_on(source, out, key, monkeypatch):
+    monkeypatch.setattr("unlearnable_transforms.jobs.run.UNITS", 1)
+    poison, shown = ut.CUDAPoison(key=key), []
+
+    def show(done, total):
+        shown.append((done, total))
+        if done == 2 and len(shown) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        protect_source(source, out, poison, progress=show)
+    total = shown[0][1]
+    assert shown == [(0, total), (1, total), (2, total)]
+    protect_source(source, out, poison, progress=show)
+    assert shown[3:] == [(done, total) for done in range(2, total + 1)]
+    whole = out.with_name("whole")
+    protect_source(source, whole, poison)
+    assert tree(out) == tree(whole)

@@ -6,7 +6,7 @@ that you trust.
 
 import logging
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ class Protect:
         return {**batch, image_key: column}
 
 
-def run_tasks(worker: Callable[[Any], Any], tasks: Iterable[Any], processes: int) -> Iterator[Any]:
+def run_tasks(worker: Callable[[Any], Any], tasks: Iterable[Any], processes: int) -> Generator[Any]:
     """Results of ``worker(task)`` from Ray actors, in the order in which they get done; as :func:`..workers.run_tasks`.
 
     A running cluster is used where there is one (``RAY_ADDRESS``), else this machine alone. The task of an actor that

@@ -14,6 +14,7 @@ from ..files import beside
 from . import (
     ERROR,
     INTERRUPTED,
+    app,
     audit,
     cache,
     evaluate,
@@ -31,7 +32,7 @@ from . import (
 )
 from .wording import in_options
 
-COMMANDS = (quickstart, keygen, preview, fit, protect, evaluate, audit, publish, verify, unlock, methods, cache)
+COMMANDS = (quickstart, app, keygen, preview, fit, protect, evaluate, audit, publish, verify, unlock, methods, cache)
 _INPUT_LIBRARIES = ("datasets", "httpx", "huggingface_hub", "pyarrow")  # their errors speak of files and the network
 
 

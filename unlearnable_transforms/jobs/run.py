@@ -5,7 +5,8 @@ Protecting and undoing, folders, tables and tars, processes of this machine and 
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -26,6 +27,7 @@ from .journal import Journal, Record
 from .workers import run_tasks
 
 Engine = Literal["local", "ray"]
+Progress = bool | Callable[[int, int], None]  # a bar on a terminal; or what is called with how many are done, of all
 UNITS, UNIT_BYTES = 16, 4_000_000  # one message to a worker holds at most so many units, or one larger one
 WORKER_UNITS, WORKER_BYTES = 50, 10_000_000  # less does not pay for the start of another process
 NO_MEMORY = "the image does not fit into memory: make it smaller"
@@ -454,7 +456,7 @@ def run(
     todo: Sequence[Unit] | None = None,
     workers: int,
     engine: Engine = "local",
-    progress: bool = False,
+    progress: Progress = False,
 ) -> list[Record]:
     """Do what is not done of some units, and note it.
 
@@ -465,7 +467,8 @@ def run(
         todo: those that are not done; default: what :func:`compare` says.
         workers: processes, of one thread each.
         engine: "local", or "ray": actors of a Ray cluster instead of processes.
-        progress: whether to show a progress bar on a terminal.
+        progress: whether to show a progress bar on a terminal; or a function, called with how many images are done and
+            how many there are. An error that it raises stops the run, which goes on when it is started again.
 
     Returns:
         The records of all units, in their order.
@@ -476,10 +479,18 @@ def run(
     """
     todo = compare(job.data, units, journal).todo if todo is None else todo
     total, left = (sum(len(unit.rows) for unit in some) for some in (units, todo))
-    with tqdm(total=total, initial=total - left, unit=job.data.kind, disable=None if progress else True) as bar:
-        for records in _run_on(engine, job, _messages(todo), _useful(workers, todo)):
+    show = progress if callable(progress) else _nothing
+    show(total - left, total)
+    with (
+        tqdm(total=total, initial=total - left, unit=job.data.kind, disable=None if progress is True else True) as bar,
+        closing(_run_on(engine, job, _messages(todo), _useful(workers, todo))) as results,  # ends the workers at once
+    ):
+        for records in results:
             journal.append(records)
-            bar.update(sum(record["rows"] for record in records))
+            rows = sum(record["rows"] for record in records)
+            left -= rows
+            bar.update(rows)
+            show(total - left, total)
     job.data.check_unchanged()
     records = list(journal.records(units))
     if len(records) < len(units):
@@ -527,7 +538,11 @@ def _messages(todo: Sequence[Unit]) -> Iterator[list[Unit]]:
         yield message
 
 
-def _run_on(engine: Engine, job: Callable[[Any], Any], tasks: Iterable[Any], processes: int) -> Iterator[Any]:
+def _nothing(done: int, total: int) -> None:
+    """Shows no progress."""
+
+
+def _run_on(engine: Engine, job: Callable[[Any], Any], tasks: Iterable[Any], processes: int) -> Generator[Any]:
     """Results in the order in which they get done; bytes do not depend on the engine."""
     if engine == "ray":
         from ..adapters.ray import run_tasks as run_on_ray

@@ -11,7 +11,7 @@ import signal
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
@@ -36,7 +36,7 @@ def run_tasks(
     *,
     ahead: int = AHEAD,
     patience: float = PATIENCE,
-) -> Iterator[Any]:
+) -> Generator[Any]:
     """Results of ``worker(task)``, in the order in which they get done.
 
     Args:

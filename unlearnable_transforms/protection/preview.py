@@ -88,7 +88,7 @@ def preview(
 ) -> Preview:
     """Write a page that shows a photograph in each strength of CUDA.
 
-    One version at a time is in memory at full size; the page has a reduced image and a part at 1:1 of each.
+    The page has a reduced image and a part at 1:1 of each version.
 
     Args:
         path: of the photograph.
@@ -116,6 +116,34 @@ def preview(
     name = label or path.resolve().parent.name or "photographs"
     token = class_token(label if label is not None else class_numbers([name], key)[name])
     height, width = opened.colour.shape[:2]
+    views, detail = views_of(opened, key, token)
+    page = write_page(
+        out or _default_place(path),
+        "preview.html.j2",
+        name=printable(path.name),
+        class_name=printable(name),
+        width=width,
+        height=height,
+        detail=detail,
+        views=views,
+        measured=measured,
+    )
+    return Preview(page, (width, height), name, views)
+
+
+def views_of(opened: Opened, key: Key, token: str) -> tuple[list[View], tuple[int, int]]:
+    """A photograph and each strength of CUDA of it.
+
+    One version at a time is in memory at full size.
+
+    Args:
+        opened: the photograph.
+        key: the private key.
+        token: of its class.
+
+    Returns:
+        The original, then the strengths from the weakest; width and height of the part at 1:1.
+    """
     views: list[View] = []
     place: tuple[slice, slice] | None = None
     for strength in reversed(STRENGTHS):  # the strongest change says which part to show
@@ -129,18 +157,8 @@ def preview(
     assert place is not None
     views.append(View("original", *_urls(opened, opened.colour, place)))
     views.reverse()
-    page = write_page(
-        out or _default_place(path),
-        "preview.html.j2",
-        name=printable(path.name),
-        class_name=printable(name),
-        width=width,
-        height=height,
-        detail=[side.stop - side.start for side in reversed(place)],
-        views=views,
-        measured=measured,
-    )
-    return Preview(page, (width, height), name, views)
+    rows, columns = place
+    return views, (columns.stop - columns.start, rows.stop - rows.start)
 
 
 def _default_place(path: Path) -> Path:

@@ -27,7 +27,19 @@ from ..data.walk import named, readable_name
 from ..errors import UsageError, UsageTypeError
 from ..jobs.journal import Journal, Record, open_journal
 from ..jobs.ledger import SCHEMA, check_ledger_place, protected_rows, write_ledger
-from ..jobs.run import READABLE, Engine, Failure, Failures, Job, check_engine, check_places, compare, follow, run
+from ..jobs.run import (
+    READABLE,
+    Engine,
+    Failure,
+    Failures,
+    Job,
+    Progress,
+    check_engine,
+    check_places,
+    compare,
+    follow,
+    run,
+)
 from ..jobs.summary import Summary, bytes_text, hidden_note, measured_every
 from ..poisons.base import Poison, UnchangedWarning, is_additive, methods_of
 from ..poisons.batches import counted_in
@@ -363,7 +375,7 @@ def protect_source(
     engine: Engine = "local",
     ledger: str | os.PathLike | None = None,
     max_side: int | None = None,
-    progress: bool = False,
+    progress: Progress = False,
     convert: bool = False,
 ) -> Summary:
     """Protect a source on the disk; go on where an earlier call was interrupted; or add what is new in the source.
@@ -389,7 +401,7 @@ def protect_source(
         ledger: where the private record goes; default: the library's cache.
         max_side: larger images are made smaller to this longest side, in pixels, before they are protected. The clean
             image of the ledger, and what unlock gives back, is the smaller one.
-        progress: whether to show a progress bar on a terminal.
+        progress: whether to show a progress bar on a terminal; or a function, see :func:`~..jobs.run.run`.
         convert: whether images of 9 to 16 bits a channel, CMYK, Lab and the first frame of animations are taken, as
             8-bit RGB or grey; else they are left out of a folder, and an error in a table.
 

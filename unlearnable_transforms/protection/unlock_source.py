@@ -25,7 +25,7 @@ from ..errors import UsageError
 from ..files import PART_PREFIX, read_json
 from ..jobs.journal import open_journal
 from ..jobs.ledger import differences
-from ..jobs.run import Failure, Failures, Job, check_places, run
+from ..jobs.run import Failure, Failures, Job, Progress, check_places, run
 from ..pixels import psnr
 from ..poisons.base import Poison, decisive
 from ..sample import SampleError
@@ -47,7 +47,7 @@ def unlock_source(
     config: str | None = None,
     changed: bool = False,
     workers: int = 1,
-    progress: bool = False,
+    progress: Progress = False,
 ) -> list[str]:
     """Undo what ``protect_source`` made.
 
@@ -60,7 +60,7 @@ def unlock_source(
         clean: the clean folder or data set, to measure how near the result comes to it.
         config: configuration of a Hub data set.
         workers: processes, of one thread each.
-        progress: whether to show a progress bar on a terminal.
+        progress: whether to show a progress bar on a terminal; or a function, see :func:`~..jobs.run.run`.
 
     Returns:
         What was done, in lines of text.

@@ -42,7 +42,7 @@ class Airbench(nn.Module):
         bank = filter_bank()
         self.filters = nn.Conv2d(3, len(bank), 2)
         self.filters.weight = nn.Parameter(bank, requires_grad=False)
-        nn.init.zeros_(self.filters.bias)
+        self.filters.bias = nn.Parameter(torch.zeros(len(bank)))
         blocks: list[nn.Module] = []
         for inputs, outputs in zip((len(bank), *WIDTHS[:-1]), WIDTHS, strict=True):
             blocks += [conv(inputs, outputs), nn.MaxPool2d(2), Shifted(outputs), nn.GELU()]
