@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -201,6 +202,9 @@ def test_the_images_of_the_pages_are_whole():
     named = {name for page in PAGES for name in re.findall(r"\]\((images/[^)]+)\)", (DOCS / f"{page}.md").read_text())}
     assert "images/gallery-cuda.jpg" in named
     for name in named:
+        if name.endswith(".svg"):
+            assert ElementTree.parse(DOCS / name).getroot().tag.endswith("svg")
+            continue
         with Image.open(DOCS / name) as image:
             image.load()
 

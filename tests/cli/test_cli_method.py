@@ -59,7 +59,7 @@ def test_arguments_of_methods_on_the_command_line(protect, photos, out, key_file
     [
         (["--method", "smem"], "no method 'smem': did you mean 'sem'?; the methods are"),
         (["--method", "sem:step=5"], "sem has no argument 'step': did you mean 'steps'?; it has image_key"),
-        (["--method", "sem:steps=0"], "steps is a whole number from 1, got 0"),
+        (["--method", "sem:steps=-1"], "steps is a whole number from 0, got -1"),
         (["--method", "sem:surrogate=resnet"], "surrogate is one of "),
         (["--method", "sem:preset=quick"], "preset is one of paper, fast, cpu, got 'quick'"),
         (["--method", "sem:augment=cropflip"], "did you mean 'crop-flip'"),

@@ -73,6 +73,15 @@ def test_published_again_the_own_text_stays(hub):
     assert split_card(card_on(hub))[0]["viewer"] is False
 
 
+def test_a_new_branch_keeps_the_text_of_main(hub):
+    poison = ut.CUDAPoison(key=key())
+    data = ut.protect(clean_set(), poison)
+    ut.publish(data, "user/name", poison=poison, originals_public=False, description="Ants.")
+    put(hub, "README.md", card_on(hub).replace("Ants.", "Ants, by hand."))
+    ut.publish(data, "user/name", poison=poison, originals_public=False, revision="v2")
+    assert "Ants, by hand." in hub.repos["user/name"].files("v2")["README.md"].decode()
+
+
 def test_an_edit_inside_the_generated_part_is_told_and_undone(hub):
     poison = ut.CUDAPoison(key=key())
     data = ut.protect(clean_set(), poison)

@@ -332,7 +332,7 @@ def test_a_protection_that_was_interrupted_is_not_published(tmp_path, ready, cap
     from unlearnable_transforms.jobs import run
 
     (tmp_path / "photos" / "ant" / "777.png").write_bytes(encode(pictures(1, 50)[0]))
-    monkeypatch.setattr(run, "_run_on", lambda *arguments: iter(()))
+    monkeypatch.setattr(run, "_run_on", lambda *arguments: (record for record in ()))
     for path in tree(tmp_path / "protected"):
         (tmp_path / "protected" / path).unlink()
     save_key(tmp_path / "again.key")

@@ -174,7 +174,8 @@ def images_in(place: Any) -> Iterator[np.ndarray]:
     elif (place / "dataset_dict.json").exists() or (place / "state.json").exists():
         yield from images_in(load_from_disk(str(place)))
     else:
-        for path in sorted(path for path in place.rglob("*") if path.is_file()):
+        hidden = (path for path in place.rglob(".*") if path.is_file())  # the picture of a published card
+        for path in sorted({path for path in place.rglob("*") if path.is_file()} - set(hidden)):
             yield from (np.asarray(decode(data).convert("RGB")) for data in _encoded(path))
 
 

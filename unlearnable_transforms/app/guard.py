@@ -16,6 +16,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HOST = "127.0.0.1"
 READS = ("GET", "HEAD")
+REFUSED_BYTES = 1 << 20
 CLOSED = (
     "This address is not complete. Open the one that the program printed when it started, or start `unlearnable app` "
     "again."
@@ -56,6 +57,7 @@ class Guard:
             return
         first, slash, rest = scope["path"].removeprefix("/").partition("/")
         if not self._passes(scope, first):
+            await _read_some(receive)
             await _answer(send, 403, CLOSED)
         elif not slash:
             await _answer(send, 307, "", {"Location": self.address})
@@ -89,6 +91,15 @@ def _with_headers(send: Send) -> Send:
         await send(message)
 
     return sending
+
+
+async def _read_some(receive: Receive) -> None:
+    """Read what a refused request sends, up to a bound: else its answer may be lost when the connection is closed."""
+    size, more = 0, True
+    while more and size < REFUSED_BYTES:
+        message = await receive()
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
 
 
 async def _answer(send: Send, status: int, text: str, headers: dict[str, str] | None = None) -> None:

@@ -60,7 +60,6 @@ class Home:
         folder: default: the user's configuration folder.
 
     Attributes:
-        made: whether this program made the key just now.
         copied: whether a copy of the key was taken from the page.
     """
 
@@ -69,8 +68,7 @@ class Home:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         self.key_path = key_path or self.folder / "private.key"
-        self.made = not self.key_path.exists()
-        if self.made:
+        if not self.key_path.exists():
             Key.generate().save(self.key_path)
         self.key = Key.load(self.key_path)
         self._albums_path = self.folder / "albums.json"
@@ -149,7 +147,7 @@ class Home:
             with contextlib.suppress(FileExistsError):
                 self.key.save(self.key_path.with_name(f"{self.key_path.stem}-before-{self.key.fingerprint}.key"))
             new.save(self.key_path, overwrite=True)
-            self.key, self.made, self.copied = new, False, True
+            self.key, self.copied = new, True
         if _ALBUMS in files:
             with contextlib.suppress(ValueError):
                 for row in parse_json(files[_ALBUMS], _KINDS)["albums"]:

@@ -181,6 +181,8 @@ class Page:
             raise UsageError("there is no such place")
         tray = self.studio.trays[area]
         if not (is_image_name(name) or name.lower().endswith(".zip")):
+            async for _ in request.stream():  # else the answer may be lost
+                pass
             raise UsageError("not a picture")
         temporary = tray.temporary()
         self.studio.active += 1
@@ -393,6 +395,7 @@ def serve(
                     if error.errno != errno.EADDRINUSE:
                         raise
                     raise UsageError(f"port {port} is taken by another program: leave out --port") from None
+                listening.listen()  # the browser may be quicker than the server
                 studio = Studio(Home(key_path), private_directory("app", "work"), workers)
                 page = Page(studio)
                 guard = Guard(page.app(), listening.getsockname()[1])

@@ -1,7 +1,6 @@
 """The library's messages in the words of the page: no options, no folders of the docs, no terms of programmers."""
 
 import re
-from collections.abc import Iterable
 
 from ..errors import printable
 
@@ -77,8 +76,3 @@ def sentence(text: object) -> str:
     """A message as a sentence of its own."""
     result = plain(text)
     return result[:1].upper() + result[1:] + ("" if result.endswith((".", "?", "!", "”")) else ".")
-
-
-def lines(texts: Iterable[object]) -> list[str]:
-    """Several messages."""
-    return [plain(text) for text in texts]

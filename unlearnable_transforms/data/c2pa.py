@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import UsageError, printable
+from ..errors import UnlearnableError, UsageError, printable
 from ..files import read_regular
 from ..warn import warn
 from .walk import named
@@ -63,7 +63,7 @@ _PROFILE = (
 VALID, TRUSTED, EXPIRED, VOID = "valid", "trusted", "expired", "void"
 
 
-class ForeignManifestError(ValueError):
+class ForeignManifestError(UnlearnableError, ValueError):
     """A manifest that :class:`C2paSigner` did not write; the message names what it holds."""
 
 

@@ -7,13 +7,18 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.hf_api import RepoFile
 
 from ..checks.leaks import Findings, LeakError, key_forms
@@ -322,12 +327,9 @@ def _earlier_card(
             earlier[MANIFEST] = read_regular(beside, MOST_JSON).decode("utf-8", "replace")
     elif asked:
         for name in (CARD, MANIFEST):
-            with (
-                suppress(EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError),
-                tempfile.TemporaryDirectory(dir=private_directory("uploads")) as scratch,
-            ):
-                path = api.hf_hub_download(repo, name, repo_type="dataset", revision=revision, local_dir=scratch)
-                earlier[name] = Path(path).read_text("utf-8", "replace")
+            text = _fetch(api, repo, name, revision)
+            if text is not None:
+                earlier[name] = text
     if CARD not in earlier:
         return OwnPart(), []
     own, notes = own_part(earlier[CARD], published=MANIFEST in earlier), []
@@ -338,6 +340,20 @@ def _earlier_card(
     if "card" in said and said["card"] != generated_digest(earlier[CARD]):
         notes.append("the generated part of the earlier card was edited by hand: it was written anew")
     return own, notes
+
+
+def _fetch(api: HfApi, repo: str, name: str, revision: str | None) -> str | None:
+    """A text of a repository, of a branch that is still to be made that of main; None where there is none."""
+    with tempfile.TemporaryDirectory(dir=private_directory("uploads")) as scratch:
+        try:
+            path = api.hf_hub_download(repo, name, repo_type="dataset", revision=revision, local_dir=scratch)
+        except RevisionNotFoundError:
+            return None if revision is None else _fetch(api, repo, name, None)
+        except LocalEntryNotFoundError:  # the Hub did not answer: what is there is not known
+            raise
+        except (EntryNotFoundError, RepositoryNotFoundError):
+            return None
+        return Path(path).read_text("utf-8", "replace")
 
 
 def _said(manifest: str | None) -> dict[str, Any]:
