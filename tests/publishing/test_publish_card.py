@@ -160,7 +160,7 @@ def test_text_of_others_is_text_in_the_card(tmp_path):
     outside = outside.replace(BEGIN, "").replace(END, "")
     assert "<" not in outside
     assert re.findall(r"^#.*", text, re.MULTILINE) == [
-        "# name", "## Measured", "## What it does not do", "## How it was made", "## Licence and opt-out",
+        "# name", "## Measured", "## What it does not do", "## How it was made", "## Opt-out and licence",
         "## Check it", "## Cite",
     ]  # fmt: skip
     links = re.findall(r"(?<!\\)\]\((.+?)\)", outside)
