@@ -182,7 +182,7 @@ def bars(found: Figures) -> str:
     step, left, right = 74, 8, 480
     parts = []
     for place, trainer in enumerate(trainers):
-        top = 34 + place * step
+        top = 46 + place * step
         parts.append(f'<text x="{left}" y="{top}">{NAMES[trainer]}</text>')
         for line, (name, kind) in enumerate((("clean", "clean"), ("cuda normal", "kept"))):
             share = found[96, name, trainer, "none"].last or 0.0
@@ -192,7 +192,7 @@ def bars(found: Figures) -> str:
                 f'<rect class="{kind}" x="{left}" y="{y}" width="{width:.0f}" height="16" rx="2"/>'
                 f'<text class="value" x="{left + width + 6:.0f}" y="{y + 12}">{text}</text>'
             )
-    height = 34 + len(trainers) * step
+    height = 46 + len(trainers) * step
     style = (
         "text{font:13px system-ui,sans-serif;fill:#222}.value{font-size:12px;fill:#555}.clean{fill:#9aa5b5}"
         ".kept{fill:#d1495b}@media(prefers-color-scheme:dark){text{fill:#e6e9ef}.value{fill:#aab}}"
