@@ -9,6 +9,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from io import BufferedReader
 from pathlib import Path, PurePath
 from typing import Any
@@ -22,6 +23,7 @@ MOST_JSON = 1 << 28  # bytes of a JSON file: a manifest of a million images
 MOST_DEPTH = 40  # of brackets; our deepest file, a report's cell, has 8
 MOST_NAME, MOST_PATH = 255, 4096  # bytes of a name and of a path on the usual file systems
 RESTORE = "restore it from a copy"
+_own_cache: ContextVar[Path | None] = ContextVar("own_cache", default=None)
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~$#@]|(?i:(?<=http)|(?<=https)|(?<=ftp)|(?<=mailto)|(?<=xmpp)):|(?i:(?<=www))\.)")
 
 
@@ -106,14 +108,15 @@ def private_directory(*parts: str) -> Path:
     The cache's root gets the mode, too, but for a folder that the user chose and that holds other things already. A
     warning says so where others may write into such a folder, and so can put files of theirs in the place of ours.
     """
-    chosen = os.environ.get(CACHE_VARIABLE)
+    own = _own_cache.get()
+    chosen = own or os.environ.get(CACHE_VARIABLE)
     if chosen is None:
         from platformdirs import user_cache_dir
 
         chosen = user_cache_dir("unlearnable-transforms")
     root = Path(chosen).expanduser()
     root.parent.mkdir(parents=True, exist_ok=True)
-    shared = CACHE_VARIABLE in os.environ and root.is_dir() and any(root.iterdir())
+    shared = own is None and CACHE_VARIABLE in os.environ and root.is_dir() and any(root.iterdir())
     if not shared:
         _make_private(root)
     elif os.name == "posix" and stat.S_IMODE(root.stat().st_mode) & (0o022 | stat.S_ISVTX) in (0o002, 0o020, 0o022):
@@ -123,6 +126,16 @@ def private_directory(*parts: str) -> Path:
         directory = directory / part
         _make_private(directory)
     return directory
+
+
+@contextmanager
+def cache_at(folder: Path | None) -> Iterator[None]:
+    """Another cache for what this thread does in the block; None: the usual one. Other processes know nothing of it."""
+    token = _own_cache.set(folder)
+    try:
+        yield
+    finally:
+        _own_cache.reset(token)
 
 
 def _make_private(directory: Path) -> None:

@@ -5,7 +5,7 @@ every request must name this server as its host, carry the secret part of the ad
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -57,34 +57,47 @@ class Guard:
             return
         first, slash, rest = scope["path"].removeprefix("/").partition("/")
         if not self._passes(scope, first):
-            await _read_some(receive)
-            await _answer(send, 403, CLOSED)
+            await read_some(receive)
+            await answer(with_headers(send), 403, CLOSED)
         elif not slash:
-            await _answer(send, 307, "", {"Location": self.address})
+            await answer(with_headers(send), 307, "", {"Location": self.address})
         else:
             inner = {**scope, "path": f"/{rest}", "raw_path": f"/{rest}".encode(), "root_path": ""}
-            await self.app(inner, receive, _with_headers(send))
+            await self.app(inner, receive, with_headers(send))
 
     def _passes(self, scope: Scope, token: str) -> bool:
-        headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
-        hosts = [value for name, value in headers if name == "host"]
-        origins = [value for name, value in headers if name == "origin"]
-        sites = [value for name, value in headers if name == "sec-fetch-site"]
-        if len(hosts) != 1 or hosts[0] not in self.hosts:
-            return False
-        if any(site not in ("same-origin", "none") for site in sites):
-            return False
-        if any(origin != f"http://{hosts[0]}" for origin in origins):
-            return False
-        if scope["method"] not in READS and not origins:  # browsers always send it with these
+        hosts = values_of(scope, "host")
+        if len(hosts) != 1 or hosts[0] not in self.hosts or not is_own(scope, [f"http://{hosts[0]}"]):
             return False
         return secrets.compare_digest(unquote(token).encode(), self.token.encode())
 
 
-def _with_headers(send: Send) -> Send:
+def values_of(scope: Scope, header: str) -> list[str]:
+    """What a request says in a header, which may be there more than once."""
+    return [value.decode("latin-1") for name, value in scope["headers"] if name.decode("latin-1").lower() == header]
+
+
+def is_own(scope: Scope, own: Collection[str]) -> bool:
+    """Whether a request comes from a page of ours, and not from another one that the browser shows.
+
+    Args:
+        scope: of the request.
+        own: origins of our pages, such as ``http://127.0.0.1:8000``.
+    """
+    origins = values_of(scope, "origin")
+    if any(site not in ("same-origin", "none") for site in values_of(scope, "sec-fetch-site")):
+        return False
+    if any(origin not in own for origin in origins):
+        return False
+    return scope["method"] in READS or bool(origins)  # browsers always send it with the others
+
+
+def with_headers(send: Send, headers: dict[str, str] = HEADERS) -> Send:
+    """``send`` with headers that stand in every answer; of each name, ours alone."""
+
     async def sending(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            ours = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+            ours = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
             names = {name for name, _ in ours}
             theirs = [(name, value) for name, value in message.get("headers", ()) if name.lower() not in names]
             message = {**message, "headers": [*theirs, *ours]}
@@ -93,7 +106,7 @@ def _with_headers(send: Send) -> Send:
     return sending
 
 
-async def _read_some(receive: Receive) -> None:
+async def read_some(receive: Receive) -> None:
     """Read what a refused request sends, up to a bound: else its answer may be lost when the connection is closed."""
     size, more = 0, True
     while more and size < REFUSED_BYTES:
@@ -102,9 +115,9 @@ async def _read_some(receive: Receive) -> None:
         more = message.get("more_body", False)
 
 
-async def _answer(send: Send, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+async def answer(send: Send, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+    """Answer a request with text, and end its connection."""
     all_headers = {"Content-Type": "text/plain; charset=utf-8", "Connection": "close", **(headers or {})}
-    sending = _with_headers(send)
     encoded = [(name.lower().encode(), value.encode()) for name, value in all_headers.items()]
-    await sending({"type": "http.response.start", "status": status, "headers": encoded})
-    await sending({"type": "http.response.body", "body": text.encode()})
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+    await send({"type": "http.response.body", "body": text.encode()})

@@ -31,6 +31,7 @@ async function act(action, given = {}) {
 
 function complain(error) {
   const lost = error instanceof TypeError;  // as fetch says it
+  if (lost && document.body.dataset.demo) return say("The server does not answer: try again in a moment.");
   say(lost ? "The program is closed. Start it again to go on; what was being protected goes on when you choose the same folder." : error.message);
 }
 
@@ -46,7 +47,11 @@ function say(text) {
 
 async function look() {
   let state;
-  try { state = await ask("state"); } catch { return false; }
+  try { state = await ask("state"); } catch (error) {
+    const over = document.body.dataset.demo && !(error instanceof TypeError) && !document.querySelector(".said");
+    if (over) say(error.message);  // of a visit to a demonstration
+    return false;
+  }
   const text = `${state.done.toLocaleString("en")} of ${state.total.toLocaleString("en")} pictures`;
   if (String(state.version) !== version) await refresh();
   if (at("progress") && state.total) {
@@ -191,10 +196,11 @@ async function send(area, found) {
   if (upload) return say("Other pictures are arriving: wait for them.");
   const files = found.filter(one => wanted(one.name)), others = found.filter(one => !wanted(one.name) && !/(^|\/)[.]/.test(one.name));
   if (!files.length) return say("There are no pictures and no zip files among these.");
+  const pictures = files.filter(one => !one.name.toLowerCase().endsWith(".zip"));
   const adding = at("facts").dataset.phase === "chosen" && area === "protect";  // those that are here stay
   upload = {sent: 0, count: files.length, stop: new AbortController()};
   try {
-    await ask("begin", {method: "POST", body: JSON.stringify({area, bytes: files.reduce((sum, one) => sum + one.file.size, 0)})});
+    await ask("begin", {method: "POST", body: JSON.stringify({area, bytes: files.reduce((sum, one) => sum + one.file.size, 0), pictures: pictures.length, largest: Math.max(0, ...pictures.map(one => one.file.size))})});
     if (others.length) await ask("skip", {method: "POST", body: JSON.stringify({names: others.slice(0, 100).map(one => one.name.slice(-150)), more: Math.max(0, others.length - 100)})});
     await look(); arrival();
     const rest = files.values();

@@ -9,7 +9,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ HERE = Path(__file__).parent
 MOST_NAMED = 20_000  # bytes of a request that is no file
 MOST_KEY = 4096
 FOLDERS = 500  # that the list of folders shows
+NOT_IN_DEMO = "this is not part of the demonstration: run `unlearnable app` on your own computer for it"
 
 
 class Page:
@@ -53,9 +54,7 @@ class Page:
             routes=[
                 Route("/", self.page, methods=get),
                 Route("/part", self.part, methods=get),
-                Route("/page.css", self.style, methods=get),
-                Route("/page.js", self.script, methods=get),
-                Route("/icon.svg", self.icon, methods=get),
+                *fixed_routes(),
                 Route("/state", self.state, methods=get),
                 Route("/folders", self.folders, methods=get),
                 Route("/look/{number:int}", self.look, methods=get),
@@ -87,6 +86,7 @@ class Page:
             .get_template(template)
             .render(
                 studio=studio,
+                limits=studio.limits,
                 home=studio.home,
                 album=studio.album,
                 sites=sites(),
@@ -98,19 +98,6 @@ class Page:
                 number=_number,
             )
         )
-
-    async def style(self, request: Request) -> Response:
-        """The style sheet: that of the library's private pages, and what this page adds."""
-        text = (HERE.parent / "protection" / "pages.css").read_text("utf-8") + (HERE / "page.css").read_text("utf-8")
-        return Response(text, media_type="text/css")
-
-    async def script(self, request: Request) -> Response:
-        """The script of the page."""
-        return Response((HERE / "page.js").read_text("utf-8"), media_type="text/javascript")
-
-    async def icon(self, request: Request) -> Response:
-        """The icon of the tab."""
-        return Response((HERE / "icon.svg").read_text("utf-8"), media_type="image/svg+xml")
 
     async def state(self, request: Request) -> Response:
         """Where things are, for all tabs."""
@@ -131,6 +118,7 @@ class Page:
 
     async def folders(self, request: Request) -> Response:
         """The folders in a folder of this computer, to choose one."""
+        self._only_at_home()
         typed = request.query_params.get("path", "")
         return JSONResponse(await run_in_threadpool(list_folders, typed))
 
@@ -155,10 +143,16 @@ class Page:
             raise UsageError("there is nothing to download: take the protection off first")
         return _zip_file(errand.made, "without protection.zip")
 
+    def _only_at_home(self) -> None:
+        """Refuse what visitors of a demonstration have no use for, or must not do."""
+        if self.studio.limits:
+            raise UsageError(NOT_IN_DEMO)
+
     # ---- the key -----------------------------------------------------------------------------------------------------
 
     async def key(self, request: Request) -> Response:
         """The private key as a file, to be kept elsewhere."""
+        self._only_at_home()
         data = await run_in_threadpool(self.studio.home.export)
         self.studio.changed()
         disposition = _attachment("my private key, keep it safe.zip")
@@ -166,6 +160,7 @@ class Page:
 
     async def new_key(self, request: Request) -> Response:
         """Another private key from now on."""
+        self._only_at_home()
         if self.studio.phase in ("running", "stopped", "failed"):
             raise UsageError("the key cannot be changed while an album is being protected")
         other = self.studio.home.replace_key(await _body(request, MOST_COPY))
@@ -184,17 +179,22 @@ class Page:
             async for _ in request.stream():  # else the answer may be lost
                 pass
             raise UsageError("not a picture")
-        temporary = tray.temporary()
+        if self.studio.limits and not self.studio.awaits(area):
+            raise UsageError("no pictures are expected now: wait until this is done, and choose them again")
+        temporary, size = tray.temporary(), 0
         self.studio.active += 1
         try:
             held = bytearray()  # small files take one turn of the thread
             async for block in request.stream():
                 held += block
+                size += len(block)
                 self.studio.heard()
                 if len(held) >= BLOCK:
+                    await run_in_threadpool(tray.check_arriving, name, size)
                     await run_in_threadpool(_append, temporary, bytes(held))
                     held.clear()
             await run_in_threadpool(_append, temporary, bytes(held))
+            await run_in_threadpool(tray.check_arriving, name, size)
             await run_in_threadpool(tray.keep, temporary, name)
         except ClientDisconnect:
             return Response(status_code=400)
@@ -223,7 +223,12 @@ class Page:
         area = str(given.get("area"))
         if area not in AREAS:
             raise UsageError("there is no such place")
-        check_room(self.studio.work, int(given.get("bytes", 0)))
+        size, count, largest = (int(given.get(name, 0)) for name in ("bytes", "pictures", "largest"))
+        check_room(self.studio.work, size)
+        if self.studio.limits:
+            adds = area == "protect" and self.studio.phase == "chosen"
+            here = self.studio.trays[area].count if adds else 0
+            self.studio.limits.check(here + count, largest, size)
         self.studio.begin_arrival(area)
 
     def _skip(self, given: dict[str, Any]) -> None:
@@ -239,12 +244,15 @@ class Page:
             self.studio.end_arrival()
 
     def _choose(self, given: dict[str, Any]) -> None:
+        self._only_at_home()
         if given.get("area") in self.studio.errands:
             self.studio.settle_errand(given["area"], str(given.get("path", "")) or "?")
             return
         self.studio.choose_folder(str(given.get("path", "")))
 
     def _set(self, given: dict[str, Any]) -> None:
+        if given.get("name") == "out" and given.get("value"):
+            self._only_at_home()
         self.studio.set_option(str(given.get("name")), given.get("value", ""))
 
     def _start(self, given: dict[str, Any]) -> None:
@@ -276,8 +284,25 @@ class Page:
         self.studio.back()
 
     def _quit(self, given: dict[str, Any]) -> None:
+        self._only_at_home()
         self.studio.stop()
         self.quit()
+
+
+def fixed_routes() -> list[Route]:
+    """What is the same for everybody: style sheet (that of the library's private pages, and more), script and icon."""
+
+    def route(media_type: str, *files: Path) -> Route:
+        async def answer(request: Request) -> Response:
+            return Response("".join(file.read_text("utf-8") for file in files), media_type=media_type)
+
+        return Route(f"/{files[-1].name}", answer, methods=["GET"])
+
+    return [
+        route("text/css", HERE.parent / "protection" / "pages.css", HERE / "page.css"),
+        route("text/javascript", HERE / "page.js"),
+        route("image/svg+xml", HERE / "icon.svg"),
+    ]
 
 
 def list_folders(typed: str) -> dict[str, Any]:
@@ -357,6 +382,16 @@ def _templates() -> Environment:
     )
 
 
+SERVER: dict[str, Any] = {
+    "log_level": "warning",
+    "access_log": False,
+    "server_header": False,
+    "lifespan": "off",
+    "ws": "none",
+    "http": "h11",
+    "timeout_graceful_shutdown": 2,
+}  # what Uvicorn is told
+
 # ---- start and end ---------------------------------------------------------------------------------------------------
 
 
@@ -387,35 +422,16 @@ def serve(
             if running := _answers(address):  # where there are no locks
                 tell(running, True)
                 return
-            with socket.socket() as listening:
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    listening.bind((HOST, port))
-                except OSError as error:
-                    if error.errno != errno.EADDRINUSE:
-                        raise
-                    raise UsageError(f"port {port} is taken by another program: leave out --port") from None
-                listening.listen()  # the browser may be quicker than the server
+            with listening_at(HOST, port) as listening:
                 studio = Studio(Home(key_path), private_directory("app", "work"), workers)
                 page = Page(studio)
                 guard = Guard(page.app(), listening.getsockname()[1])
-                server = uvicorn.Server(
-                    uvicorn.Config(
-                        guard,
-                        log_level="warning",
-                        access_log=False,
-                        server_header=False,
-                        lifespan="off",
-                        ws="none",
-                        http="h11",
-                        timeout_graceful_shutdown=2,
-                    )
-                )
+                server = uvicorn.Server(uvicorn.Config(guard, **SERVER))
                 page.quit = lambda: setattr(server, "should_exit", True)
                 with replacing(address) as temporary:
                     temporary.write_text(guard.address)
                 try:
-                    _end_with(page.quit)
+                    end_with(page.quit)
                     tell(guard.address, False)
                     server.run(sockets=[listening])
                 finally:
@@ -425,7 +441,28 @@ def serve(
         tell(_answers(folder / "address"), True)
 
 
-def _end_with(quit: Callable[[], None]) -> None:
+@contextlib.contextmanager
+def listening_at(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens already: the browser may be quicker than the server.
+
+    Raises:
+        UsageError: the port is taken, or this computer has no such address.
+    """
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+        except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                raise UsageError(f"this computer has no address {host}: 0.0.0.0 stands for all that it has") from None
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise UsageError(f"port {port} is taken by another program: name another one with --port") from None
+        listening.listen()
+        yield listening
+
+
+def end_with(quit: Callable[[], None]) -> None:
     """End in good order when the window of the program is closed, or when it is told to end."""
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGTERM", "SIGHUP"):

@@ -26,6 +26,7 @@ from ..data.shrink import check_max_side
 from ..data.sites import sites
 from ..errors import UnlearnableError, UsageError, WorkError
 from ..evaluation.worth import worth
+from ..files import cache_at
 from ..jobs.workers import cores
 from ..poisons.cuda import CUDAPoison, Strength
 from ..protection.album import shorter_side
@@ -36,7 +37,7 @@ from ..secret.labels import FOLDER, hide
 from .errands import Errand, check, undo
 from .home import Album, Home
 from .report import Report, report_of
-from .tray import Tray
+from .tray import Limits, Tray
 from .wording import plain, sentence
 
 LOOKS = 3  # pictures that are looked at before and after
@@ -75,6 +76,9 @@ class Studio:
         home: the private key and the known albums.
         work: a private folder, which is emptied at the start and at the end.
         workers: processes for the protection; default: one a core.
+        limits: of a demonstration; default: none.
+        thread: that works on pictures; default: one of its own.
+        cache: private folder for what is noted of protected pictures; default: the library's.
 
     Attributes:
         version: grows with every change of what is shown.
@@ -84,12 +88,21 @@ class Studio:
         done, total: progress, in pictures.
     """
 
-    def __init__(self, home: Home, work: Path, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        home: Home,
+        work: Path,
+        workers: int | None = None,
+        limits: Limits | None = None,
+        thread: ThreadPoolExecutor | None = None,
+        cache: Path | None = None,
+    ) -> None:
         self.home, self.work, self.workers = home, work, workers or cores()
-        self._thread = ThreadPoolExecutor(1, "work")
+        self.limits, self._cache = limits, cache
+        self._thread = thread or ThreadPoolExecutor(1, "work")
         self._stop = threading.Event()
         self.version = 0
-        self.trays = {area: Tray(work / area) for area in AREAS}
+        self.trays = {area: Tray(work / area, limits) for area in AREAS}
         self.errands = {area: Errand(self.trays[area]) for area in AREAS[1:]}
         self.active = 0  # files that arrive right now
         self._heard = monotonic()
@@ -126,7 +139,7 @@ class Studio:
         return self._thread.submit(self._quietly, work, *arguments)
 
     def _quietly(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), cache_at(self._cache):
             warnings.simplefilter("ignore")  # the report says what matters
             return work(*arguments)
 
@@ -137,6 +150,8 @@ class Studio:
         if area == "protect":
             if self.phase == "done":
                 self.begin_again()
+            if self.phase == "empty":
+                self.trays[area].clear()  # of what could not be taken
             if self.phase not in ("empty", "arriving", "chosen"):
                 raise UsageError("wait until the pictures that are here are protected, or throw them away first")
             if self.chosen is not None and not self.chosen.dropped:
@@ -154,6 +169,21 @@ class Studio:
     def heard(self) -> None:
         """Note that something arrives."""
         self._heard = monotonic()
+
+    def awaits(self, area: str) -> bool:
+        """Whether files were said to arrive."""
+        return (self.phase if area == "protect" else self.errands[area].phase) == "arriving"
+
+    @property
+    def busy(self) -> bool:
+        """Whether pictures are being worked on, or wait for it."""
+        return self.phase in ("running", "reading") or any(e.phase == "working" for e in self.errands.values())
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing was ever done here."""
+        begun = self.home.albums or self.active or any(errand.phase != "empty" for errand in self.errands.values())
+        return self.phase == "empty" and not begun
 
     @property
     def interrupted(self) -> bool:

@@ -1,5 +1,6 @@
 """Files that were dropped on the page: kept in a private folder until they are protected, and never anywhere else."""
 
+import contextlib
 import filecmp
 import os
 import secrets
@@ -7,18 +8,57 @@ import shutil
 import stat
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.folder import is_image_name
+from ..data.header import open_file
 from ..data.walk import is_hidden
 from ..errors import UsageError
 from ..files import is_inner_path, is_utf8
 
 BLOCK = 1 << 20  # bytes that are copied at a time
+MEGABYTE = 1_000_000
 SPARE = 500_000_000  # bytes of the disk that stay free
-MOST_FILES = 200_000  # in a zip file
+MOST_FILES, MOST_FILES_OF_DEMO = 200_000, 1000  # in a zip file
 LISTED = 500  # names of what was not taken
 NO_IMAGE = "not a picture"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What visitors of a demonstration may take up.
+
+    Attributes:
+        pictures: that one visitor sends at a time.
+        each, all: megabytes of one picture, and of what one visitor sends at a time.
+        megapixels: of one picture.
+        visitors: at a time.
+        minutes: of silence, after which everything of a visitor is removed.
+    """
+
+    pictures: int = 20
+    each: int = 10
+    all: int = 100
+    megapixels: int = 50
+    visitors: int = 20
+    minutes: int = 15
+
+    def check(self, pictures: int, largest: int, size: int) -> None:
+        """Refuse files that are too many or too large.
+
+        Args:
+            pictures: how many. ``largest``: bytes of the largest one. ``size``: of all.
+
+        Raises:
+            UsageError: says what is allowed.
+        """
+        if pictures > self.pictures:
+            raise UsageError(f"this demonstration takes at most {self.pictures} pictures at a time: choose fewer")
+        if largest > self.each * MEGABYTE:
+            raise UsageError(f"this demonstration takes pictures of at most {self.each} MB: leave out larger ones")
+        if size > self.all * MEGABYTE:
+            raise UsageError(f"this demonstration takes at most {self.all} MB at a time: choose fewer pictures")
 
 
 class Tray:
@@ -26,6 +66,7 @@ class Tray:
 
     Args:
         root: a private folder, which is emptied.
+        limits: of a demonstration.
 
     Attributes:
         files: folder of what arrived.
@@ -35,8 +76,8 @@ class Tray:
         zips: files that are still to be unpacked.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.files = root, root / "in"
+    def __init__(self, root: Path, limits: Limits | None = None) -> None:
+        self.root, self.files, self.limits = root, root / "in", limits
         self._arriving = root / "arriving"
         self.clear()
 
@@ -50,8 +91,42 @@ class Tray:
         self.zips: list[tuple[Path, str]] = []
 
     def temporary(self) -> Path:
-        """Where a file is written while it arrives."""
-        return self._arriving / secrets.token_hex(8)
+        """Where a file is written while it arrives; it is there, so that it counts as one that arrives.
+
+        Raises:
+            UsageError: a demonstration takes no more of them.
+        """
+        if self.limits:
+            self.limits.check(self.count + len(list(self._arriving.iterdir())) + 1, 0, 0)
+        path = self._arriving / secrets.token_hex(8)
+        path.touch(mode=0o600)
+        return path
+
+    def check_arriving(self, name: str, size: int) -> None:
+        """Refuse a file of which so many bytes have arrived.
+
+        Raises:
+            UsageError: it is larger than a demonstration takes, or all of them together are.
+        """
+        if self.limits:
+            here = _size(self.files) + _size(self._arriving)
+            self.limits.check(0, 0 if _is_zip(name) else size, max(size, here))
+
+    def _over(self, path: Path) -> str:
+        """Why a demonstration does not take a picture; empty where it does."""
+        if self.limits is None:
+            return ""
+        size = path.stat().st_size
+        try:
+            self.limits.check(self.count + 1, size, _size(self.files) + size)
+        except UsageError as error:
+            return str(error)
+        try:
+            width, height = open_file(path.read_bytes(), convert=True).image.size
+        except (OSError, TypeError, ValueError):  # not readable: the report says why
+            return ""
+        most = self.limits.megapixels
+        return f"this demonstration takes at most {most} megapixels" if width * height > most * 1_000_000 else ""
 
     def refuse(self, name: str, reason: str) -> None:
         """Note what was not taken."""
@@ -65,10 +140,10 @@ class Tray:
 
         Another file of the same name and content is the same file. Of another content, it gets a number.
         """
-        if os.path.splitext(name)[1].lower() == ".zip":
+        if _is_zip(name):
             self.zips.append((temporary, name))
             return
-        problem = problem_of(name)
+        problem = problem_of(name) or self._over(temporary)
         if problem:
             temporary.unlink()
             self.refuse(name, problem)
@@ -106,8 +181,9 @@ class Tray:
     def _unpack(self, archive: zipfile.ZipFile, name: str) -> None:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         size = sum(entry.file_size for entry in entries)
-        if len(entries) > MOST_FILES:
-            raise UsageError(f"{name} holds more than {MOST_FILES:,} files: make several zip files of it")
+        most = MOST_FILES_OF_DEMO if self.limits else MOST_FILES
+        if len(entries) > most:
+            raise UsageError(f"{name} holds more than {most:,} files: make several zip files of it")
         check_room(self.root, size)
         for entry in entries:
             inner = entry.filename.replace("\\", "/")  # as some programs on Windows write it
@@ -117,7 +193,13 @@ class Tray:
             if problem:
                 self.refuse(inner, problem)
                 continue
-            temporary = self.temporary()
+            if self.limits:
+                try:
+                    self.limits.check(self.count + 1, entry.file_size, _size(self.files) + entry.file_size)
+                except UsageError as error:
+                    self.refuse(inner, str(error))
+                    continue
+            temporary = self._arriving / secrets.token_hex(8)
             with archive.open(entry) as source, temporary.open("wb") as target:  # at most what the entry says
                 shutil.copyfileobj(source, target, BLOCK)
             self.keep(temporary, inner)
@@ -128,6 +210,19 @@ class Tray:
         while len(entries := list(folder.iterdir())) == 1 and entries[0].is_dir():
             folder = entries[0]
         return folder
+
+
+def _is_zip(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() == ".zip"
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder, some of which may go meanwhile."""
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 def problem_of(name: str) -> str:
