@@ -173,6 +173,24 @@ def test_in_a_frame_of_a_space_the_cookie_is_sent_and_other_pages_are_refused(de
 # ---- what there is not
 
 
+@pytest.mark.parametrize(
+    ("action", "content"),
+    [
+        ("begin", "{"),
+        ("begin", "[]"),
+        ("begin", "[" * 100_000),
+        ("begin", '{"area": "protect", "bytes": "many"}'),
+        ("begin", '{"area": "protect", "pictures": -1}'),
+        ("skip", '{"more": null}'),
+        ("skip", '{"names": 7, "more": "x"}'),
+    ],
+)
+def test_what_no_page_of_ours_sends_is_not_understood(demo, action, content):
+    answer = demo.enter().post(f"/{action}", content=content, headers=OWN)
+    assert answer.status_code == 400
+    assert "not understood" in answer.text
+
+
 def test_folders_and_keys_of_the_server_are_refused(tmp_path, demo):
     visitor = demo.enter()
     visitor.drop({"a.jpg": jpeg(0)})

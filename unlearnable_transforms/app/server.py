@@ -206,9 +206,7 @@ class Page:
 
     async def act(self, request: Request) -> Response:
         """Whatever a button does."""
-        action, given = request.path_params["action"], json.loads(await _body(request, MOST_NAMED) or b"{}")
-        if not isinstance(given, dict):
-            raise UsageError("this is not understood")
+        action, given = request.path_params["action"], _parsed(await _body(request, MOST_NAMED) or b"{}")
         known = {
             "begin": self._begin, "skip": self._skip, "end": self._end, "choose": self._choose, "set": self._set,
             "start": self._start, "stop": self._stop, "again": self._again, "back": self._back,
@@ -223,7 +221,7 @@ class Page:
         area = str(given.get("area"))
         if area not in AREAS:
             raise UsageError("there is no such place")
-        size, count, largest = (int(given.get(name, 0)) for name in ("bytes", "pictures", "largest"))
+        size, count, largest = (_whole(given, name) for name in ("bytes", "pictures", "largest"))
         check_room(self.studio.work, size)
         if self.studio.limits:
             adds = area == "protect" and self.studio.phase == "chosen"
@@ -233,9 +231,10 @@ class Page:
 
     def _skip(self, given: dict[str, Any]) -> None:
         tray = self.studio.trays["protect"]
-        for name in given.get("names", ())[:500]:
+        names = given.get("names", [])
+        for name in names[:500] if isinstance(names, list) else ():
             tray.refuse(str(name)[:500], "not a picture")
-        tray.more += int(given.get("more", 0))
+        tray.more += _whole(given, "more")
 
     def _end(self, given: dict[str, Any]) -> None:
         if given.get("area") in self.studio.errands:
@@ -478,3 +477,25 @@ def _answers(path: Path) -> str:
             return address if answer.status == 200 else ""
     except (OSError, ValueError):
         return ""
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """What a button sends.
+
+    Raises:
+        UsageError: something else, as no page of ours sends it.
+    """
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise UsageError("this is not understood")
+    return given
+
+
+def _whole(given: dict[str, Any], name: str) -> int:
+    value = given.get(name, 0)
+    if not isinstance(value, int) or value < 0:
+        raise UsageError("this is not understood")
+    return value
