@@ -26,6 +26,8 @@ from local_app import Client, files_of, served
 from PIL import Image
 from test_server import CANARY, command_line, jpeg, originals_left, places, written  # noqa: F401
 
+from unlearnable_transforms.app import studio
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 WAIT = 60_000  # milliseconds
@@ -178,7 +180,7 @@ def test_stop_reload_second_tab_and_continue(tmp_path, context, tab, client, key
 
 
 def test_a_reload_while_pictures_arrive_keeps_those_that_arrived(tab, client, monkeypatch):
-    monkeypatch.setattr("unlearnable_transforms.app.studio.SILENCE", 0.3)
+    monkeypatch.setattr(studio, "SILENCE", 0.3)
     client.act("begin", area="protect", bytes=1)
     client.put("a.jpg", jpeg(0))
     tab.reload()

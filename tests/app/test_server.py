@@ -23,7 +23,7 @@ import messy
 from conftest import decode
 from local_app import Client, files_of, served
 
-from unlearnable_transforms.app import studio
+from unlearnable_transforms.app import studio, tray
 from unlearnable_transforms.app.server import serve
 from unlearnable_transforms.cli.main import main
 from unlearnable_transforms.key import Key
@@ -332,7 +332,7 @@ def test_a_zip_is_unpacked_without_leading_out(tmp_path, page):
 
 
 def test_a_zip_larger_than_the_disk_is_refused(page, monkeypatch):
-    monkeypatch.setattr("unlearnable_transforms.app.tray.SPARE", 1 << 60)
+    monkeypatch.setattr(tray, "SPARE", 1 << 60)
     with pytest.raises(AssertionError, match="not enough room"):
         page.act("begin", area="protect", bytes=10)
     assert page.state()["phase"] == "empty"

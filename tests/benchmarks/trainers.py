@@ -160,6 +160,8 @@ def size_table(found: Figures) -> str:
         [f"{size} px", name, *(percent(found.get((size, name, trainer, "none"))) for trainer in (PROBED, TUNED))]
         for size, name in places
     ]
+    if not lines:
+        return "Not measured yet: `python tests/benchmarks/trainers.py large clean`."
     return markdown(["size", "trained on", "linear probe", "fine-tuned"], lines)
 
 
