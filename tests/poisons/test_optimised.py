@@ -410,6 +410,7 @@ def bytes_of(poison, digits) -> bytes:
 @pytest.mark.parametrize("name", ["sem", "em, class-wise", "tap", "tap, weights", "bait", "em, two surrogates"])
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(digits, name, monkeypatch, tmp_path):
     """Children die of a signal that Python cannot handle, after random shares of the CPU time that a fit takes."""
+    FAMILY[name](steps=2).fit(digits)  # what is imported at the first fit is no part of the time of another
     started = time.process_time()
     truth = FAMILY[name](steps=8).fit(digits)
     expected, duration = bytes_of(truth, digits), time.process_time() - started
@@ -418,7 +419,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(digits, name, monk
     chance = random.Random(name)
     killed = 0
     for _ in range(8):
-        moment = chance.uniform(0.05, 0.6) * duration
+        moment = chance.uniform(0.02, 0.25) * duration  # what was done before a kill is not done again
         child = os.fork()
         if child == 0:
             signal.signal(signal.SIGPROF, signal.SIG_DFL)
