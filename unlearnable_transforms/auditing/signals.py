@@ -15,10 +15,11 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from ..checks.leaks import strings
 from ..data.credit import texts_in
 from ..errors import UnlearnableError
 from ..files import MOST_JSON, parse_json, private_directory, read_regular
-from ..publishing.croissant import CROISSANT, EXPECTED, prohibits_training, strings
+from ..publishing.croissant import CROISSANT, EXPECTED, prohibits_training
 from ..publishing.own import split_card
 from ..publishing.stage import CARD, MANIFEST
 

@@ -326,21 +326,21 @@ def metadata_leaks(path: Path, forms: Sequence[bytes]) -> Iterator[tuple[str, st
     for row in rows:
         for name, value in row.items():
             if name != "file_name":
-                told = [leak for leak in map(text_leak, _texts(value)) if leak]
+                told = [leak for leak in map(text_leak, strings(value)) if leak]
                 if is_image(value):
                     told.append(("second image", "what could be an image"))
                 leaks += [(check, f"{what} in the column {name!r}") for check, what in told]
     yield from dict.fromkeys(leaks)
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in a JSON value."""
+def strings(value: Any) -> Iterator[str]:
+    """All texts in a value of JSON or YAML, names too."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for name, part in value.items():
             yield str(name)
-            yield from _texts(part)
+            yield from strings(part)
     elif isinstance(value, list):
         for part in value:
-            yield from _texts(part)
+            yield from strings(part)

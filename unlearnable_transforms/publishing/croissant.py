@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from ..checks.leaks import text_leak
+from ..checks.leaks import strings, text_leak
 from ..files import read_json
 from .stage import CARD, UNVERIFIED
 
@@ -292,16 +292,3 @@ def _differences(made: Any, found: Any, place: str = "") -> Iterator[str]:
             yield from _differences(mine, other, f"{place}[{number}]")
     elif type(made) is not type(found) or made != found:
         yield place
-
-
-def strings(value: Any) -> Iterator[str]:
-    """All texts in a value of JSON or YAML, names too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, part in value.items():
-            yield str(name)
-            yield from strings(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from strings(part)

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
 
-from ..checks.leaks import NEW_KEY, Findings, Leak, holds_secret, text_leak
+from ..checks.leaks import NEW_KEY, Findings, Leak, holds_secret, strings, text_leak
 from ..errors import UsageError
 from ..files import MOST_JSON, DamagedError, open_regular, parse_json, read_regular
 from ..sample import class_token
-from .croissant import CROISSANT, check_croissant, prohibits_training, strings
+from .croissant import CROISSANT, check_croissant, prohibits_training
 from .own import generated_digest, split_card
 from .picture import shows_published
 from .scan import Checked, PictureCheck, check_files, check_tables
@@ -144,8 +144,10 @@ def _look_at_data(folder: Path, manifest: Mapping[str, Any], forms: Sequence[byt
     check.all_protected = isinstance(statuses, dict) and set(statuses) == {"protected"}
     checked = check.run()
     check.judge(checked, True, manifest.get("originals_public", True))
-    tables = any(path.endswith((".csv", ".jsonl")) for path in upload.extra)  # classes that are not read again
-    if checked.digest != manifest["protected_ids"]["sha256"] and not (upload.features is None and tables):
+    # Classes that a table beside the images names are not read again: there the ids cannot be taken.
+    tables = upload.features is None and any(path.endswith((".csv", ".jsonl")) for path in upload.extra)
+    untold = tables and any(path not in upload.tokens for name in upload.training for path in upload.splits[name])
+    if checked.digest != manifest["protected_ids"]["sha256"] and not untold:
         findings.add("unknown picture", f"the training images are not those that {MANIFEST} counts", AGAIN)
     picture = manifest.get("picture")
     if picture and not picture["originals"] and not shows_published(upload, picture["file"]):
