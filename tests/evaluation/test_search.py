@@ -78,7 +78,7 @@ def test_too_small_a_budget_is_refused():
 def test_a_search_on_digits_keeps_every_training_and_says_what_it_found(tmp_path, monkeypatch):
     """Each training is a cell; the report names the sequence, also when it is read from the files; nothing is trained
     again."""
-    singles = ["bdr", "cutout", "erm", "fine-tune", "grayscale", "jpeg", "mixup"]
+    singles = ["bdr", "cutout", "erm", "fine-tune", "grayscale", "jpeg", "mixup", "simclr"]
     monkeypatch.setattr(evaluate_module.REGISTRY, "names", lambda: singles)
     plan = replace(PLAN, recipe=replace(PLAN.recipe, epochs=3))  # screened by two epochs
     asked = {
@@ -117,7 +117,8 @@ def test_a_budget_that_searches_nothing_is_refused():
 
 @pytest.mark.parametrize("weights", [False, True])
 def test_every_registered_defense_is_tried_or_is_impossible(monkeypatch, tmp_path, weights):
-    """One without a default is left out, and clean images are needed whatever the start, but for the start itself."""
+    """One without a default and a costly one are left out; clean images are needed whatever the start, but for the
+    start itself."""
     singles = []
 
     def stop(measure, names, budget, *, fits):
@@ -130,6 +131,6 @@ def test_every_registered_defense_is_tried_or_is_impossible(monkeypatch, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         ut.evaluate(**NEEDED, poisons=[ut.CUDAPoison(key=KEY)], defenses="search", controls=False, out=tmp_path)
     started = {"fine-tune", "last-layer"}
-    assert set(ut.list_defenses()) - set(singles) == {"erm", "purify", "dilution", "early-stop"} | (
+    assert set(ut.list_defenses()) - set(singles) == {"erm", "purify", "simclr", "dilution", "early-stop"} | (
         set() if weights else started
     )

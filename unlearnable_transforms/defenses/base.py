@@ -70,6 +70,7 @@ class Defense(BatchHooks, Parameters):
         needs_clean: whether it needs clean images that the attacker has.
         replaces_augment: whether ``augment`` takes the place of the recipe's crop and flip.
         starts_trained: whether :meth:`network` gives one that knows such images already.
+        costly: whether it costs as much as ten plain trainings or more; a search for the worst case leaves it out.
         train_calls: hooks of other defenses that a training of its own calls, too.
         setting: of the training that :meth:`prepare` was called for last.
     """
@@ -79,6 +80,7 @@ class Defense(BatchHooks, Parameters):
     needs_clean: bool = False
     replaces_augment: bool = False
     starts_trained: bool = False
+    costly: ClassVar[bool] = False
     train_calls: ClassVar[frozenset[str]] = frozenset({"augment", "perturb", "loss", "on_epoch"})
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -104,6 +104,7 @@ class SimCLR(Defense):
     The literature trains 1,000 epochs with batches of 512; the default here is sized for two cores.
     """
 
+    costly = True
     train_calls = frozenset({"on_epoch"})
 
     epochs: int = param("without labels", default=60, low=1)

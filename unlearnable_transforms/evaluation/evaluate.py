@@ -219,7 +219,8 @@ class _Bench:
 
     def search(self, plan: Plan, budget: int) -> dict[str, list[Trial]]:
         """The sequence of defenses that recovers the most, for every protected set."""
-        singles = [name for name in REGISTRY.names() if name != PLAIN and self._possible(name, plan)]
+        cheap = [name for name in REGISTRY.names() if name != PLAIN and not REGISTRY.find(name).costly]
+        singles = [name for name in cheap if self._possible(name, plan)]
         screening = plan.screening()
         result = {}
         for prepared in self.sets:

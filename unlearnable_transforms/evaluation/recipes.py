@@ -38,7 +38,6 @@ class Plan:
 
         columns = {name: replace(column, epochs=column.epochs and max(2, column.epochs // 3)) for name, column in
                    self.columns.items()}  # fmt: skip
-        columns["simclr"] = Column({"epochs": 20})  # its epochs without labels are its own: 60
         started = shorter(self.started or FINE_TUNING)
         name = f"{self.name}, screening"
         return replace(self, name=name, recipe=shorter(self.recipe), columns=columns, started=started)
