@@ -5,7 +5,8 @@ them as a site serves them: shrunk to the side at which it trains (shorter side,
 
 Trainers: EfficientNet-Lite0 with ImageNet weights as a linear probe (`last-layer`) and with all layers fine-tuned
 (plain training, 8 epochs); a ResNet-9 from nothing (40 epochs), and the same without labels (`simclr`), then a probe.
-Sets: clean; CUDA's strengths; the control, one halo for all classes; noise of PIL, TAP and SEM; CUDA > SEM.
+Sets: clean; CUDA's strengths; the control, one halo for all classes; TAP with the preset for photographs, alone and
+behind CUDA `subtle`; noise of PIL and SEM, made at 96 px.
 
 Parts, in the order in which they were used (default: all but `choose`):
 
@@ -13,7 +14,8 @@ Parts, in the order in which they were used (default: all but `choose`):
              prints the five that recover the most, which stand in DEFENSES below
     probe    test set, 96 px: all sets, the probe, no defense and the five
     tune     test set, 96 px: all sets, fine-tuned, no defense; CUDA `normal` and clean also with the first three
-    scratch  test set, 96 px: CUDA `normal`, its control and clean, from nothing and without labels
+    scratch  test set, 96 px: CUDA `normal`, its control and clean, from nothing
+    simclr   the same without labels, without the control
     large    test set, 160 px: CUDA's sets, probe and fine-tuned
     keys     test set, 96 px: CUDA `normal` with two more keys, probe and fine-tuned
     clean    test set, 224 px: clean photographs, probe and fine-tuned
@@ -71,15 +73,18 @@ def make(name: str) -> ut.Poison:
     match name.split():
         case ["cuda", strength]:
             return cuda(strength)
-        case ["cuda", "normal", ">", other]:
-            return ut.Chain([cuda("normal"), ut.get_poison(other)(key=key)])
+        case ["cuda", strength, ">", other]:
+            return ut.Chain([cuda(strength), make(other)])
         case [other]:
-            return ut.get_poison(other)(key=key)
+            return ut.get_poison(other)(key=key, **SETTINGS[other])
     raise ValueError(name)
 
 
 STRENGTHS = ("cuda normal", "cuda subtle", "cuda strong")
-NOISE = ("pil", "tap", "sem", "cuda normal > sem")
+NOISE = ("tap", "cuda subtle > tap", "pil", "sem")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "tap": {"preset": "photographs"}, "pil": {"work_size": 96}, "sem": {"work_size": 96},
+}  # fmt: skip
 
 
 def read(folder: Path, split: str) -> Dataset:
@@ -247,7 +252,7 @@ def draw() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("choose", "probe", "tune", "scratch", "large", "keys", "clean", "draw")
+    parts = ("choose", "probe", "tune", "scratch", "simclr", "large", "keys", "clean", "draw")
     parser.add_argument("parts", nargs="*", default=list(parts[1:]), metavar="PART", help=", ".join(parts))
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--sets", nargs="*", default=[*STRENGTHS, *NOISE], help="of probe and tune (default: all)")
@@ -279,7 +284,9 @@ def main() -> None:
                         measure(data, part, LITE, trained, 96, poisons=poisons, controls=False)
             case "scratch":
                 poisons = {"cuda normal": cuda("normal")}
-                measure(data, part, NOTHING, [site(), site("simclr")], 96, poisons=poisons)
+                measure(data, part, NOTHING, [site()], 96, poisons=poisons)
+            case "simclr":
+                measure(data, part, NOTHING, [site(part)], 96, poisons={"cuda normal": cuda("normal")}, controls=False)
             case "large":
                 poisons = {name: make(name) for name in STRENGTHS}
                 measure(data, part, LITE, alone[:1], 160, poisons=poisons, controls=False)

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from unlearnable_transforms import BAITPoison, EMPoison, FitWarning, SampleError, TAPPoison
 from unlearnable_transforms.noise.pictures import Pictures, Source
 from unlearnable_transforms.params import UNSET
+from unlearnable_transforms.pixels import ssim
 from unlearnable_transforms.poisons import heads, optimised
 
 pytestmark = pytest.mark.filterwarnings("ignore::unlearnable_transforms.FitWarning")
@@ -218,3 +219,28 @@ def test_older_methods_have_the_arguments_that_they_had():
     assert set(TAPPoison(KEY).arguments()) & {"weights", "loss", "surrogates"} == set()
     assert "loss" not in TAPPoison(KEY, loss="".join(["log", "its"])).arguments()
     assert STARTED["work_size"] == TAPPoison(KEY, preset="photographs", **STARTED).arguments()["work_size"]
+
+
+@pytest.mark.parametrize("spread", [0, 12, 40])
+@pytest.mark.parametrize("similarity", [0.8, 0.95])
+def test_noise_at_the_limit_leaves_the_ssim_that_was_asked_for(spread, similarity):
+    """In a plain image as in a rough one."""
+    random = np.random.default_rng(0)
+    pixels = (128 + spread * random.standard_normal((96, 96, 3))).clip(0, 255).astype(np.uint8)
+    limit = 255 * optimised.hidden(as_pixels(pixels[None]), similarity)[0].permute(1, 2, 0).numpy()
+    noise = random.choice([-1, 1], size=limit.shape) * limit
+    changed = (pixels + noise).round().clip(0, 255).astype(np.uint8)
+    assert ssim(pixels, changed) == pytest.approx(similarity, abs=0.02)
+
+
+def test_noise_stays_below_the_limit_of_plain_places(digits):
+    images, labels = digits
+    poison = weighted(similarity=0.9).fit((images, labels))
+    delta = np.abs(poison.apply(images, labels).astype(int) - images)
+    limit = 255 * optimised.hidden(as_pixels(images), 0.9).permute(0, 2, 3, 1).numpy()
+    assert (delta <= np.minimum(limit, 8) + 0.5).all()
+    plain = limit < 4
+    assert 0 < delta[plain].max() <= 4
+    assert delta[~plain].max() == 8
+    everywhere = weighted().fit((images, labels)).apply(images, labels).astype(int) - images
+    assert np.abs(everywhere)[plain].max() == 8

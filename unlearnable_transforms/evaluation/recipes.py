@@ -38,6 +38,7 @@ class Plan:
 
         columns = {name: replace(column, epochs=column.epochs and max(2, column.epochs // 3)) for name, column in
                    self.columns.items()}  # fmt: skip
+        columns["smoothing"] = Column({"copies": 10})  # its test costs more than a short training by 100
         started = shorter(self.started or FINE_TUNING)
         name = f"{self.name}, screening"
         return replace(self, name=name, recipe=shorter(self.recipe), columns=columns, started=started)

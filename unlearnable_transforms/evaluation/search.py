@@ -1,18 +1,18 @@
 """The worst case is searched, not listed: which defenses, one after the other, recover the most.
 
-All single defenses are screened by short trainings; the best are trained in full; then pairs of the best in both
-orders, and longer sequences out of the best pairs, until the budget is spent. Each step is chosen by the accuracy on
-the test set, which a real trainer does not have: the result is an upper bound of what this search would find without.
+All single defenses are screened by short trainings, and the best are trained in full; then, likewise, pairs of the best
+in both orders, and longer sequences out of the best pairs, until the budget is spent. Each step is chosen by the
+accuracy on the test set, which a real trainer does not have: the result is an upper bound of what this search would
+find without.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 
 from ..errors import UsageError
 
 LEAST = 8  # trainings: fewer than that search nothing
-BEST = 4  # single defenses that pairs are made of
+BEST = 4  # sequences of each length that are trained in full and made longer
 JOIN = " + "
 SCREENED = 1 / 3  # of a full training: what a screened one costs
 ROUNDING = 1e-9  # thirds do not add up to whole numbers exactly
@@ -47,7 +47,7 @@ def search(measure: Measure, singles: Sequence[str], budget: int, *, fits: Calla
 
     Args:
         measure: trains and tests.
-        singles: all single defenses; half of the budget at most is spent on screening them, in this order.
+        singles: all single defenses, screened in this order.
         budget: full trainings in all, at least 8; a screened one, with a third of the epochs, counts a third.
         fits: whether a composed specification is possible.
 
@@ -61,28 +61,32 @@ def search(measure: Measure, singles: Sequence[str], budget: int, *, fits: Calla
         raise UsageError(f"a search needs a budget of at least {LEAST} trainings, got {budget}")
     trials: list[Trial] = []
 
+    def left() -> float:
+        return budget - spent(trials)
+
     def spend(specs: Iterable[str], full: bool, most: float) -> list[Trial]:
         known = {trial.defense for trial in trials if trial.full or not full}
-        count = int(min(most, budget - spent(trials)) / (1 if full else SCREENED) + ROUNDING)
+        count = int(most / (1 if full else SCREENED) + ROUNDING)
         chosen = [spec for spec in dict.fromkeys(specs) if spec not in known][:count]
         made = [Trial(spec, full, accuracy) for spec, accuracy in zip(chosen, measure(chosen, full), strict=True)]
         trials.extend(made)
         return made
 
-    screened = spend(singles, False, budget / 2)
-    spend(_best(screened, max(BEST, budget // 8)), True, budget)
-    best = _best(_full(trials), BEST)
-    sequences = [JOIN.join(pair) for pair in permutations(best, 2)]
-    while spent(trials) < budget:
-        if not (longer := spend(filter(fits, sequences), True, budget)):
-            break
-        sequences = [
+    def best_of(specs: Iterable[str]) -> list[str]:
+        """Those that were trained in full in the end, the best first; half of what is left goes into screening."""
+        screened = spend(specs, False, left() / 2)
+        return _best(spend(_best(screened, BEST), True, left()), BEST)
+
+    singles = sequences = best_of(singles)
+    while sequences:
+        longer = [
             JOIN.join(order)
-            for start in _best(longer, BEST)
-            for added in best
+            for start in sequences
+            for added in singles
             if added not in start.split(JOIN)
             for order in ((start, added), (added, start))
         ]
+        sequences = best_of(filter(fits, longer))
     return trials
 
 

@@ -52,6 +52,7 @@ from .surrogate import Model, Surrogate
 LARGE_SIDE = 96  # pixels, from which on a preset for large pictures is taken where there is one
 LEARNT = 0.25  # of the way from guessing to certainty: a surrogate that has not come so far has no shortcut to give
 STATISTICS = 10_000  # pictures, for the surrogate's normalisation
+WINDOW = 7  # pixels, over which the variance of an image is taken
 WHITE = "in units of 1 = white"
 
 
@@ -80,6 +81,11 @@ class Optimisation(Parameters):
         default=0.0, low=0,
     )  # fmt: skip
     samples: int = param("S, transforms (and perturbations) drawn for each step of the noise", default=1, low=1)
+    similarity: float | None = param(
+        "the local SSIM that noise at its limit would leave: where an image is plain, where noise is seen first, the "
+        "limit is below eps; none: eps everywhere",
+        default=None, above=0, high=0.999,
+    )  # fmt: skip
     radius: float = param("r_a, of the perturbation that the noise is to withstand", default=0.0, low=0, unit=WHITE)
     ramp: float = param(
         "share of the steps over which the perturbation grows from 0 to the radius", default=0.0, low=0, high=1
@@ -228,8 +234,13 @@ class OptimisedPoison(Optimisation, FittedPoison):
         return delta - step_size * gradient.sign()
 
     def _project(self, delta: Tensor, batch: Batch) -> Tensor:
-        """Into the ball of eps, and so that x + delta lies in [0, 1] and is grey where x is."""
-        return (batch.x + equal_channels(delta, batch.grey).clamp(-self.eps, self.eps)).clamp(0, 1) - batch.x
+        """Into the ball of eps, or what ``similarity`` leaves of it, and so that x + delta lies in [0, 1] and is grey
+        where x is."""
+        delta = equal_channels(delta, batch.grey).clamp(-self.eps, self.eps)
+        if batch.settings.similarity is not None:
+            limit = hidden(batch.x, batch.settings.similarity)
+            delta = delta.clamp(-limit, limit)
+        return (batch.x + delta).clamp(0, 1) - batch.x
 
     def _models(self, surrogate: Surrogate, batch: Batch) -> list[Model]:
         """The networks that the noise of a batch is made with: the surrogates, or what they would be a step later."""
@@ -370,6 +381,17 @@ class OptimisedPoison(Optimisation, FittedPoison):
     def _whole_levels(self, delta: Tensor) -> Tensor:
         """In units of 1 = white -> whole levels of 1/255, float, as they are kept."""
         return (255 * delta).round().clamp(-self.levels, self.levels)
+
+
+def hidden(x: Tensor, similarity: float) -> Tensor:
+    """The size of noise that leaves this SSIM in every place of x, float (B, 3, H, W) in [0, 1], alike.
+
+    SSIM (Wang et al. 2004) compares variances: with noise of variance n^2 that has nothing to do with the image, of
+    variance v^2 around a place, it is (2 v^2 + c) / (2 v^2 + n^2 + c), with c = 0.03^2.
+    """
+    mean, square = (F.avg_pool2d(some, WINDOW, 1, WINDOW // 2, count_include_pad=False) for some in (x, x * x))
+    variance = (square - mean * mean).clamp_min(0)
+    return ((1 / similarity - 1) * (2 * variance + 0.03**2)).sqrt()
 
 
 def adversarial(model: PixelModel, z: Tensor, batch: Batch) -> Tensor:
