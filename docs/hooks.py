@@ -3,7 +3,9 @@
 - ``<!-- parameters: SEMPoison -->`` becomes the table of what the class declares,
 - ``<!-- methods -->`` the reference of every registered method,
 - ``<!-- measured: sem -->`` the figures of a method, from ``unlearnable_transforms/evaluation/measured.json``,
+- ``<!-- gallery: sem -->`` a photograph under a slider, and the difference, as ``examples/gallery.py`` draws them,
 - ``<!-- trainers: main -->`` a table of ``results/trainers/tables.md``, which ``tests/benchmarks/trainers.py`` writes,
+  to be sorted by a click,
 - ``<!-- sites -->`` the table ``unlearnable_transforms/data/sites.toml``,
 - ``<!-- changelog -->`` the file CHANGELOG.md.
 """
@@ -80,11 +82,21 @@ def measured(mark: re.Match) -> str:
     )
 
 
+def gallery(mark: re.Match) -> str:
+    """What a method does to a photograph, pixel by pixel: site.js makes a slider of the first two pictures."""
+    name = mark[1]
+    return (
+        '<div class="gallery" markdown="1">\n<div class="compare" markdown="1">\n'
+        f"![Clean](images/real-clean.jpg)\n![Protected by {name}](images/real-{name}.jpg)\n</div>\n\n"
+        f"![Four times the difference](images/real-{name}-difference.jpg)\n</div>"
+    )
+
+
 def trainers(mark: re.Match) -> str:
-    """A table of what real trainers get from protected photographs."""
+    """A table of what real trainers get from protected photographs, to be sorted by a click."""
     parts = (Path(__file__).parent / "results" / "trainers" / "tables.md").read_text(encoding="utf-8").split("<!-- ")
     (found,) = [part for part in parts if part.startswith(f"{mark[1]} -->")]
-    return found.partition("-->")[2].strip()
+    return f'<div class="sortable" markdown="1">\n\n{found.partition("-->")[2].strip()}\n\n</div>'
 
 
 def changelog(_: re.Match) -> str:
@@ -112,6 +124,7 @@ INCLUDES = {
     r"parameters: (\w+)": parameters,
     "methods": methods,
     "sites": site_table,
+    r"gallery: (\w+)": gallery,
     r"trainers: (\w+)": trainers,
     r"measured: ([\w-]+)": measured,
     "changelog": changelog,

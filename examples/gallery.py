@@ -2,9 +2,13 @@
 
 python examples/gallery.py [FOLDER]
 
-Writes one JPEG a method, gallery-NAME.jpg; docs/gallery.md shows them. Rows: a photograph of 256 px, one of 64 px, and
-a handwritten digit enlarged to 32 px. Methods that learn noise are fitted in STEPS steps on CROPS pictures of each of
-two classes: as strong as a real fit's noise, and of its kind, but it protects nothing.
+Writes gallery-NAME.jpg for each method, with a photograph of 256 px, one of 64 px, and a handwritten digit enlarged to
+32 px in its rows. The photograph of 256 px is also written pixel by pixel: real-clean.jpg, real-NAME.jpg and
+real-NAME-difference.jpg. start-clean.jpg, start-protected.jpg and start.jpg are a whole photograph with CUDA at the
+strength normal, and the three pictures in a row. The README, docs/index.md, docs/gallery.md and the methods' pages show
+all of them. Methods that learn noise are fitted
+in STEPS steps on CROPS pictures of each of two classes: as strong as a real fit's noise, and of its kind, but it
+protects nothing.
 """
 
 import sys
@@ -69,8 +73,30 @@ def spectrum(difference: np.ndarray) -> np.ndarray:
     return strength / max(float(strength.max()), 1e-9)
 
 
-def draw(name: str, target: Path) -> None:
-    """One picture of a method."""
+def save(path: Path, image: np.ndarray) -> None:
+    """An image (H, W, 3) of whole levels as a JPEG that keeps colours at full size."""
+    Image.fromarray(image.astype(np.uint8)).save(path, quality=95, subsampling="4:4:4")
+
+
+def magnified(clean: np.ndarray, protected: np.ndarray) -> np.ndarray:
+    """Four times the difference of two images (H, W, 3) of whole levels, around mid-grey."""
+    return np.clip(128 + 4 * (protected - clean), 0, 255)
+
+
+def draw_start(folder: Path) -> None:
+    """The pictures of the first pages: a whole photograph, pixel by pixel, and its middle in a row."""
+    clean = load_sample_images().images[1]
+    protected = ut.CUDAPoison(key=KEY)(clean, "flower")[0]
+    save(folder / "start-clean.jpg", clean)
+    save(folder / "start-protected.jpg", protected)
+    three = (clean, protected, magnified(clean.astype(int), protected.astype(int)))
+    gap = np.full((256, 8, 3), 255)
+    crops = [image[85 : 85 + 256, 192 : 192 + 256] for image in three]
+    save(folder / "start.jpg", np.concatenate([crops[0], gap, crops[1], gap, crops[2]], axis=1))
+
+
+def draw(name: str, folder: Path) -> None:
+    """The pictures of a method."""
     pictures, labels = photographs()
     small, their_labels = digits()
     poison, of_digits = make(name, (pictures, labels)), make(name, (small, their_labels))
@@ -81,24 +107,28 @@ def draw(name: str, target: Path) -> None:
     ]
     figure = Figure(figsize=(9.2, 7), facecolor="white")
     axes = figure.subplots(len(rows), len(COLUMNS))
-    for cells, (method, picture, label) in zip(axes, rows, strict=True):
+    for number, (cells, (method, picture, label)) in enumerate(zip(axes, rows, strict=True)):
         clean, protected = (np.asarray(one.convert("RGB"), int) for one in (picture, method(picture, label)[0]))
-        difference = protected - clean
-        shown = (clean, protected, np.clip(128 + 4 * difference, 0, 255), spectrum(difference))
-        for cell, image in zip(cells, shown, strict=True):
+        difference = magnified(clean, protected)
+        if number == 0:
+            save(folder / "real-clean.jpg", clean)
+            save(folder / f"real-{name}.jpg", protected)
+            save(folder / f"real-{name}-difference.jpg", difference)
+        for cell, image in zip(cells, (clean, protected, difference, spectrum(protected - clean)), strict=True):
             cell.imshow(image, cmap="magma", vmin=0, vmax=1 if image.ndim == 2 else None)
             cell.set_axis_off()
     for cell, title in zip(axes[0], COLUMNS, strict=True):
         cell.set_title(title, fontsize=11, loc="left")
     figure.tight_layout(pad=0.5)
-    figure.savefig(target, dpi=100, pil_kwargs={"quality": 88})
+    figure.savefig(folder / f"gallery-{name}.jpg", dpi=100, pil_kwargs={"quality": 88})
 
 
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
+    draw_start(folder)
     for name in ut.list_poisons():
         learns = issubclass(ut.get_poison(name), FittedPoison)
-        draw(name, folder / f"gallery-{name}.jpg")
+        draw(name, folder)
         print(f"{name:5}", "noise made in a short fit" if learns else "as it would be published")
     print("Look at", folder)
 

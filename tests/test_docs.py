@@ -192,6 +192,35 @@ def test_the_page_of_a_method_comes_into_the_navigation_by_itself():
     assert len(methods) == len(ut.list_poisons())
 
 
+def test_what_photographers_read_holds_no_python_and_no_words_of_the_field():
+    """Further down, under "Measured", researchers read on."""
+    words = r"\b(array|tensor|uint8|dataset|victim|epoch|eps|PSNR|SSIM|stdout|ResNet|import|mode 0\d+|shortcut)\b"
+    for page in ("start-photographs", "app", "photographs"):
+        text, _, _ = (DOCS / f"{page}.md").read_text(encoding="utf-8").partition("\n## Measured\n")
+        assert "```python" not in text
+        assert not re.findall(words, text), f"{page}.md"
+
+
+def test_words_that_people_search_for_are_in_headings():
+    for word, pages in {
+        "JPEG": {"photographs", "limits"},
+        "Instagram": {"photographs"},
+        "Undo": {"start-photographs"},
+        "Install": {"index", "app"},
+    }.items():
+        found = {
+            page
+            for page in PAGES
+            if re.search(rf"^#+ .*\b{word}\b", (DOCS / f"{page}.md").read_text(encoding="utf-8"), re.MULTILINE)
+        }
+        assert pages <= found, f"{word}: {found}"
+
+
+def test_the_citation_is_of_this_version():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.*)$", citation, re.MULTILINE)[1] == ut.__version__
+
+
 def test_every_benchmark_has_its_place():
     benchmarks = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(\w+\.py)", benchmarks))
@@ -199,8 +228,13 @@ def test_every_benchmark_has_its_place():
 
 
 def test_the_images_of_the_pages_are_whole():
-    named = {name for page in PAGES for name in re.findall(r"\]\((images/[^)]+)\)", (DOCS / f"{page}.md").read_text())}
-    assert "images/gallery-cuda.jpg" in named
+    named = {
+        name
+        for page in PAGES
+        for text in [HOOKS.on_page_markdown((DOCS / f"{page}.md").read_text(encoding="utf-8"))]
+        for name in re.findall(r"\]\((images/[^)]+)\)", text)
+    }
+    assert {"images/gallery-cuda.jpg", "images/real-cuda.jpg"} <= named
     for name in named:
         if name.endswith(".svg"):
             assert ElementTree.parse(DOCS / name).getroot().tag.endswith("svg")
@@ -209,12 +243,18 @@ def test_the_images_of_the_pages_are_whole():
             image.load()
 
 
-def test_the_page_of_a_method_says_what_it_does_costs_gives_and_what_breaks_it():
+TEMPLATE = ["Idea", "Formula", "Picture", "Settings", "Cost", "Measured", "What breaks it"]
+OLDER = {"bait": ["Cost", "Measured", "What breaks it"]}  # a page from before the template
+
+
+def test_the_page_of_a_method_follows_the_template():
     for name in ut.list_poisons():
         page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
-        headings = set(re.findall(r"^## (.*)$", page, re.MULTILINE))
-        assert {"Cost", "Measured", "What breaks it"} <= headings, f"{name}.md: {headings}"
-        assert {"Idea", "Formula"} <= headings or "Idea and formula" in headings, f"{name}.md: {headings}"
+        headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
+        if name in OLDER:
+            assert [heading for heading in headings if heading in OLDER[name]] == OLDER[name]
+        else:
+            assert headings == TEMPLATE, f"{name}.md"
         assert f"<!-- measured: {name} -->" in page, f"{name}.md"
 
 

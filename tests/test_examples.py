@@ -4,6 +4,7 @@ On digits, as they are, they run in .ci/run.
 """
 
 import importlib
+import json
 import sys
 import warnings
 from dataclasses import replace
@@ -233,6 +234,35 @@ def test_ray_data(example, monkeypatch, capsys):
     module.main("imagenet-100")
     assert "every row once: True; the pixels of ds.map(poison): True" in capsys.readouterr().out
     assert not ray.is_initialized()
+
+
+# ---- the tutorials
+
+
+def test_the_notebooks_agree_with_the_tutorials_and_hold_no_outputs(example, capsys):
+    notebooks = example("notebooks")
+    assert notebooks.main(write=False) == 0, capsys.readouterr().out
+    found = sorted((ROOT / "examples").glob("*.ipynb"))
+    assert [path.stem for path in found] == sorted(path.stem for path in (ROOT / "examples").glob("tutorial_*.py"))
+    for path in found:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        assert cells[0]["cell_type"] == "markdown"
+        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+        code = [compile("".join(cell["source"]), path.name, "exec") for cell in cells if cell["cell_type"] == "code"]
+        assert len(code) > 2
+
+
+def test_a_notebook_that_does_not_agree_is_named(example, monkeypatch, tmp_path, capsys):
+    notebooks = example("notebooks")
+    monkeypatch.setattr(notebooks, "HERE", tmp_path)
+    (tmp_path / "tutorial_a.py").write_text("# %% [markdown]\n# # A title\n#\n# Text\n\n# %%\nx = 1\n\n\ny = 2\n")
+    assert notebooks.main(write=False) == 1
+    assert "tutorial_a.ipynb" in capsys.readouterr().out
+    notebooks.main(write=True)
+    assert notebooks.main(write=False) == 0
+    text, code = json.loads((tmp_path / "tutorial_a.ipynb").read_text())["cells"]
+    assert "".join(text["source"]) == "# A title\n\nText"
+    assert "".join(code["source"]) == "x = 1\n\n\ny = 2"
 
 
 # ---- what they need of the package

@@ -385,15 +385,36 @@ def test_the_next_steps_work_as_printed(tmp_path, monkeypatch, capsys):
     pictures = [Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (50, 200)]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     names = {"dataset": datasets.Dataset.from_dict({"image": pictures, "label": [0, 1]}, features=features)}
-    for line in quickstart.NEXT_STEPS.splitlines()[1:]:
+    for name in ("a", "b"):
+        Path("photos", name).mkdir(parents=True)
+        pictures[0].save(Path("photos", name, "one.png"))
+    for line in quickstart.next_steps().splitlines():
         prompt, _, code = line.strip().partition(" ")
         if prompt == "$":
             assert main(code.split()[1:]) == 0
-        else:
+        elif prompt == ">>>":
             exec(code, names)
     assert Path("my.key").exists()
+    assert len(list(Path("protected").rglob("*.png"))) == 2
     changed = [np.asarray(row["image"]) for row in names["protected"]]
     assert all((after != np.asarray(before)).any() for before, after in zip(pictures, changed, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("typed", "on_path", "printed"),
+    [
+        (".venv/bin/unlearnable", "", ".venv/bin/unlearnable"),
+        ("{here}/my files/unlearnable", "", "'{here}/my files/unlearnable'"),
+        ("{here}/bin/unlearnable", "{here}/bin", "unlearnable"),
+        ("-c", "", "unlearnable"),
+    ],
+)
+def test_the_next_steps_name_the_command_as_it_was_typed(typed, on_path, printed, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "unlearnable").touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [typed.format(here=tmp_path), "quickstart"])
+    monkeypatch.setenv("PATH", on_path.format(here=tmp_path) or str(tmp_path))
+    assert f"  $ {printed.format(here=tmp_path)} keygen my.key\n" in quickstart.next_steps()
 
 
 def test_the_page_says_what_to_install_where_its_packages_are_missing(monkeypatch, capsys):

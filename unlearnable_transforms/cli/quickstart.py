@@ -6,6 +6,8 @@ the same network, from the same weights and in the same order, on the protected 
 """
 
 import argparse
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -24,8 +26,13 @@ CLASSES = 10
 PICTURE = "quickstart.png"
 COLUMN = 16  # characters of a column of the printed table
 NEXT_STEPS = """\
-Next, your own pictures (a datasets.Dataset with the columns image and label):
-  $ unlearnable keygen my.key
+This network starts from nothing. One that starts from ImageNet weights still learns most of what clean photographs
+teach it: docs/trainers.md.
+
+Next, a key, and your own photographs: a folder "photos" with a subfolder for each class (person, place, kind of thing).
+  $ {command} keygen my.key
+  $ {command} protect photos protected --key my.key
+A datasets.Dataset with the columns image and label, in Python:
   >>> import unlearnable_transforms as ut
   >>> protected = ut.protect(dataset, ut.CUDAPoison(key=ut.Key.load("my.key")))"""
 
@@ -76,7 +83,14 @@ def run(args: argparse.Namespace) -> None:
     _print_row("mean", _percent(mean_clean), _percent(mean_protected))
     seconds = time.perf_counter() - started
     say("", f"Guessing gives {_percent(1 / CLASSES)}. Look at {args.out / PICTURE}; all took {seconds:.0f} s.", "")
-    say(*NEXT_STEPS.split("\n"))
+    say(*next_steps().split("\n"))
+
+
+def next_steps() -> str:
+    """What to type next. The command is the one that is running, as it was typed: perhaps it is not on the PATH."""
+    typed = sys.argv[0]
+    known = Path(typed).name == "unlearnable" and typed != shutil.which("unlearnable")
+    return NEXT_STEPS.format(command=shlex.quote(typed) if known else "unlearnable")
 
 
 def load_digits() -> Digits:
