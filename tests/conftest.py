@@ -35,10 +35,12 @@ from PIL import ExifTags, Image
 
 from unlearnable_transforms import (
     ARPoison,
+    AUEPoison,
     BAITPoison,
     Chain,
     CUDAPoison,
     EMPoison,
+    HYPOPoison,
     Key,
     LSPPoison,
     OPSPoison,
@@ -123,6 +125,9 @@ POISONS: dict[str, tuple[Callable[[], Poison], list]] = {
     "pil, classes and text": (fitted(PILPoison, NAMES, classes=CLASSES), NAMES),
     "em": (fitted(EMPoison, NUMBERS, **TINY), NUMBERS),
     "em, class-wise": (fitted(EMPoison, NUMBERS, kind="class", **TINY), NUMBERS),
+    "aue": (fitted(AUEPoison, NUMBERS, **{**TINY, "augment": "contrastive"}), NUMBERS),
+    "aue, class-wise": (fitted(AUEPoison, NUMBERS, kind="class", **{**TINY, "augment": "contrastive"}), NUMBERS),
+    "hypo": (fitted(HYPOPoison, NUMBERS, **TINY), NUMBERS),
     "sem": (fitted(SEMPoison, NUMBERS, **TINY), NUMBERS),
     "rem": (fitted(REMPoison, NUMBERS, **TINY), NUMBERS),
     "tap": (fitted(TAPPoison, NUMBERS, **TINY, restarts=2), NUMBERS),

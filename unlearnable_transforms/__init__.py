@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from .poisons import get_poison as get_poison
     from .poisons import list_poisons as list_poisons
     from .poisons.ar import ARPoison as ARPoison
+    from .poisons.aue import AUEPoison as AUEPoison
     from .poisons.base import NotFittedError as NotFittedError
     from .poisons.base import Poison as Poison
     from .poisons.base import UnchangedWarning as UnchangedWarning
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from .poisons.cuda import CUDAPoison as CUDAPoison
     from .poisons.em import EMPoison as EMPoison
     from .poisons.fitted import FitWarning as FitWarning
+    from .poisons.hypo import HYPOPoison as HYPOPoison
     from .poisons.lsp import LSPPoison as LSPPoison
     from .poisons.ops import OPSPoison as OPSPoison
     from .poisons.pil import PILPoison as PILPoison

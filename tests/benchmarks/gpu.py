@@ -25,7 +25,7 @@ from unlearnable_transforms.evaluation.recipes import get_plan
 from unlearnable_transforms.evaluation.recommended import make_poison
 
 ROOT = Path(__file__).parents[2]
-PRESETS = ("em", "tap", "sem", "rem")
+PRESETS = ("em", "aue", "tap", "hypo", "sem", "rem")
 FITTED = ("pil", *PRESETS)
 TITLES = ("cuda", "cuda, invertible > sem", *FITTED, "lsp", "ops", "ar")
 DEFENSES = (
@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("speed", "fits", "table"))
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--preset", default="fast", help="of SEM, REM, EM and TAP: paper, fast or cpu (default: fast)")
+    parser.add_argument("--preset", default="fast", help="of surrogate methods: paper, fast or cpu (default: fast)")
     parser.add_argument("--key", default="screen-0", help="name of a public key (default: screen-0)")
     parser.add_argument("--methods", nargs="+", default=list(TITLES), choices=METHODS)
     parser.add_argument("--defenses", nargs="+", default=list(DEFENSES), metavar="NAME")

@@ -12,6 +12,8 @@ filter for all classes, of a chain both. `--write` brings the figures into the p
 
 import argparse
 import json
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,25 +36,15 @@ DEFENSES = (
 TRAINING, ATTACKER = range(10_000), range(10_000, 20_000)
 BEST, WORST, SEEDS = 3, 3, (0, 1, 2)
 METHODS: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    **{name: [(name, {})] for name in ("cuda", "sem", "em", "rem", "tap", "pil", "lsp", "ar", "ops")},
+    **{name: [(name, {})] for name in ("cuda", "sem", "em", "rem", "tap", "pil", "lsp", "ar", "ops", "hypo", "aue")},
     "cuda > sem": [("cuda", {}), ("sem", {})],
     "sem > cuda": [("sem", {}), ("cuda", {})],
     "cuda, invertible > sem": [("cuda", {"invertible": True}), ("sem", {})],
     "cuda > ops": [("cuda", {}), ("ops", {})],
 }
-# Clean test accuracy in % of a ResNet-18 on CIFAR-10. ISS: the table of github.com/liuzrcc/ImageShortcutSqueezing
-# (L-inf 8/255; LSP and AR L2 1.0). DUNE: a second-hand note of the table in arXiv 2605.01718.
-PUBLISHED = {
-    "plain, ISS": ("erm", {"em": 21.05, "rem": 25.44, "tap": 8.17, "lsp": 19.07, "ar": 13.28, "ops": 36.55}),
-    "grayscale, ISS": ("grayscale", {"em": 93.01, "rem": 92.84, "tap": 9.11, "lsp": 82.47, "ar": 34.04, "ops": 42.44}),
-    "JPEG-10, ISS": ("jpeg", {"em": 81.50, "rem": 81.50, "tap": 83.87, "lsp": 83.01, "ar": 85.15, "ops": 82.53}),
-    "plain, DUNE": ("erm", {"em": 18.26, "rem": 25.81, "cuda": 25.48, "sem": 15.94}),
-    "grayscale, DUNE": ("grayscale", {"em": 89.09, "rem": 38.87, "cuda": 22.89, "sem": 31.94}),
-    "JPEG, DUNE": ("jpeg", {"em": 78.91, "rem": 81.33, "cuda": 43.31, "sem": 81.58}),
-    "COIN, DUNE": ("coin", {"em": 19.49, "rem": 33.67, "cuda": 72.02, "sem": 24.22}),
-    "projection, DUNE": ("orthogonal-projection", {"em": 64.37, "rem": 29.45, "cuda": 28.66, "sem": 15.99}),
-    "adversarial, DUNE": ("at-fgsm", {"em": 69.72, "rem": 59.12, "cuda": 49.32, "sem": 32.43}),
-}
+PUBLISHED = tomllib.loads((ROOT / "docs" / "results" / "literature" / "published.toml").read_text(encoding="utf-8"))
+"""By source: what it is, its settings, and accuracies in %, by defense and method."""
+LEAST = 3  # methods: an order of fewer says nothing
 
 
 def make(title: str, key: str) -> Poison:
@@ -89,15 +81,19 @@ def quality_of(poison: Poison, images: np.ndarray, labels: list[int]) -> dict[st
     return {name: float(np.mean([min(kind(*pair), 99.0) for pair in pairs])) for name, kind in kinds.items()}
 
 
-def taus(measured: dict[str, dict[str, float]]) -> None:
-    print("\nKendall's tau between the order of the methods here and in published tables (methods in both):")
-    for name, (defense, published) in PUBLISHED.items():
-        both = [title for title in published if defense in measured.get(title, {})]
-        if len(both) < 3:
-            print(f"  {name:18} fewer than three methods measured")
-            continue
-        tau, p = kendalltau([measured[title][defense] for title in both], [published[title] for title in both])
-        print(f"  {name:18} {tau:+.2f} (p {p:.2f}; {', '.join(both)})")
+def agreement(measured: dict[str, dict[str, float]]) -> Iterator[tuple[str, str, float, float, list[str]]]:
+    """Defense, source, Kendall's tau between our order of the methods and the published one, its p-value, and the
+    methods that both have. Clean images are no method.
+
+    Args:
+        measured: accuracies by method and the name of the defense.
+    """
+    for source, known in PUBLISHED.items():
+        for defense, published in known["accuracy"].items():
+            both = [title for title in published if title != "clean" and defense in measured.get(title, {})]
+            if len(both) >= LEAST:
+                tau, p = kendalltau([measured[title][defense] for title in both], [published[title] for title in both])
+                yield defense, source, tau, p, both
 
 
 def main() -> None:
@@ -159,7 +155,9 @@ def main() -> None:
             f"  {title:12} at most {100 * measured[title][worst]:5.1f} under {worst:22} PSNR {quality['psnr']:5.1f}, "
             f"after the best gain {quality['psnr_gain']:5.1f} dB, SSIM {quality['ssim']:.3f}"
         )
-    taus(measured)
+    print("\nKendall's tau between the order of the methods here and in published tables (methods in both):")
+    for defense, source, tau, p, both in agreement(measured):
+        print(f"  {defense:22} {source:10} {tau:+.2f} (p {p:.2f}; {', '.join(both)})")
     clean = accuracies(report, "clean")
     if arguments.write:
         clean = {name: round(clean[name], 4) for name in names}

@@ -29,7 +29,7 @@ from unlearnable_transforms.jobs.workers import cores
 from unlearnable_transforms.poisons.fitted import FittedPoison
 
 ROOT = Path(__file__).parents[2]
-METHODS = ("pil", "em", "sem", "tap", "rem")
+METHODS = ("pil", "em", "sem", "tap", "rem", "hypo", "aue")
 KEYS = ("screen-0", "screen-1", "screen-2")
 DEFENSES = ("erm", "at-fgsm")
 TRAINING, LATER, VALIDATION = range(10_000), range(10_000, 20_000), range(40_000, 50_000)

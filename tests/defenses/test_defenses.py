@@ -38,6 +38,7 @@ ARGUMENTS: dict[str, dict] = {
     "purify": {"purifier": f"{__name__}:darker"},
     "dilution": {"count": 20},
     "simclr": {"epochs": 1},
+    "d-vae": {"epochs": 1, "width": 4},
 }
 # One epoch is the best one; digits are gray, and have too few pixels for Pillow to equalise; "bn-test" is of the test.
 UNCHANGED = {"erm", "early-stop", "grayscale", "equalize", "bn-test"}
@@ -165,6 +166,8 @@ def test_a_defense_may_have_a_constructor_of_its_own():
         ("ueraser", {"variant": "maximum"}),
         ("ueraser", {"jpeg": 0}),
         ("fine-tune", {"lr_scale": 0}),
+        ("d-vae", {"epochs": 0}),
+        ("d-vae", {"rate": 0}),
     ],
 )
 def test_bad_arguments(name, arguments):

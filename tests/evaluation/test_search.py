@@ -135,6 +135,6 @@ def test_every_registered_defense_is_tried_or_is_impossible(monkeypatch, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         ut.evaluate(**NEEDED, poisons=[ut.CUDAPoison(key=KEY)], defenses="search", controls=False, out=tmp_path)
     started = {"fine-tune", "last-layer"}
-    assert set(ut.list_defenses()) - set(singles) == {"erm", "purify", "simclr", "dilution", "early-stop"} | (
+    assert set(ut.list_defenses()) - set(singles) == {"erm", "purify", "simclr", "d-vae", "dilution", "early-stop"} | (
         set() if weights else started
     )

@@ -1,4 +1,4 @@
-"""EM, SEM, REM, TAP: each step does what its paper says; a fit that is killed ends with the same bytes."""
+"""EM, AUE, HYPO, SEM, REM, TAP: each step does what its paper says; a fit that is killed ends with the same bytes."""
 
 import copy
 import os
@@ -6,6 +6,7 @@ import random
 import signal
 import time
 import warnings
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,9 +17,11 @@ from conftest import KEY, STARTED
 from sklearn.datasets import load_digits
 
 from unlearnable_transforms import (
+    AUEPoison,
     BAITPoison,
     EMPoison,
     FitWarning,
+    HYPOPoison,
     Key,
     PILPoison,
     REMPoison,
@@ -32,6 +35,7 @@ from unlearnable_transforms.pixels import equal_channels
 from unlearnable_transforms.poisons import optimised, pil, surrogate
 from unlearnable_transforms.poisons.optimised import OptimisedPoison, Settings
 from unlearnable_transforms.poisons.surrogate import Model
+from unlearnable_transforms.training.transforms import contrastive
 
 SHORT = {"surrogate": "smallcnn", "steps": 3, "batch_size": 32, "noise_steps": 3, "attack_steps": 2, "augment": "crop"}
 SHORT["final_noise_steps"] = None  # as many
@@ -39,6 +43,8 @@ RADIUS = 12 / 255
 FAMILY = {
     "em": lambda **more: EMPoison(KEY, **{**SHORT, **more}),
     "em, class-wise": lambda **more: EMPoison(KEY, kind="class", **{**SHORT, **more}),
+    "aue": lambda **more: AUEPoison(KEY, **{**SHORT, "augment": "contrastive", **more}),
+    "hypo": lambda **more: HYPOPoison(KEY, **{**SHORT, **more}),
     "sem": lambda **more: SEMPoison(KEY, **{**SHORT, "radius": RADIUS, "ramp": 0.0, "samples": 2, **more}),
     "rem": lambda **more: REMPoison(KEY, **{**SHORT, "radius": RADIUS, "ramp": 0.0, "samples": 2, **more}),
     "tap": lambda **more: TAPPoison(KEY, **{**SHORT, **more}),
@@ -94,7 +100,7 @@ class Step:
         return delta
 
 
-@pytest.mark.parametrize("name", ["em", "sem", "rem"])
+@pytest.mark.parametrize("name", ["em", "hypo", "sem", "rem"])
 def test_the_noise_lowers_the_surrogates_loss(digits, name):
     poison = FAMILY[name](augment="none", eps=16 / 255)
     step = Step(poison, digits)
@@ -121,21 +127,21 @@ def test_tap_keeps_the_best_start_of_each_picture(digits):
     assert losses[1].mean() < losses[0].mean()
 
 
-def test_tap_trains_its_surrogate_on_clean_pictures(digits, monkeypatch):
+def test_tap_and_hypo_train_their_surrogates_on_clean_pictures(digits, monkeypatch):
     seen = []
     monkeypatch.setattr(
         surrogate.Surrogate,
         "learn",
         lambda self, pixels, labels, rate, number: seen.append(pixels) or torch.zeros(()),
     )
-    for name in ("tap", "em"):
+    for name in ("tap", "hypo", "em"):
         FAMILY[name](augment="none").fit(digits)
     clean = {image.tobytes() for image in digits[0].transpose(0, 3, 1, 2)}
 
     def untouched(pixels) -> int:
         return sum((image * 255).round().byte().numpy().tobytes() in clean for image in pixels)
 
-    assert [untouched(pixels) for pixels in seen] == [32, 32, 32, 0, 0, 0]
+    assert [untouched(pixels) for pixels in seen] == [32, 32, 32, 32, 32, 32, 0, 0, 0]
 
 
 def test_sems_noise_meets_random_perturbations_and_its_surrogate_an_attack(digits):
@@ -180,6 +186,8 @@ def test_em_sees_the_pictures_as_they_are(digits):
         ("sem", 3 * 2 + 2 + 1, 3 * 2),
         ("rem", 3 * 2 * (2 + 1) + 2 + 1, 3 * 2 * (2 + 1)),
         ("tap", 1, 3 * 1),
+        ("hypo", 1, 3 * 1),
+        ("aue", 3 * 1 + 0 + 1, 3 * 1),
     ],
 )
 def test_passes_are_those_that_the_papers_count(digits, name, step, last):
@@ -188,7 +196,76 @@ def test_passes_are_those_that_the_papers_count(digits, name, step, last):
     assert poison.report["passes"] * 128 == 3 * 32 * step + 64 * last
 
 
+def test_hypos_noise_starts_at_the_clean_image_and_is_not_augmented(digits, monkeypatch):
+    poison = FAMILY["hypo"](noise_step_size=1 / 255, noise_steps=2)
+    step = Step(poison, digits)
+    assert step.batch.settings.augment == "crop"
+    seen = []
+    monkeypatch.setattr(HYPOPoison, "_noise_view", lambda self, model, z, batch: seen.append(z) or z)
+    delta = poison._noise(step.surrogate, step.batch)
+    assert torch.equal(seen[0], step.x)
+    assert torch.allclose(seen[1] - step.x, (seen[1] - step.x).clamp(-1 / 255, 1 / 255))
+    assert delta.abs().max() == pytest.approx(2 / 255, abs=1e-6)  # two steps from nothing
+
+
+def test_hypos_steps_are_those_down_the_cross_entropy_and_do_not_vanish(digits):
+    poison = FAMILY["hypo"](augment="none")
+    step = Step(poison, digits)
+    logits = (5 * torch.randn(48, 10, generator=step.generator)).double().requires_grad_()
+    ours = torch.autograd.grad(poison._loss(lambda given: given, logits, step.batch).sum(), logits)[0]
+    papers = torch.autograd.grad(F.cross_entropy(logits, step.y, reduction="sum"), logits)[0]
+    assert F.cosine_similarity(ours, papers).min() > 1 - 1e-9
+    with torch.no_grad():
+        step.model.net.classifier.weight *= 1e5  # as certain as can be
+    assert (F.cross_entropy(step.model(step.x), step.y, reduction="none") == 0).sum() > 20
+    assert (step.noise(poison).abs().amax((1, 2, 3)) > 0).all()
+
+
+def mean_loss(step, delta, strength: float, draws: int = 40) -> float:
+    """The surrogate's loss at x + delta, over random augmentations of a strength."""
+    with torch.no_grad():
+        views = [contrastive(step.x + delta, step.generator, strength=strength) for _ in range(draws)]
+        return float(np.mean([step.loss(view) for view in views]))
+
+
+def test_aues_noise_lowers_the_loss_under_its_augmentations(digits):
+    """More than EM's with as many steps does."""
+    few = {"eps": 16 / 255, "noise_steps": 12}
+    augmented, plain = FAMILY["aue"](**few), FAMILY["em"](augment="none", **few)
+    step = Step(augmented, digits)
+    with_augmentation = step.noise(augmented)
+    step.batch = replace(step.batch, settings=plain.settings_for(8))
+    without = step.noise(plain)
+    losses = [mean_loss(step, delta, 0.6) for delta in (torch.zeros_like(step.x), without, with_augmentation)]
+    assert losses[2] < losses[1] < losses[0]
+
+
+def test_aue_passes_on_its_strength_in_the_steps_of_both(digits, monkeypatch):
+    taken = []
+
+    def recorded(images, generator, *, strength):
+        taken.append((images.requires_grad, strength))
+        return images
+
+    monkeypatch.setattr("unlearnable_transforms.poisons.aue.contrastive", recorded)
+    FAMILY["aue"](strength=0.9, steps=1).fit(digits)
+    noise, surrogates = [(True, 0.9)] * 3, [(False, 0.9)]
+    assert taken == [*noise, *surrogates, *noise, *noise]  # one step, then two batches
+    taken.clear()
+    FAMILY["aue"](augment="crop", steps=1).fit(digits)
+    assert taken == []
+    for wrong in (0, 1.1):
+        with pytest.raises(ValueError, match="strength is a number"):
+            FAMILY["aue"](strength=wrong)
+
+
 def test_the_published_settings():
+    aue = AUEPoison(KEY, preset="paper")
+    of_cifar = aue.settings_for(32)
+    assert (of_cifar.augment, aue.strength) == ("contrastive", 0.6)
+    assert of_cifar.steps * (of_cifar.noise_steps + 1) == 140_760  # 60 epochs of 391 batches
+    hypo = HYPOPoison(KEY, preset="paper").settings_for(32)
+    assert (hypo.noise_steps, round(255 * hypo.noise_step_size, 6)) == (100, 0.8)
     sem, rem = SEMPoison(KEY, preset="paper"), REMPoison(KEY, preset="paper")
     assert sem.settings_for(32).arguments() == rem.settings_for(32).arguments()
     large = sem.settings_for(224)
@@ -407,7 +484,9 @@ def bytes_of(poison, digits) -> bytes:
     return poison.apply(*digits).tobytes()
 
 
-@pytest.mark.parametrize("name", ["sem", "em, class-wise", "tap", "tap, weights", "bait", "em, two surrogates"])
+@pytest.mark.parametrize(
+    "name", ["sem", "em, class-wise", "aue", "hypo", "tap", "tap, weights", "bait", "em, two surrogates"]
+)
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(digits, name, monkeypatch, tmp_path):
     """Children die of a signal that Python cannot handle, after random shares of the CPU time that a fit takes."""
     FAMILY[name](steps=2).fit(digits)  # what is imported at the first fit is no part of the time of another

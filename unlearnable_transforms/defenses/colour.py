@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from ..params import param
 from ..training.attacks import gaussian_noise
 from ..training.model import to_pixels
-from ..training.transforms import each_image
+from ..training.transforms import ContrastiveRanges, each_image
 from .base import WHITE, Defense, register_defense
 from .filters import ImageFilter
 
@@ -152,12 +152,12 @@ def contrastive_transform(size: int, strength: float) -> v2.Transform:
         size: side of the result in pixels.
         strength: 1 gives parts from a tenth of the area on, jitter (0.4, 0.4, 0.4, 0.1) and grayscale in a fifth.
     """
-    s = strength
+    ranges = ContrastiveRanges(strength)
     return v2.Compose(
         [
-            v2.RandomResizedCrop(size, scale=(max(1 - 0.9 * s, 0.05), 1), antialias=True),
+            v2.RandomResizedCrop(size, scale=ranges.scale, antialias=True),
             v2.RandomHorizontalFlip(),
-            v2.RandomApply([v2.ColorJitter(0.4 * s, 0.4 * s, 0.4 * s, 0.1 * s)], p=min(0.99, 0.8 * s)),
-            v2.RandomGrayscale(0.2 * s),
+            v2.RandomApply([v2.ColorJitter(*ranges.jitter)], p=ranges.jittered),
+            v2.RandomGrayscale(ranges.grey),
         ]
     )

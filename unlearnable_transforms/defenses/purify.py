@@ -1,4 +1,4 @@
-"""A hook for purifiers that are too heavy to be part of this package: diffusion models, variational autoencoders."""
+"""A hook for purifiers that are too heavy to be part of this package, such as diffusion models."""
 
 import importlib
 from collections.abc import Callable
@@ -18,9 +18,9 @@ class Purify(ImageFilter):
     """Every training image goes once through a purifier, before training.
 
     For AVATAR (Dolatabadi et al., SaTML 2024, arXiv 2303.08500: noise and denoise by a diffusion model of clean
-    pictures), ECLIPSE (Wang et al., ESORICS 2024, arXiv 2406.15093), D-VAE (Yu et al., ICML 2024, arXiv 2405.01460) and
-    others. Mind the range: AVATAR's model expects [-1, 1]. A purifier trained on clean pictures of the same kind is
-    clean data by another name: say what it was trained on.
+    pictures), ECLIPSE (Wang et al., ESORICS 2024, arXiv 2406.15093) and others; D-VAE is a defense, ``d-vae``. Mind the
+    range: AVATAR's model expects [-1, 1]. A purifier trained on clean pictures of the same kind is clean data by
+    another name: say what it was trained on.
     """
 
     purifier: Any = param(

@@ -1,4 +1,4 @@
-"""The loop that EM, SEM, REM and TAP fill in.
+"""The loop that EM, AUE, SEM, REM, TAP and HYPO fill in.
 
     for each step:                               the surrogate f and the noise, in turn
         x, y   = a batch of clean images
@@ -94,8 +94,9 @@ class Optimisation(Parameters):
     final_noise_steps: int | None = param("K of the noise that is kept; none: the same", default=None, low=1)
     final_samples: int | None = param("S of the noise that is kept; none: the same", default=None, low=1)
     augment: Transform = param(
-        "the transform t: a crop after zero padding of an eighth, flipped; a random part enlarged, flipped; what "
-        "happens to a published photograph (shrunk, JPEG, cropped); or none",
+        "the transform t: a crop after zero padding of an eighth, flipped; a random part enlarged, flipped; that and "
+        "random colours, as in contrastive learning; what happens to a published photograph (shrunk, JPEG, cropped); "
+        "or none",
         default="crop-flip",
     )
 
@@ -213,6 +214,10 @@ class OptimisedPoison(Optimisation, FittedPoison):
         """The classes that the noise is to be taken for."""
         return y
 
+    def _transform(self, pixels: Tensor, batch: Batch) -> Tensor:
+        """The random transform t of pixels in [0, 1]."""
+        return transformed(pixels, batch.settings.augment, batch.generator)
+
     def _noise_view(self, model: Model, z: Tensor, batch: Batch) -> Tensor:
         """What the noise is tested against, made of transformed pixels z in [0, 1]: z, or something near it."""
         return z
@@ -300,7 +305,7 @@ class OptimisedPoison(Optimisation, FittedPoison):
                 rows, generator = batches[step % per_epoch], self._generator("step", step)
                 batch = load_batch(surrogate, pictures, rows, settings.at(progress), generator)
                 delta = self._whole_levels(self._noise(surrogate, batch)) / 255 if self.trains_on_noise else 0
-                z = transformed(batch.x + delta, settings.augment, batch.generator)
+                z = self._transform(batch.x + delta, batch)
                 for number, model in enumerate(surrogate.models):
                     pixels = self._surrogate_view(model, z, batch)
                     loss = float(surrogate.learn(pixels, batch.y, settings.rate_at(progress), number))
@@ -359,7 +364,7 @@ class OptimisedPoison(Optimisation, FittedPoison):
                 gradient = torch.zeros_like(delta)
                 for _ in range(batch.settings.samples):
                     leaf = delta.detach().requires_grad_()
-                    z = transformed(batch.x + leaf, batch.settings.augment, batch.generator)
+                    z = self._transform(batch.x + leaf, batch)
                     seen = z.detach().requires_grad_()  # one network after the other: half the memory of two at once
                     parts = [
                         torch.autograd.grad(self._loss_near(model, seen, batch).sum(), seen)[0] for model in models

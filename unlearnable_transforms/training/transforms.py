@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ from torchvision.transforms.v2 import functional as v2
 from ..errors import UsageError
 from .jpeg import compress_through
 
-Transform = Literal["crop-flip", "crop", "translate-flip", "resized-crop", "published", "none"]
+Transform = Literal["crop-flip", "crop", "translate-flip", "resized-crop", "contrastive", "published", "none"]
 
 # What :func:`published` draws from.
 SHRUNK = (4 / 7, 2.0)  # of the side: 64 to 224 px for a side of 112 px
@@ -29,7 +30,7 @@ def transformed(images: Tensor, name: Transform, generator: torch.Generator) -> 
 
     "crop" and "crop-flip" are :func:`crop_flip` with a padding of an eighth of the shorter side, at least one pixel;
     "translate-flip" is :func:`crop_flip` with a mirrored border of a sixteenth. "resized-crop" is
-    :func:`resized_crop_flip`, "published" :func:`published`.
+    :func:`resized_crop_flip`, "contrastive" :func:`contrastive`, "published" :func:`published`.
     """
     if name == "none":
         return images
@@ -37,6 +38,8 @@ def transformed(images: Tensor, name: Transform, generator: torch.Generator) -> 
         return resized_crop_flip(images, generator)
     if name == "translate-flip":
         return crop_flip(images, generator, padding=max(1, min(images.shape[2:]) // 16), mirrored=True)
+    if name == "contrastive":
+        return contrastive(images, generator)
     if name == "published":
         return published(images, generator)
     return crop_flip(images, generator, padding=max(1, min(images.shape[2:]) // 8), flip=name == "crop-flip")
@@ -125,6 +128,97 @@ def resized_crop_flip(
     theta[:, 1, 2] = (1 - high) * (2 * top - 1)
     grid = F.affine_grid(theta.to(images.device, images.dtype), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+@dataclass(frozen=True)
+class ContrastiveRanges:
+    """What SimCLR's augmentations (Chen et al., ICML 2020, arXiv 2002.05709, appendix A) draw from at a ``strength`` s
+    in [0, 1], as AUE scales them (Wang et al., NeurIPS 2024, arXiv 2402.04010)."""
+
+    strength: float = 0.6  # AUE's for CIFAR-10; for CIFAR-100 it is 1
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Bounds of the share of the area that a crop keeps."""
+        return max(1 - 0.9 * self.strength, 0.05), 1.0
+
+    @property
+    def jitter(self) -> tuple[float, float, float, float]:
+        """How far from 1 the factors of brightness, contrast and saturation go, and how far from 0 the turn of the
+        hue, in units of a whole turn."""
+        return 0.4 * self.strength, 0.4 * self.strength, 0.4 * self.strength, 0.1 * self.strength
+
+    @property
+    def jittered(self) -> float:
+        """The share of the images whose colours change."""
+        return min(0.99, 0.8 * self.strength)
+
+    @property
+    def grey(self) -> float:
+        """The share of the images that lose their colours."""
+        return 0.2 * self.strength
+
+
+def contrastive(images: Tensor, generator: torch.Generator, *, strength: float = ContrastiveRanges.strength) -> Tensor:
+    """SimCLR's augmentations, drawn per image: :func:`resized_crop_flip`, then brightness, contrast, saturation and hue
+    in a random order, then grayscale, with the probabilities and bounds of :class:`ContrastiveRanges`.
+
+    The operations are torchvision's, for a whole batch at once and differentiable. The order of the four colour
+    operations is drawn once for the batch.
+
+    Args:
+        images: float (B, 3, H, W) in [0, 1], any device. May require gradients.
+        generator: as in :func:`crop_flip`.
+        strength: s in [0, 1].
+
+    Returns:
+        Float (B, 3, H, W) in [0, 1].
+    """
+    if images.ndim != 4 or not images.is_floating_point():
+        raise UsageError(f"images must be float (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
+    ranges = ContrastiveRanges(strength)
+    pixels = resized_crop_flip(images, generator, scale=ranges.scale)
+    draws = torch.rand(6, len(images), 1, 1, 1, generator=generator, device=generator.device).to(images)
+    operations = (_brightness, _contrast, _saturation, _hue)
+    coloured = pixels
+    for number in torch.randperm(4, generator=generator, device=generator.device).tolist():
+        change = ranges.jitter[number] * (2 * draws[number] - 1)
+        coloured = operations[number](coloured, change).clamp(0, 1)
+    pixels = torch.where(draws[4] < ranges.jittered, coloured, pixels)
+    return torch.where(draws[5] < ranges.grey, _luma(pixels).expand_as(pixels), pixels).clamp(0, 1)
+
+
+def _luma(pixels: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, 1, H, W), by the weights of ITU-R 601 as torchvision has them."""
+    return (pixels * pixels.new_tensor([0.2989, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def _brightness(pixels: Tensor, change: Tensor) -> Tensor:
+    return pixels * (1 + change)
+
+
+def _contrast(pixels: Tensor, change: Tensor) -> Tensor:
+    mean = _luma(pixels).mean((2, 3), keepdim=True)
+    return mean + (pixels - mean) * (1 + change)
+
+
+def _saturation(pixels: Tensor, change: Tensor) -> Tensor:
+    grey = _luma(pixels)
+    return grey + (pixels - grey) * (1 + change)
+
+
+def _hue(pixels: Tensor, change: Tensor) -> Tensor:
+    """Turn the hue of HSV by a share of a whole turn; value and chroma (saturation times value) stay."""
+    value, low = pixels.amax(1, keepdim=True), pixels.amin(1, keepdim=True)
+    chroma = value - low
+    red, green, blue = pixels.split(1, 1)
+    safe = chroma.clamp_min(1e-6)  # of grey pixels, whose hue changes nothing
+    sixths = torch.where(
+        red == value, (green - blue) / safe,
+        torch.where(green == value, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )  # fmt: skip
+    places = (sixths + 6 * change + pixels.new_tensor([5, 3, 1]).view(3, 1, 1)) % 6
+    return value - chroma * torch.minimum(places, 4 - places).clamp(0, 1)
 
 
 def published(images: Tensor, generator: torch.Generator) -> Tensor:
