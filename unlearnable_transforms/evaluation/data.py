@@ -5,22 +5,24 @@ resizes afterwards. Clean, protected and test images go through the same resize.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as v2
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from ..data.base import LabelledSet, Rows, select
 from ..data.open import open_data
 from ..errors import UsageError
+from ..pixels import CHUNK_VALUES
 from ..poisons.base import Poison
 from ..sample import batch_tokens, class_value
 
-CHUNK = 256  # images that are open at a time
-KEPT_BYTES = 2**29  # of decoded images of a set
+CHUNK = 256  # images that are open at a time, at most: camera-size ones are opened one by one
+KEPT_BYTES = 2**28  # of decoded images of a set
 Change = Callable[[list[np.ndarray], Sequence[int]], list[np.ndarray]]
 """change(images, rows): uint8 (H, W, C) of any size -> the same, protected; rows count in the whole set."""
 
@@ -133,9 +135,27 @@ def numbers(pictures: Pictures, classes: list[int | str]) -> torch.Tensor:
 
 def settled(pictures: Pictures) -> Pictures:
     """The same, read once and kept, where they are small enough; large ones are read again each time."""
-    if len(pictures) * pictures.images[0].size > KEPT_BYTES:
-        return pictures
-    return replace(pictures, images=list(pictures.images))
+    kept, size = [], 0
+    for image in pictures.images:
+        size += image.size
+        if size > KEPT_BYTES:
+            return pictures
+        kept.append(image)
+    return replace(pictures, images=kept)
+
+
+def chunks(images: Sequence[np.ndarray], rows: Sequence[int]) -> Iterator[tuple[Sequence[int], list[np.ndarray]]]:
+    """Some rows at a time, and their images: at most ``CHUNK`` of them, of about ``CHUNK_VALUES`` values."""
+    start, opened, values = 0, [], 0
+    for place, row in enumerate(rows):
+        image = images[row]
+        if opened and (len(opened) == CHUNK or values + image.size > CHUNK_VALUES):
+            yield rows[start:place], opened
+            start, opened, values = place, [], 0
+        opened.append(image)
+        values += image.size
+    if opened:
+        yield rows[start:], opened
 
 
 def common_side(pictures: Pictures) -> int:
@@ -150,14 +170,18 @@ def common_side(pictures: Pictures) -> int:
     return height
 
 
-def to_tensor(pictures: Pictures, size: int, change: Change | None = None) -> torch.Tensor:
-    """Change, then resize the shorter side to ``size`` and cut out the middle: uint8 (N, 3, size, size)."""
+def to_tensor(pictures: Pictures, size: int, change: Change | None = None, progress: str = "") -> torch.Tensor:
+    """Change, then resize the shorter side to ``size`` and cut out the middle: uint8 (N, 3, size, size).
+
+    Args:
+        progress: what a bar on a terminal says; empty: there is none.
+    """
     result = torch.empty((len(pictures), 3, size, size), dtype=torch.uint8)
-    for start in range(0, len(pictures), CHUNK):
-        rows = range(start, min(start + CHUNK, len(pictures)))
-        images = [pictures.images[row] for row in rows]
-        for row, image in zip(rows, images if change is None else change(images, rows), strict=True):
-            result[row] = fit(image, size)
+    with tqdm(total=len(pictures), desc=progress, unit="pictures", disable=None if progress else True) as bar:
+        for rows, images in chunks(pictures.images, range(len(pictures))):
+            for row, image in zip(rows, images if change is None else change(images, rows), strict=True):
+                result[row] = fit(image, size)
+            bar.update(len(rows))
     return result
 
 

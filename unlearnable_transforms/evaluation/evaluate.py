@@ -125,7 +125,7 @@ def evaluate(
     sets = _read(clean, protected, test, attacker_clean, keys, rows or plan.rows)
     if named and "clean" not in sets:
         raise UsageError("poisons are applied to clean pictures: pass clean=")
-    data = _Data.of(sets, image_size)
+    data = _Data.of(sets, image_size, progress)
     needing = [column.name for column in columns if any(column.clean_for(victim) for victim in victims)]
     if needing and data.spare is None:
         raise UsageError(f"{', '.join(needing)} needs clean pictures that the attacker has: pass attacker_clean=")
@@ -184,13 +184,15 @@ class _Bench:
 
     def add(self, training: TrainingSet, clean: Pictures | None, samples: int) -> None:
         """Protect and resize a training set; the clean one comes first."""
-        images = to_tensor(training.pictures, self.data.size, training.change)
+        images = to_tensor(training.pictures, self.data.size, training.change, training.label if self.progress else "")
         labels = numbers(training.pictures, self.data.classes)
         if len(labels.unique()) < 2:
             raise UsageError(f"the set {training.label!r} has {len(labels)} pictures of fewer than two classes")
         name = digest(images, labels)
         clean_digest = self.sets[0].about["clean"] if self.sets else name if training.role == "clean" else None
-        self.descriptions[name] = _describe(training, clean, samples, self.folder / SETS / f"{name}.json")
+        self.descriptions[name] = _describe(
+            training, clean, samples, self.folder / SETS / f"{name}.json", self.progress
+        )
         about = {"clean": clean_digest, "train": name, "rows": len(labels), **self.data.about}
         stored = save(self.scratch / f"{name}.npz", images, labels)
         self.sets.append(_Prepared(training, about, stored))
@@ -284,11 +286,13 @@ class _Data:
     about: dict[str, Any]
 
     @classmethod
-    def of(cls, sets: dict[str, Pictures], image_size: int | None) -> "_Data":
+    def of(cls, sets: dict[str, Pictures], image_size: int | None, progress: bool) -> "_Data":
         classes = common_classes(**sets)
         size = image_size or common_side(next(iter(sets.values())))
         test, spare = (
-            (to_tensor(sets[what], size), numbers(sets[what], classes)) if what in sets else None
+            (to_tensor(sets[what], size, None, what if progress else ""), numbers(sets[what], classes))
+            if what in sets
+            else None
             for what in ("test", "attacker_clean")
         )
         assert test is not None
@@ -323,12 +327,14 @@ def _cells(
         yield {"format": FORMAT, "id": identity(cell), **cell}, victim, defense, recipe
 
 
-def _describe(training: TrainingSet, clean: Pictures | None, samples: int, path: Path) -> dict[str, Any]:
+def _describe(
+    training: TrainingSet, clean: Pictures | None, samples: int, path: Path, progress: bool
+) -> dict[str, Any]:
     """How a set looks: from an earlier call, or measured now and kept beside the cells."""
     if path.exists():
         return read_json(path, dict, AGAIN)
     path.parent.mkdir(exist_ok=True)
-    description = describe(training, clean, samples)
+    description = describe(training, clean, samples, progress)
     write(description, path)
     return description
 

@@ -3,69 +3,111 @@
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean as mean
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from ..pixels import SSIM_WINDOW, gain_fitted_psnr, psnr, ssim
 from ..sample import spread
-from .data import Pictures
+from .data import Change, Pictures, chunks
 from .sets import TrainingSet
 
 MEASURED = 500  # pictures, spread evenly over the set
+MEASURED_SIDE = 1024  # pixels: PSNR and SSIM are those of the middle of larger pictures, at most this wide and high
+TILE = 128  # places of the window of SSIM on a side that are worked on at a time
 SHOWN_SIDE = 192  # pixels: larger samples are shrunk for the report
 GAIN = 4  # of the difference that is shown
 
 
-def describe(training: TrainingSet, clean: Pictures | None, samples: int) -> dict[str, Any]:
+def describe(training: TrainingSet, clean: Pictures | None, samples: int, progress: bool = False) -> dict[str, Any]:
     """What the report shows of a set, as JSON values, with some samples of different classes where possible. A set that
-    is not made from the ``clean`` pictures is compared where labels and sizes agree."""
+    is not made from the ``clean`` pictures is compared where labels and sizes agree.
+
+    Args:
+        progress: whether to show a bar on a terminal.
+    """
     before, after = _pairs(training, clean)
     result: dict[str, Any] = {**training.about(), "quality": None, "samples": []}
     if before is None or after is None:
         return result
-    rows = spread(len(before), MEASURED)
-    pairs = list(zip((before.images[row] for row in rows), after(rows), strict=True))
-    result["quality"] = quality([(a, b) for a, b in pairs if a.shape == b.shape])
+    pairs = _changed(before, after, spread(len(before), MEASURED))
+    bar = tqdm(pairs, "measuring", min(len(before), MEASURED), unit="pictures", disable=None if progress else True)
+    result["quality"] = quality((a, b) for a, b in bar if a.shape == b.shape)
     if samples > 0:
         chosen = _of_different_classes(before.labels, samples)
-        for row, changed in zip(chosen, after(chosen), strict=True):
-            result["samples"].append(_sample(before.images[row], changed, before.labels[row]))
+        for row, (image, changed) in zip(chosen, _changed(before, after, chosen), strict=True):
+            result["samples"].append(_sample(image, changed, before.labels[row]))
     return result
 
 
-def _pairs(training: TrainingSet, clean: Pictures | None) -> tuple[Pictures | None, Any]:
-    """The clean pictures, and a function that gives the changed ones of some rows."""
+def _pairs(training: TrainingSet, clean: Pictures | None) -> tuple[Pictures | None, Change | None]:
+    """The clean pictures, and a function that makes changed ones of some, or reads them: given these and their rows."""
     change, pictures = training.change, training.pictures
     if change is not None and training.role != "partial":
-        return pictures, lambda rows: change([pictures.images[row] for row in rows], rows)
+        return pictures, change
     foreign = training.role == "poison" and clean is not None and clean.labels == pictures.labels
     if foreign and clean is not None and clean.images[0].shape == pictures.images[0].shape:
-        return clean, lambda rows: [pictures.images[row] for row in rows]
+        return clean, lambda _, rows: [pictures.images[row] for row in rows]
     return None, None
 
 
-def quality(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+def _changed(before: Pictures, after: Change, rows: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Some pictures before and after, few of them open at a time."""
+    for some, images in chunks(before.images, rows):
+        yield from zip(images, after(images, some), strict=True)
+
+
+def quality(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
     """Means over pairs of uint8 pictures (H, W, C). Pictures that did not change are counted and left out.
 
     ``linf`` is the largest difference of all, in 0-255. PSNRs are in dB; ``ssim`` is None for pictures smaller than its
-    window.
+    window. Of pictures larger than ``MEASURED_SIDE`` these are taken in the middle.
     """
-    changed = [(a, b) for a, b in pairs if not np.array_equal(a, b)]
-    result: dict[str, Any] = {"pictures": len(pairs), "unchanged": len(pairs) - len(changed)}
-    if not changed:
-        return result | {"psnr": None, "gain_fitted_psnr": None, "ssim": None, "linf": 0}
-    fitted = [value for value in (gain_fitted_psnr(a, b) for a, b in changed) if not math.isinf(value)]
-    large = [(a, b) for a, b in changed if min(a.shape[:2]) >= SSIM_WINDOW]
-    return result | {
-        "psnr": mean([psnr(a, b) for a, b in changed]),
+    count = unchanged = linf = 0
+    measured: list[tuple[float, float]] = []
+    likeness: list[float] = []
+    for clean, changed in pairs:
+        count += 1
+        if np.array_equal(clean, changed):
+            unchanged += 1
+            continue
+        linf = max(linf, int(np.abs(clean.astype(np.int16) - changed).max()))
+        a, b = _middle(clean), _middle(changed)
+        measured.append((psnr(a, b), gain_fitted_psnr(a, b)))
+        if min(a.shape[:2]) >= SSIM_WINDOW:
+            likeness.append(_ssim(a, b))
+    decibels, fitted = ([row[n] for row in measured if not math.isinf(row[n])] for n in (0, 1))
+    return {
+        "pictures": count,
+        "unchanged": unchanged,
+        "psnr": mean(decibels) if decibels else None,
         "gain_fitted_psnr": mean(fitted) if fitted else None,
-        "ssim": mean([ssim(a, b) for a, b in large]) if large else None,
-        "linf": max(int(np.abs(a.astype(np.int16) - b).max()) for a, b in changed),
+        "ssim": mean(likeness) if likeness else None,
+        "linf": linf,
     }
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    top, left = (max(0, side - MEASURED_SIDE) // 2 for side in image.shape[:2])
+    return image[top : top + MEASURED_SIDE, left : left + MEASURED_SIDE]
+
+
+def _ssim(clean: np.ndarray, changed: np.ndarray) -> float:
+    """As :func:`~unlearnable_transforms.pixels.ssim`, ``TILE`` x ``TILE`` places at a time: its matrix products take
+    more time and memory for each pixel the larger a picture is."""
+    around = SSIM_WINDOW - 1
+    height, width = (side - around for side in clean.shape[:2])
+    total = 0.0
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            part = slice(top, top + TILE + around), slice(left, left + TILE + around)
+            places = min(TILE, height - top) * min(TILE, width - left)
+            total += places * ssim(clean[part], changed[part])
+    return total / (height * width)
 
 
 def _of_different_classes(labels: Sequence[int | str], count: int) -> list[int]:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import as_strided, sliding_window_view
+from numpy.lib.stride_tricks import sliding_window_view
 
 from ..errors import UsageError
 from ..key import Key, Stream
@@ -87,8 +87,9 @@ class ARPoison(ClassListPoison):
         (rows, high), (columns, wide) = _tiles(height), _tiles(width)
         border, tiles = len(_border(high + DROP, wide + DROP)), rows * columns
         processes = self._processes(tokens)
-        words = np.stack([self._stream("start", id_).words(tiles * 3 * border) for id_ in ids])
-        words = words.reshape(count, tiles, 3, border)
+        words = np.empty((count, tiles, 3, border), np.uint64)
+        for start, id_ in zip(words, ids, strict=True):
+            start[:] = self._stream("start", id_).words(tiles * 3 * border).reshape(start.shape)
         clean = images.numpy()
         grey = grey_rows(images).numpy()  # get one process and one start for the three channels
         words[grey], processes[grey] = words[grey][:, :, :1], processes[grey][:, :1]
@@ -99,15 +100,20 @@ class ARPoison(ClassListPoison):
         padded[:, :, :height, :width] = clean
         parts = padded.reshape(count, channels, rows, high, columns, wide)
         for begin in range(0, count * tiles, BLOCK):
-            of, tile = np.divmod(np.arange(begin, min(begin + BLOCK, count * tiles)), tiles)
+            end = min(begin + BLOCK, count * tiles)
+            of, tile = np.divmod(np.arange(begin, end), tiles)
             row, column = np.divmod(tile, columns)
             pattern = generate(normals(words[of, tile]), processes[of], high, wide)  # (high, wide, 3, n)
             pattern[kept_high[-1] :, :, :, row == rows - 1] = 0
             pattern[:, kept_wide[-1] :, :, column == columns - 1] = 0
             area = kept_high[row] * kept_wide[column]
             pattern *= 255 * self.eps * np.sqrt(area / TILE**2) / np.sqrt(ordered_energy(pattern))
-            levels = np.rint(pattern[:, :, :channels], out=pattern[:, :, :channels]).transpose(3, 2, 0, 1)
-            parts[of, :, row, :, column] = np.clip(parts[of, :, row, :, column] + levels, 0, 255)
+            # Whole numbers are put in the image's order as int16, a quarter of the bytes.
+            levels = np.rint(pattern, out=pattern).astype(np.int16)[:, :, :channels].transpose(3, 2, 0, 1)
+            place: Any = (slice(begin, end), slice(None), 0, slice(None), 0)
+            if tiles > 1:
+                place = of, slice(None), row, slice(None), column
+            parts[place] = np.clip(parts[place] + levels, 0, 255)
         return torch.from_numpy(padded[:, :, :height, :width])
 
     def _unlock(self, images: torch.Tensor, tokens: Sequence[str], ids: Any, notes: Any) -> torch.Tensor:
@@ -139,16 +145,13 @@ def generate(starts: np.ndarray, processes: np.ndarray, height: int, width: int)
     weights = weights.reshape(3, 3, 1, many)
     products = np.empty(9 * min(high, wide) * many)
     pixel, item = field.strides
+    steps = wide * pixel, pixel, (wide - 1) * pixel, item
     for diagonal in range(2 * REACH, high + wide - 1):
         first, last = max(REACH, diagonal - wide + 1), min(high - 1, diagonal - REACH)
         length = last - first + 1
         place = first * wide + diagonal - first  # of the diagonal's first pixel; the next lies wide - 1 further
-        window = as_strided(
-            field[place - REACH * wide - REACH :],
-            (3, 3, length, many),
-            (wide * pixel, pixel, (wide - 1) * pixel, item),
-            writeable=False,
-        )
+        corner = (place - REACH * wide - REACH) * pixel
+        window = np.ndarray((3, 3, length, many), field.dtype, field, corner, steps)  # as_strided takes far longer
         terms = products[: 9 * length * many].reshape(9, length, many)
         np.multiply(window, weights, out=terms.reshape(3, 3, length, many))
         np.add(terms[:4], terms[4:8], out=terms[:4])

@@ -14,6 +14,7 @@ from torch import Tensor
 from .convolution import add_soft_copies, convolve
 
 STEPS = 80  # of conjugate gradients: more change nothing to speak of
+SHORT = 0.005  # levels, root mean square: shorter steps change nothing either
 SLOPE = 12.0  # levels by which neighbouring pixels of a picture differ, about
 ROUNDS, HALO_STEPS = 12, 80
 REDUCED_STEP = 5  # pixels from copy to copy in the reduced picture; odd, so that the copies lie where they should
@@ -32,7 +33,7 @@ def deconvolve(images: Tensor, weights: Tensor, peaks: Tensor) -> Tensor:
 
         |A x - y|^2 / e^2  +  |D x|^2 / SLOPE^2                  (Tikhonov regularisation)
 
-    by conjugate gradients, all images together.
+    by conjugate gradients, channel by channel, all images together.
 
     Args:
         images: uint8 (B, C, H, W).
@@ -44,36 +45,57 @@ def deconvolve(images: Tensor, weights: Tensor, peaks: Tensor) -> Tensor:
     total = weights.sum((1, 2)).abs().clamp_min(0.5)
     guess = 200 * total  # for the error alone
     scale = (torch.where(unknown, guess, peaks) / 255).view(-1, 1, 1, 1)
-    weight = scale**2 / 12 / SLOPE**2
+    result = torch.empty(images.shape)
+    for channel in range(images.shape[1]):  # one after the other: photographs are large
+        target = images[:, channel : channel + 1] * scale
+        result[:, channel : channel + 1] = _conjugate_gradients(
+            target, weights, scale**2 / 12 / SLOPE**2, target / total.view(-1, 1, 1, 1)
+        )
+    brightest = result.amax((1, 2, 3), keepdim=True).clamp_min(1)
+    result.mul_(torch.where(unknown.view(-1, 1, 1, 1), 255 / brightest, 1))
+    return result.round_().clamp_(0, 255)
+
+
+def _conjugate_gradients(target: Tensor, weights: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+    """The x with the least ``|A x - target|^2 + weight |D x|^2``, from a first guess, which is overwritten.
+
+    Each image goes its own way, whatever is beside it, and stays where it is after a step shorter than ``SHORT``, or
+    after ``STEPS``.
+
+    Args:
+        target, x: float32 (B, 1, H, W).
+        weights: float32 (B, k, k).
+        weight: float32 (B, 1, 1, 1).
+    """
     back = weights.flip(1, 2)
-    target = images * scale
 
     def normal(x: Tensor) -> Tensor:
-        return convolve(convolve(x, weights, "folded"), back, "folded") + weight * _roughness(x)
+        product = convolve(convolve(x, weights, "folded"), back, "folded")
+        for dim in (2, 3):
+            slope = x.diff(dim=dim).mul_(weight)
+            product.narrow(dim, 0, slope.shape[dim]).sub_(slope)
+            product.narrow(dim, 1, slope.shape[dim]).add_(slope)
+        return product
 
-    x = target / total.view(-1, 1, 1, 1)
-    rest = convolve(target, back, "folded") - normal(x)
+    rest = convolve(target, back, "folded").sub_(normal(x))
     direction, power = rest.clone(), _dot(rest, rest)
+    short, done = SHORT**2 * x[0].numel(), torch.zeros_like(power, dtype=torch.bool)
     for _ in range(STEPS):
         product = normal(direction)
-        length = power / _dot(direction, product).clamp_min(1e-9)
-        x += length * direction
-        rest -= length * product
+        length = (power / _dot(direction, product).clamp_min_(1e-9)).masked_fill_(done, 0)
+        x.addcmul_(length, direction)
+        done |= length**2 * _dot(direction, direction) < short
+        if done.all():
+            break
+        rest.addcmul_(length, product, value=-1)
         before, power = power, _dot(rest, rest)
-        direction = rest + power / before.clamp_min(1e-9) * direction
-    brightest = x.amax((1, 2, 3), keepdim=True).clamp_min(1)
-    x = torch.where(unknown.view(-1, 1, 1, 1), x * (255 / brightest), x)
-    return x.round().clamp(0, 255)
+        direction.mul_(power / before.clamp_min_(1e-9)).add_(rest)
+    return x
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((1, 2, 3), keepdim=True)
-
-
-def _roughness(x: Tensor) -> Tensor:
-    """D transposed times D times x."""
-    down, right = x.diff(dim=2), x.diff(dim=3)
-    return F.pad(-down, (0, 0, 0, 1)) + F.pad(down, (0, 0, 1, 0)) + F.pad(-right, (0, 1)) + F.pad(right, (1, 0))
+    """Of each image: (B, 1, 1, 1)."""
+    return torch.bmm(a.view(len(a), 1, -1), b.view(len(b), -1, 1))[..., None]
 
 
 def remove_halo(image: Tensor, weights: np.ndarray, step: int) -> Tensor:
