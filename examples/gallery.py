@@ -28,7 +28,7 @@ from unlearnable_transforms.poisons.optimised import OptimisedPoison
 KEY = ut.Key.public("gallery")
 STEPS = 20
 CROPS = 8  # of each photograph, and digits of each class
-BY_WORK_SIZE = ("bait",)  # made at 112 px, which is larger than most of these pictures
+BY_WORK_SIZE = ("bait", "uc")  # made at 112 px, which is larger than most of these pictures
 COLUMNS = ("clean", "protected", "difference x 4", "spectrum of the difference")
 
 

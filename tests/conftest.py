@@ -49,6 +49,7 @@ from unlearnable_transforms import (
     REMPoison,
     SEMPoison,
     TAPPoison,
+    UCPoison,
     get_poison,
     list_poisons,
 )
@@ -132,7 +133,11 @@ POISONS: dict[str, tuple[Callable[[], Poison], list]] = {
     "rem": (fitted(REMPoison, NUMBERS, **TINY), NUMBERS),
     "tap": (fitted(TAPPoison, NUMBERS, **TINY, restarts=2), NUMBERS),
     "tap, weights": (fitted(TAPPoison, NUMBERS, preset="photographs", **STARTED), NUMBERS),
+    "tap, farthest": (fitted(TAPPoison, NUMBERS, preset="photographs", targets="farthest", **STARTED), NUMBERS),
     "bait": (fitted(BAITPoison, NUMBERS, steps=3, **STARTED), NUMBERS),
+    "bait, colour": (fitted(BAITPoison, NUMBERS, steps=3, colour=3, **STARTED), NUMBERS),
+    "uc": (fitted(UCPoison, NUMBERS, steps=3, **STARTED), NUMBERS),
+    "uc, colour": (fitted(UCPoison, NUMBERS, steps=3, colour=3, loss="features", **STARTED), NUMBERS),
     "chain": (fitted(chain, NUMBERS), NUMBERS),
 }
 for _name in sorted(set(list_poisons()) - {name.partition(",")[0] for name in POISONS}):

@@ -244,17 +244,13 @@ def test_the_images_of_the_pages_are_whole():
 
 
 TEMPLATE = ["Idea", "Formula", "Picture", "Settings", "Cost", "Measured", "What breaks it"]
-OLDER = {"bait": ["Cost", "Measured", "What breaks it"]}  # a page from before the template
 
 
 def test_the_page_of_a_method_follows_the_template():
     for name in ut.list_poisons():
         page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
         headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
-        if name in OLDER:
-            assert [heading for heading in headings if heading in OLDER[name]] == OLDER[name]
-        else:
-            assert headings == TEMPLATE, f"{name}.md"
+        assert headings == TEMPLATE, f"{name}.md"
         assert f"<!-- measured: {name} -->" in page, f"{name}.md"
 
 

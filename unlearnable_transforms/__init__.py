@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from .poisons import list_poisons as list_poisons
     from .poisons.ar import ARPoison as ARPoison
     from .poisons.aue import AUEPoison as AUEPoison
+    from .poisons.bait import BAITPoison as BAITPoison
     from .poisons.base import NotFittedError as NotFittedError
     from .poisons.base import Poison as Poison
     from .poisons.base import UnchangedWarning as UnchangedWarning
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from .poisons.rem import REMPoison as REMPoison
     from .poisons.sem import SEMPoison as SEMPoison
     from .poisons.tap import TAPPoison as TAPPoison
+    from .poisons.uc import UCPoison as UCPoison
     from .protection.protect import protect as protect
     from .protection.unlock import UnlockWarning as UnlockWarning
     from .protection.unlock import unlock as unlock

@@ -6,7 +6,15 @@ square), saves them as JPEG 75 or not, and fits a linear probe (`last-layer`) to
 surrogate of the noise, and of EfficientNet-Lite2, which is none. One key. Every result is a line of
 docs/results/surrogates.jsonl. `seconds` are those of one core; None where the cache has the noise already.
 
-NAME: clean, tap, tap-without-jpeg (the same, but nothing is saved as JPEG while the noise is made), bait.
+NAME:
+
+    clean
+    tap, tap-without-jpeg: the same, but nothing is saved as JPEG while the noise is made
+    tap-features, tap-features-random, tap-features-farthest: to the mean features of another class, three choices of it
+    bait, bait-colour: without and with a shift of colour for each class, of up to COLOUR levels beside eps
+    uc, uc-divergence, uc-features: the three losses
+    uc-colour: uc with a shift of colour of up to COLOUR levels
+    uc-clusters: uc whose classes are CLUSTERS clusters that EfficientNet-Lite0 finds; trainers have the true labels
 """
 
 import argparse
@@ -34,12 +42,25 @@ RESULTS = ROOT / "docs" / "results" / "surrogates.jsonl"
 KEY = ut.Key.public("surrogates")
 VICTIMS = ("efficientnet_lite0", "efficientnet_lite2")
 VALIDATION = slice(1000, 1150)  # of the drawn order; the rows that are protected come first
+COLOUR = 8  # levels
+CLUSTERS = 10
 MEASURED = 40  # images whose PSNR and SSIM are measured
 
 METHODS: dict[str, Callable[[ut.Key], ut.Poison]] = {
     "tap": lambda key: ut.TAPPoison(key=key, preset="photographs"),
     "tap-without-jpeg": lambda key: ut.TAPPoison(key=key.derive("without"), preset="photographs"),
+    "tap-features": lambda key: ut.TAPPoison(key=key, preset="photographs", loss="features"),
+    "tap-features-random": lambda key: ut.TAPPoison(key=key, preset="photographs", loss="features", targets="random"),
+    "tap-features-farthest": lambda key: ut.TAPPoison(
+        key=key, preset="photographs", loss="features", targets="farthest"
+    ),
     "bait": lambda key: ut.BAITPoison(key=key),
+    "bait-colour": lambda key: ut.BAITPoison(key=key, colour=COLOUR),
+    "uc": lambda key: ut.UCPoison(key=key),
+    "uc-divergence": lambda key: ut.UCPoison(key=key, loss="divergence"),
+    "uc-features": lambda key: ut.UCPoison(key=key, loss="features"),
+    "uc-colour": lambda key: ut.UCPoison(key=key, colour=COLOUR),
+    "uc-clusters": lambda key: ut.UCPoison(key=key),
 }
 
 
@@ -75,6 +96,9 @@ def measure(name: str, options: argparse.Namespace) -> dict:
         through, poison = transforms.compress_through, METHODS[name](KEY)
         if name == "tap-without-jpeg":
             transforms.compress_through = lambda pixels, quality: pixels
+        if name == "uc-clusters":
+            clusters = ut.auto_labels(train, KEY, clusters=CLUSTERS, backbone="efficientnet_lite0")
+            train = train.remove_columns("label").add_column("label", clusters)
         started = time.process_time()
         poison.fit(train)
         seconds = time.process_time() - started

@@ -28,6 +28,7 @@ from unlearnable_transforms import (
     SampleError,
     SEMPoison,
     TAPPoison,
+    UCPoison,
 )
 from unlearnable_transforms.noise.pictures import Pictures, Source
 from unlearnable_transforms.params import UNSET
@@ -54,6 +55,7 @@ FAMILY = {
     "bait": lambda **more: BAITPoison(
         KEY, **{**STARTED, "steps": 3, "batch_size": 32, "noise_step_size": 4 / 255, **more}
     ),
+    "uc": lambda **more: UCPoison(KEY, **{**STARTED, "steps": 3, "batch_size": 32, "noise_step_size": 4 / 255, **more}),
     "em, two surrogates": lambda **more: EMPoison(
         KEY, **{**SHORT, "surrogates": ("smallcnn", "smallcnn"), "surrogate": UNSET, **more}
     ),
@@ -485,7 +487,7 @@ def bytes_of(poison, digits) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "name", ["sem", "em, class-wise", "aue", "hypo", "tap", "tap, weights", "bait", "em, two surrogates"]
+    "name", ["sem", "em, class-wise", "aue", "hypo", "tap", "tap, weights", "bait", "uc", "em, two surrogates"]
 )
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(digits, name, monkeypatch, tmp_path):
     """Children die of a signal that Python cannot handle, after random shares of the CPU time that a fit takes."""

@@ -9,7 +9,7 @@ from conftest import KEY, STARTED, encode, image_set
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from unlearnable_transforms import BAITPoison, EMPoison, FitWarning, SampleError, TAPPoison
+from unlearnable_transforms import BAITPoison, EMPoison, FitWarning, Key, SampleError, TAPPoison
 from unlearnable_transforms.noise.pictures import Pictures, Source
 from unlearnable_transforms.params import UNSET
 from unlearnable_transforms.pixels import ssim
@@ -88,6 +88,61 @@ def test_the_noise_leads_frozen_surrogates_to_the_next_class(digits, loss):
             assert after < 0.7 * before
 
 
+def targets_of(poison) -> list[int]:
+    """The class that the noise of each class leads to, as the fit keeps it."""
+    return poison._entry().surrogate()["state.targets"].tolist()
+
+
+def test_targets_in_a_circle_that_the_key_draws(digits):
+    poison, other = (
+        weighted(targets="random", noise_steps=1, **more).fit(digits) for more in ({}, {"loss": "features"})
+    )
+    targets = targets_of(poison)
+    assert targets_of(other) == targets
+    assert targets_of(TAPPoison(Key.public("other"), **other.arguments()).fit(digits)) != targets
+    around = [0]
+    while len(around) < 10:
+        around.append(targets[around[-1]])
+    assert sorted(around) == list(range(10))  # one circle: no class is its own target
+    assert targets[around[-1]] == 0
+
+
+@pytest.mark.parametrize("loss", ["logits", "features"])
+def test_the_noise_leads_to_the_farthest_class(digits, loss):
+    images, labels = digits
+    poison = weighted(targets="farthest", loss=loss, augment="none", eps=16 / 255).fit(digits)
+    surrogate = surrogate_of(poison, digits)
+    (model,) = surrogate.models
+    buffers = [model.net.get_buffer(name) for name in ("feature_mean", "feature_std", "class_features")]
+    mean, std, centres = buffers
+    targets = torch.cdist(centres, centres).argmax(1)
+    assert surrogate.state["targets"].tolist() == targets.tolist()
+    goal = targets[torch.from_numpy(labels)]
+    with torch.no_grad():
+        before, after = (
+            ((model.features(pixels) - mean) / std - centres[goal]).square().mean()
+            if loss == "features"
+            else torch.nn.functional.cross_entropy(model(pixels), goal)
+            for pixels in (as_pixels(images), as_pixels(poison.apply(images, labels)))
+        )
+    assert after < 0.7 * before
+
+
+def test_a_class_without_images_is_no_target(digits):
+    images, labels = digits
+    few = labels < 9
+    poison = weighted(targets="farthest", classes=list(range(10)), noise_steps=1).fit((images[few], labels[few]))
+    assert 9 not in targets_of(poison)
+
+
+def test_new_images_go_to_the_targets_of_the_fit(digits):
+    images, labels = digits
+    poison = weighted(targets="random", noise_steps=4, augment="none").fit((images[:80], labels[:80]))
+    targets = targets_of(poison)
+    assert targets_of(poison.extend(digits)) == targets
+    assert (poison.apply(images, labels) != images).any((1, 2, 3)).all()
+
+
 def test_surrogates_with_weights_can_train_on(digits):
     for poison in (
         weighted(steps=3, rate=0.0001, batch_size=32, noise_steps=2),
@@ -137,27 +192,36 @@ def levels_between(clean: bytes, saved: bytes) -> int:
     return int(np.abs(after - before).max())
 
 
-@pytest.mark.parametrize("method", [TAPPoison, BAITPoison])
-def test_mixed_sizes_are_bounded_exactly_in_the_saved_files(tmp_path, key_file, protect, out, method):
+BY_CLASS = "surrogates=tiny-weights,work_size=24,batch_size=4,noise_step_size=4/255"
+
+
+@pytest.mark.parametrize(
+    ("method", "levels"),
+    [
+        ("tap:preset=photographs,surrogates=tiny-weights,work_size=24,noise_steps=3,noise_step_size=4/255", (4, 8)),
+        (f"bait:steps=4,{BY_CLASS}", (4, 8)),
+        (f"bait:steps=4,colour=3,{BY_CLASS}", (9, 11)),
+        (f"uc:steps=8,eps=4/255,colour=5,{BY_CLASS}", (5, 9)),
+    ],
+)
+def test_mixed_sizes_are_bounded_exactly_in_the_saved_files(tmp_path, key_file, protect, out, method, levels):
     files, labels = photographs(8)
     for number, (data, label) in enumerate(zip(files, labels, strict=True)):
         folder = tmp_path / "album" / f"class {label}"
         folder.mkdir(parents=True, exist_ok=True)
         if number < 7:
             (folder / f"{number}.jpg").write_bytes(data)
-    name = "tap:preset=photographs,surrogates=tiny-weights,work_size=24,noise_steps=3,noise_step_size=4/255"
-    if method is BAITPoison:
-        name = "bait:surrogates=tiny-weights,work_size=24,steps=4,batch_size=4,noise_step_size=4/255"
-    assert protect(tmp_path / "album", "--method", name) == 0
+    least, most = levels
+    assert protect(tmp_path / "album", "--method", method) == 0
     saved = {path.stem: path.read_bytes() for path in out.rglob("*.png")}
     assert len(saved) == 7
-    assert {levels_between(files[int(number)], data) for number, data in saved.items()} <= set(range(4, 9))
+    assert {levels_between(files[int(number)], data) for number, data in saved.items()} <= set(range(least, most + 1))
     # A second run, with one more image.
     (tmp_path / "album" / f"class {labels[7]}" / "7.jpg").write_bytes(files[7])
-    assert protect(tmp_path / "album", "--method", name) == 0
+    assert protect(tmp_path / "album", "--method", method) == 0
     again = {path.stem: path.read_bytes() for path in out.rglob("*.png")}
     assert {number: again[number] for number in saved} == saved
-    assert 4 <= levels_between(files[7], again["7"]) <= 8
+    assert least <= levels_between(files[7], again["7"]) <= most
 
 
 def test_images_smaller_than_the_work_size_are_refused():
@@ -203,6 +267,11 @@ def test_real_weights(clothing):
         ({"weights": None}, 'steps=0 leaves the surrogates as they start, which needs weights="imagenet"'),
         ({"preset": "cpu", "surrogates": ["smallcnn"], "loss": "features"}, 'loss="features" is for surrogates with'),
         ({"loss": "pixels"}, "loss is one of logits, features"),
+        ({"targets": "near"}, "targets is one of next, random, farthest, got 'near'"),
+        (
+            {"preset": "cpu", "surrogates": ["smallcnn"], "targets": "farthest"},
+            'targets="farthest" is for surrogates with',
+        ),
     ],
 )
 def test_wrong_arguments_are_explained(arguments, message):
@@ -216,7 +285,8 @@ def test_one_surrogate_takes_the_place_of_those_of_the_preset(digits):
 
 
 def test_older_methods_have_the_arguments_that_they_had():
-    assert set(TAPPoison(KEY).arguments()) & {"weights", "loss", "surrogates"} == set()
+    assert set(TAPPoison(KEY).arguments()) & {"weights", "loss", "surrogates", "targets"} == set()
+    assert "colour" not in BAITPoison(KEY).arguments()
     assert "loss" not in TAPPoison(KEY, loss="".join(["log", "its"])).arguments()
     assert STARTED["work_size"] == TAPPoison(KEY, preset="photographs", **STARTED).arguments()["work_size"]
 

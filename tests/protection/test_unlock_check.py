@@ -241,7 +241,7 @@ def test_what_a_fit_finds_and_columns_are_no_other_method():
     for name in ut.list_poisons():
         method = ut.get_poison(name)
         options = {"epochs": 2, "steps": 3} if name == "pil" else TINY if issubclass(method, OptimisedPoison) else {}
-        if name == "bait":  # whose surrogates start from trained weights
+        if name in ("bait", "uc"):  # whose surrogates start from trained weights
             options = {**STARTED, "steps": 3}
         before, after = (method(key=KEY, **options) for _ in range(2))
         if not after.fitted:

@@ -21,7 +21,6 @@ halves of a batch in place of passes over the whole data set. The paper's figure
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -30,20 +29,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UsageError
-from ..noise.pictures import Pictures
 from ..params import param
-from ..sample import class_value
-from ..training.attacks import attacking
-from ..training.transforms import transformed
 from .base import register
-from .optimised import Batch, OptimisedPoison, Settings
+from .classwise import ClasswisePoison
+from .optimised import Batch, Settings
 from .surrogate import Model, Surrogate
-
-BETAS, TINY = (0.9, 0.999), 1e-8  # of Adam
 
 
 @register("bait")
-class BAITPoison(OptimisedPoison):
+class BAITPoison(ClasswisePoison):
     """Noise of each class that pulls images of other classes to it, in networks that start from trained weights."""
 
     paper = (
@@ -69,21 +63,13 @@ class BAITPoison(OptimisedPoison):
 
     def _prepare(self) -> None:
         super()._prepare()
-        if not self._uses_weights:
-            raise UsageError('BAIT needs surrogates with weights: leave weights= out, or give weights="imagenet"')
         if len(self.stages) != 2 or self.stages[0] > self.stages[1]:
             raise UsageError(f"stages are two shares in rising order, such as 0.33 and 0.67, got {self.stages}")
-
-    def _first_state(self, pictures: Pictures) -> dict[str, Tensor]:
-        """The noise of each class, (classes, 3, height, width), and Adam's two means of its gradients."""
-        shape = (len(pictures.classes), 3, *pictures.size)
-        return {name: torch.zeros(shape) for name in ("delta", "mean", "square")}
 
     def _noise(self, surrogate: Surrogate, batch: Batch) -> Tensor:
         half = len(batch.x) // 2
         models = self._models(surrogate, _part(batch, slice(half)))
         others = _part(batch, slice(half, None))
-        state, step_size = batch.state, batch.settings.noise_step_size or 2 * self.eps / batch.settings.noise_steps
         for model in models:
             model.net.eval()
         with torch.no_grad():
@@ -91,22 +77,15 @@ class BAITPoison(OptimisedPoison):
         for number in range(batch.settings.noise_steps):
             count = surrogate.step * batch.settings.noise_steps + number + 1
             target = self._pulled_to(likely, others, surrogate.step / batch.settings.steps, count)
-            gradient = self._gradient(models, others, target)
-            state["mean"].lerp_(gradient, 1 - BETAS[0])
-            state["square"].lerp_(gradient.square(), 1 - BETAS[1])
-            mean, square = state["mean"] / (1 - BETAS[0] ** count), state["square"] / (1 - BETAS[1] ** count)
-            state["delta"].sub_(step_size * mean / (square.sqrt() + TINY)).clamp_(-self.eps, self.eps)
+            self._lower(models, replace(others, y=target), count)
         for model, later in zip(surrogate.models, models, strict=True):  # the passes of a copy count as the network's
             model.forward_images += later.forward_images
             model.backward_images += later.backward_images
         return self._noise_kept(surrogate, batch)
 
-    def _noise_kept(self, surrogate: Surrogate, batch: Batch) -> Tensor:
-        return self._project(batch.state["delta"][batch.y], batch)
-
     def _models(self, surrogate: Surrogate, batch: Batch) -> list[Model]:
         """The surrogates as one SGD step on the protected batch would leave them; they themselves stay as they are."""
-        z = transformed(batch.x + self._noise_kept(surrogate, batch), batch.settings.augment, batch.generator)
+        z = self._transform(batch.x + self._noise_kept(surrogate, batch), batch)
         ahead = []
         for model in surrogate.models:
             later = Model(copy.deepcopy(model.net).train(), bf16=model.bf16)
@@ -118,43 +97,21 @@ class BAITPoison(OptimisedPoison):
             ahead.append(later)
         return ahead
 
-    def _finished(self, surrogate: Surrogate, pictures: Pictures) -> None:
-        """Refuse to go on where the images of a class would get no noise."""
-        pulled = surrogate.state["mean"].abs().amax((1, 2, 3)).cpu() > 0
-        if missing := [pictures.classes[label] for label in pictures.labels.unique() if not pulled[label]]:
-            raise UsageError(
-                f"no image was pulled to {len(missing)} of {len(pictures.classes)} classes, which have no noise "
-                f"therefore; the first is {class_value(missing[0])!r}: give more steps or a larger batch_size"
-            )
-
     def _pulled_to(self, likely: Tensor, batch: Batch, progress: float, count: int) -> Tensor:
         """A class other than its own for each image, (B,).
 
         Args:
             likely: probabilities (B, classes).
             progress: in [0, 1) of the steps.
-            count: of Adam's steps, from 1 on. Drawn classes go round in a random order, so that none is left out.
+            count: of Adam's steps, from 1 on.
         """
         if self.stages[0] <= progress < self.stages[1]:
-            order = torch.from_numpy(self._stream("classes").permutation(batch.classes)).to(batch.y.device)
-            places = torch.arange(len(batch.y), device=batch.y.device) + count * len(batch.y)
-            drawn = order[places % batch.classes]
+            drawn = self._in_turn(batch, count)
             return torch.where(drawn == batch.y, (drawn + 1) % batch.classes, drawn)
         own = F.one_hot(batch.y, batch.classes).bool()
         if progress < self.stages[0]:
             return likely.masked_fill(own, -1).argmax(1)
         return likely.masked_fill(own, 2).argmin(1)
-
-    def _gradient(self, models: Sequence[Model], batch: Batch, target: Tensor) -> Tensor:
-        """The gradient of the mean loss of images with the noise of ``target``, by the noise of each class."""
-        leaf = batch.state["delta"].clone().requires_grad_()
-        with torch.enable_grad():
-            z = transformed(batch.x + self._project(leaf[target], batch), batch.settings.augment, batch.generator)
-            total = torch.zeros((), device=z.device)
-            for model in models:
-                with attacking(model.net):
-                    total = total + F.cross_entropy(model(z), target) / len(models)
-            return torch.autograd.grad(total, leaf)[0]
 
 
 def _part(batch: Batch, rows: slice) -> Batch:

@@ -103,9 +103,14 @@ class FittedPoison(Poison):
     # ---- fitting --------------------------------------------------------------------------------------------------
 
     @property
+    def bound(self) -> float:
+        """The bound of the noise in L-inf, in units of 1 = white."""
+        return self.eps
+
+    @property
     def levels(self) -> int:
         """The bound of the noise in levels of 1/255."""
-        return int(self.eps * 255 + 1e-6)
+        return int(self.bound * 255 + 1e-6)
 
     @property
     def fitted(self) -> bool:

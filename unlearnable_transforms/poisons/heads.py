@@ -54,3 +54,20 @@ def fit_heads(models: Sequence[Model], pictures: Pictures, augment: Transform, g
         for label in range(len(centres)):
             if (targets == label).any():  # a class of the class list may have no image
                 centres[label] = standard[targets == label].mean(0)
+
+
+def feature_distance(model: Model, pixels: Tensor, classes: Tensor) -> Tensor:
+    """The mean square of what standardised features differ by from the mean of a class, (B,)."""
+    mean, std, centres = map(model.net.get_buffer, ("feature_mean", "feature_std", "class_features"))
+    return ((model.features(pixels) - mean) / std - centres[classes]).square().mean(1)
+
+
+def farthest_classes(models: Sequence[Model]) -> Tensor:
+    """For each class the one whose mean is farthest in standardised features, by the mean over the networks: int64
+    (classes,). Classes without images are nobody's farthest."""
+    distances = []
+    for model in models:
+        centres = model.net.get_buffer("class_features")
+        distance = torch.stack([(centres - centre).square().mean(1) for centre in centres])
+        distances.append(distance.masked_fill(~centres.any(1), -1))  # without images the mean is 0 in all places
+    return torch.stack(distances).mean(0).argmax(1)

@@ -20,7 +20,8 @@ write: what the noise descends (`_loss`; `_target` where it is the cross entropy
 (`_finished`). With several surrogates each trains by itself, and the noise goes down the mean of their losses.
 
 With ``weights="imagenet"`` the surrogates start from trained weights, and their last layers are fitted to the clean
-images before the first step; with ``steps=0`` they are frozen then.
+images before the first step; with ``steps=0`` they are frozen then. Where a method is ``frozen`` they always are, and
+the steps are those of noise that the method keeps in its state.
 """
 
 import math
@@ -152,6 +153,7 @@ class OptimisedPoison(Optimisation, FittedPoison):
     presets: ClassVar[dict[str, Settings]] = {}  # "paper-large" is taken for "paper" from LARGE_SIDE pixels on
     work_sides: ClassVar[dict[str, int]] = {"photographs": 112}  # pixels, for presets that have a work size
     trains_on_noise: ClassVar[bool] = True
+    frozen: ClassVar[bool] = False  # the surrogates stay as they start, and each step is one of the noise alone
 
     preset: str = param(
         "how much work the fit is, see the method's page; single settings replace its values", default="cpu",
@@ -208,10 +210,11 @@ class OptimisedPoison(Optimisation, FittedPoison):
     def _loss(self, model: Model, pixels: Tensor, batch: Batch) -> Tensor:
         """What the noise goes down, (B,), at pixels that ``_noise_view`` gave. ``model(pixels)`` are logits,
         ``model.features(pixels)`` what the last layer makes them of."""
-        return F.cross_entropy(model(pixels), self._target(batch.y, batch.classes), reduction="none")
+        target = self._target(batch.y, batch.classes, batch.state)
+        return F.cross_entropy(model(pixels), target, reduction="none")
 
-    def _target(self, y: Tensor, classes: int) -> Tensor:
-        """The classes that the noise is to be taken for."""
+    def _target(self, y: Tensor, classes: int, state: dict[str, Tensor]) -> Tensor:
+        """The classes that the noise is to be taken for; ``state`` holds the method's tensors."""
         return y
 
     def _transform(self, pixels: Tensor, batch: Batch) -> Tensor:
@@ -239,9 +242,9 @@ class OptimisedPoison(Optimisation, FittedPoison):
         return delta - step_size * gradient.sign()
 
     def _project(self, delta: Tensor, batch: Batch) -> Tensor:
-        """Into the ball of eps, or what ``similarity`` leaves of it, and so that x + delta lies in [0, 1] and is grey
-        where x is."""
-        delta = equal_channels(delta, batch.grey).clamp(-self.eps, self.eps)
+        """Within the bound, and within what ``similarity`` leaves of it, and so that x + delta lies in [0, 1] and is
+        grey where x is."""
+        delta = equal_channels(delta, batch.grey).clamp(-self.bound, self.bound)
         if batch.settings.similarity is not None:
             limit = hidden(batch.x, batch.settings.similarity)
             delta = delta.clamp(-limit, limit)
@@ -287,7 +290,8 @@ class OptimisedPoison(Optimisation, FittedPoison):
         for rows in slices(len(pictures), settings.batch_size):
             levels = pictures.batch(rows).to(torch.int16) + torch.from_numpy(noise[rows])
             guesses.append(surrogate.guess(levels.clamp(0, 255).float() / 255))
-        target = self._target(pictures.labels, len(pictures.classes))
+        labels = pictures.labels.to(surrogate.device)
+        target = self._target(labels, len(pictures.classes), surrogate.state).cpu()
         right, hit = (float((torch.cat(guesses, 1) == y).double().mean()) for y in (pictures.labels, target))
         return {"tensors": surrogate.tensors(), "accuracy": right, "target": hit, "passes": passes}
 
@@ -305,16 +309,22 @@ class OptimisedPoison(Optimisation, FittedPoison):
                 rows, generator = batches[step % per_epoch], self._generator("step", step)
                 batch = load_batch(surrogate, pictures, rows, settings.at(progress), generator)
                 delta = self._whole_levels(self._noise(surrogate, batch)) / 255 if self.trains_on_noise else 0
-                z = self._transform(batch.x + delta, batch)
-                for number, model in enumerate(surrogate.models):
-                    pixels = self._surrogate_view(model, z, batch)
-                    loss = float(surrogate.learn(pixels, batch.y, settings.rate_at(progress), number))
-                    if not math.isfinite(loss):
-                        raise DivergedError(f"the surrogate's loss became {loss} in step {step}: lower rate=")
+                if not self.frozen:
+                    loss = self._teach(surrogate, batch, delta, settings.rate_at(progress))
+                    bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
                 surrogate.step = step + 1
                 surrogate.save(work)
-                bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
         surrogate.save(work, always=True)
+
+    def _teach(self, surrogate: Surrogate, batch: Batch, delta: Tensor | float, rate: float) -> float:
+        """One step of each surrogate on a batch with noise; the last one's loss."""
+        z = self._transform(batch.x + delta, batch)
+        for number, model in enumerate(surrogate.models):
+            pixels = self._surrogate_view(model, z, batch)
+            loss = float(surrogate.learn(pixels, batch.y, rate, number))
+            if not math.isfinite(loss):
+                raise DivergedError(f"the surrogate's loss became {loss} in step {surrogate.step}: lower rate=")
+        return loss
 
     def _fill(self, surrogate: Surrogate, pictures: Pictures, noise: np.memmap, work: Path | None) -> None:
         """The noise that is kept, for every picture, with the finished surrogate."""

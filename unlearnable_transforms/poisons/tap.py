@@ -15,6 +15,9 @@ noise lowers the distance to the mean features of the other class instead:
     delta = argmin over |delta| <= eps of E_t  mean over d of ((g(t(x + delta)) - c_(y + 1))_d)^2
 
 with standardised features g and their means c_j over the clean images of each class.
+
+Other classes than y + 1 are an option of ours: ``targets="random"``, the next one in a circle that the key draws, or
+``targets="farthest"``, the one whose c_j is farthest.
 """
 
 from typing import ClassVar, Literal
@@ -23,9 +26,11 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..noise.pictures import Pictures
 from ..params import param
 from ..training.attacks import attacking
 from .base import register
+from .heads import farthest_classes, feature_distance
 from .optimised import Batch, OptimisedPoison, Settings
 from .surrogate import Model, Surrogate
 
@@ -55,23 +60,39 @@ class TAPPoison(OptimisedPoison):
         "surrogates with weights",
         default="logits", omit=True,
     )  # fmt: skip
+    targets: Literal["next", "random", "farthest"] = param(
+        "which other class the noise of a class leads to: the next in sorted order; the next in a circle that the key "
+        "draws; or, for surrogates with weights, the one whose mean is farthest in standardised features",
+        default="next", omit=True,
+    )  # fmt: skip
 
     def _prepare(self) -> None:
         super()._prepare()
-        if self.loss == "features" and not self._uses_weights:
-            raise UsageError(
-                'loss="features" is for surrogates with weights: give preset="photographs" or weights="imagenet"'
-            )
+        for name, value in (("loss", "features"), ("targets", "farthest")):
+            if getattr(self, name) == value and not self._uses_weights:
+                raise UsageError(
+                    f'{name}="{value}" is for surrogates with weights: give preset="photographs" or weights="imagenet"'
+                )
 
-    def _target(self, y: Tensor, classes: int) -> Tensor:
-        return (y + 1) % classes
+    def _first_state(self, pictures: Pictures) -> dict[str, Tensor]:
+        return {} if self.targets == "next" else {"targets": torch.zeros(len(pictures.classes), dtype=torch.int64)}
+
+    def _finished(self, surrogate: Surrogate, pictures: Pictures) -> None:
+        if self.targets == "random":
+            circle = torch.from_numpy(self._stream("targets").permutation(len(pictures.classes)))
+            surrogate.state["targets"][circle] = circle.roll(-1).to(surrogate.device)
+        elif self.targets == "farthest":
+            surrogate.state["targets"].copy_(farthest_classes(surrogate.models))
+
+    def _target(self, y: Tensor, classes: int, state: dict[str, Tensor]) -> Tensor:
+        if self.targets == "next":
+            return (y + 1) % classes
+        return state["targets"][y]
 
     def _loss(self, model: Model, pixels: Tensor, batch: Batch) -> Tensor:
         if self.loss == "logits":
             return super()._loss(model, pixels, batch)
-        mean, std, centres = map(model.net.get_buffer, ("feature_mean", "feature_std", "class_features"))
-        features = (model.features(pixels) - mean) / std
-        return (features - centres[self._target(batch.y, batch.classes)]).square().mean(1)
+        return feature_distance(model, pixels, self._target(batch.y, batch.classes, batch.state))
 
     def _noise(self, surrogate: Surrogate, batch: Batch) -> Tensor:
         noise = super()._noise
