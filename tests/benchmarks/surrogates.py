@@ -10,6 +10,8 @@ NAME:
 
     clean
     tap, tap-without-jpeg: the same, but nothing is saved as JPEG while the noise is made
+    tap-16, tap-16-hidden, tap-16-hidden-more: of 16 levels; with `similarity` 0.9 and 0.95
+    tap-12-coarse: of 12 levels, made at 64 px
     tap-features, tap-features-random, tap-features-farthest: to the mean features of another class, three choices of it
     bait, bait-colour: without and with a shift of colour for each class, of up to COLOUR levels beside eps
     uc, uc-divergence, uc-features: the three losses
@@ -49,6 +51,16 @@ MEASURED = 40  # images whose PSNR and SSIM are measured
 METHODS: dict[str, Callable[[ut.Key], ut.Poison]] = {
     "tap": lambda key: ut.TAPPoison(key=key, preset="photographs"),
     "tap-without-jpeg": lambda key: ut.TAPPoison(key=key.derive("without"), preset="photographs"),
+    "tap-16": lambda key: ut.TAPPoison(key=key, preset="photographs", eps=16 / 255, noise_step_size=None),
+    "tap-16-hidden": lambda key: ut.TAPPoison(
+        key=key, preset="photographs", eps=16 / 255, noise_step_size=None, similarity=0.9
+    ),
+    "tap-16-hidden-more": lambda key: ut.TAPPoison(
+        key=key, preset="photographs", eps=16 / 255, noise_step_size=None, similarity=0.95
+    ),
+    "tap-12-coarse": lambda key: ut.TAPPoison(
+        key=key, preset="photographs", eps=12 / 255, noise_step_size=None, work_size=64
+    ),
     "tap-features": lambda key: ut.TAPPoison(key=key, preset="photographs", loss="features"),
     "tap-features-random": lambda key: ut.TAPPoison(key=key, preset="photographs", loss="features", targets="random"),
     "tap-features-farthest": lambda key: ut.TAPPoison(
