@@ -150,6 +150,24 @@ def main_table(found: Figures, report: ut.Report) -> str:
     return markdown(head, lines)
 
 
+def first_table(found: Figures) -> str:
+    """What stands on the first pages: of 100 new photographs, how many are recognised."""
+    trainers = {
+        "a small network that starts from nothing": SCRATCH,
+        "EfficientNet-Lite0 from ImageNet weights, all layers fine-tuned": TUNED,
+        "the same network, linear probe: a new last layer alone": PROBED,
+    }
+    sets, lines = ("clean", "cuda normal"), []
+    for name, trainer in trainers.items():
+        clean, kept = (found[96, each, trainer, "none"].last or 0.0 for each in sets)
+        lines.append([name, f"{100 * clean:.0f}", f"**{100 * kept:.0f}**"])
+    clean, kept = (max(entry.last or 0.0 for place, entry in found.items() if place[:2] == (96, each)) for each in sets)
+    lines.append(
+        ["the highest of all trainers and defenses that were tried", f"{100 * clean:.0f}", f"**{100 * kept:.0f}**"]
+    )
+    return markdown(["the trainer", "from clean photographs", "from protected ones"], lines)
+
+
 def defense_table(found: Figures) -> str:
     """Defenses down; clean and CUDA `normal` across, for the two trainers with a start."""
     defenses = sorted({place[3] for place in found if place[:2] == (96, "cuda normal")}, key=lambda d: (d != "none", d))
@@ -240,12 +258,13 @@ def draw() -> None:
     found = figures(report)
     machine = next(iter(found.values())).cells[0]["machine"]
     parts = [
+        first_table(found),
         main_table(found, report),
         defense_table(found),
         size_table(found),
         f"One thread of {machine['processor']}:\n\n{cost_table(found)}",
     ]
-    names = ("main", "defenses", "sizes", "costs")
+    names = ("first", "main", "defenses", "sizes", "costs")
     marked = zip(names, parts, strict=True)
     TABLES.write_text("\n\n".join(f"<!-- {name} -->\n\n{part}" for name, part in marked) + "\n")
     PICTURE.write_text(bars(found))

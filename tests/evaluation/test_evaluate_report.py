@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 
 import numpy as np
@@ -18,7 +19,7 @@ from unlearnable_transforms import CUDAPoison, Key
 from unlearnable_transforms.cli.main import main
 from unlearnable_transforms.evaluation.cells import write
 from unlearnable_transforms.evaluation.charts import confusion, curves, line_styles
-from unlearnable_transforms.evaluation.data import read_pictures
+from unlearnable_transforms.evaluation.data import chunks, read_pictures
 from unlearnable_transforms.evaluation.metrics import (
     macro_recall,
     recovery,
@@ -31,7 +32,7 @@ from unlearnable_transforms.evaluation.metrics import (
 from unlearnable_transforms.evaluation.pictures import describe, quality
 from unlearnable_transforms.evaluation.report import Report
 from unlearnable_transforms.evaluation.sets import TrainingSet, change_of, noise_of_psnr, training_sets
-from unlearnable_transforms.pixels import psnr
+from unlearnable_transforms.pixels import psnr, ssim
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
 
@@ -356,6 +357,36 @@ def test_quality_by_hand():
     assert (found["pictures"], found["unchanged"], found["linf"]) == (2, 1, 10)
     assert 0.9 < found["ssim"] < 1
     assert quality([(clean, same)])["psnr"] is None
+
+
+def test_large_pictures_are_measured_in_the_middle():
+    clean = np.random.default_rng(0).integers(0, 256, (1100, 300, 3), dtype=np.uint8)
+    edge, both = clean.copy(), clean.copy()
+    edge[0, 0] ^= 128
+    both[:, ::2] ^= 8
+    outside = quality([(clean, edge)])
+    assert (outside["psnr"], outside["unchanged"], outside["linf"]) == (None, 0, 128)
+    middle = slice(38, 38 + 1024)
+    measured = quality([(clean, both)])
+    assert measured["psnr"] == psnr(clean[middle], both[middle])
+    assert measured["ssim"] == pytest.approx(ssim(clean[middle], both[middle]), abs=1e-12)
+
+
+def test_few_large_pictures_are_open_at_a_time():
+    """What is open together has a bounded number of pixels, whatever the number of pictures."""
+    opened: list[int] = []
+
+    class Counted(Sequence):
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, row):
+            opened.append(row)
+            return np.zeros((1100, 1000, 3), np.uint8)
+
+    for rows, images in chunks(Counted(), range(5)):
+        assert len(rows) == len(images) == 1
+        assert opened[-1] <= rows[0] + 1  # the next one is read to see whether it fits
 
 
 def test_samples_are_of_different_classes(pictures):

@@ -146,8 +146,8 @@ def settled(pictures: Pictures) -> Pictures:
 
 def chunks(images: Sequence[np.ndarray], rows: Sequence[int]) -> Iterator[tuple[Sequence[int], list[np.ndarray]]]:
     """Some rows at a time, and their images: at most ``CHUNK`` of them, of about ``CHUNK_VALUES`` values."""
-    start, values = 0, 0
     opened: list[np.ndarray] = []
+    start = values = 0
     for place, row in enumerate(rows):
         image = images[row]
         if opened and (len(opened) == CHUNK or values + image.size > CHUNK_VALUES):

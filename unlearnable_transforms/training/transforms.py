@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as v2
 
 from ..errors import UsageError
 from .jpeg import compress_through
@@ -252,6 +251,8 @@ def published(images: Tensor, generator: torch.Generator) -> Tensor:
         return F.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
 
     pixels = resize(images, SHRUNK[0] * (SHRUNK[1] / SHRUNK[0]) ** shrink)  # small sizes as often as large ones
+    from torchvision.transforms.v2 import functional as v2  # seconds, which protecting must not take
+
     pixels = v2.gaussian_blur(pixels, [5, 5], [max(BLUR * blur, 0.01)])
     brightness, contrast, saturation = (1 + COLOUR * (2 * colour - 1)).view(3, -1, 1, 1, 1)
     pixels = pixels * brightness

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision import models
 
 from ..errors import UsageError
 from .registry import IMAGENET, LIBRARIES, register_victim
@@ -139,6 +138,8 @@ def of_timm(name: str, num_classes: int, image_size: int, weights: str | None = 
 def of_torchvision(name: str, num_classes: int, image_size: int, weights: str | None = None) -> nn.Module:
     """Any classifier of torchvision, with its default weights."""
     try:
+        from torchvision import models  # seconds, which protecting must not take
+
         net = models.get_model(name, weights="DEFAULT" if weights == IMAGENET else None)
     except ValueError as error:
         raise UsageError(f"torchvision/{name}: {error}") from None

@@ -7,10 +7,9 @@ throws the picture away, and a victim that learns little for that reason makes a
 Weights start as torchvision and timm draw them, and layers of a small stem by the rule of the network they belong to.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
-from torchvision import models
 
 from ..errors import UsageError
 from .registry import register_victim
@@ -22,6 +21,13 @@ def _is_small(image_size: int) -> bool:
     return image_size <= SMALL_UP_TO
 
 
+def _models() -> Any:
+    """torchvision's networks, imported when one is built: that takes seconds, which protecting must not take."""
+    from torchvision import models
+
+    return models
+
+
 def _small_convolution(layer: nn.Conv2d, fan: Literal["fan_in", "fan_out"]) -> nn.Conv2d:
     """A 3x3 convolution with the channels of ``layer``; its weights start as He et al. 2015 draw them."""
     small = nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1, bias=False)
@@ -29,7 +35,7 @@ def _small_convolution(layer: nn.Conv2d, fan: Literal["fan_in", "fan_out"]) -> n
     return small
 
 
-def _resnet(net: models.ResNet, image_size: int) -> nn.Module:
+def _resnet(net: Any, image_size: int) -> nn.Module:
     if _is_small(image_size):
         net.conv1 = _small_convolution(net.conv1, "fan_out")
         net.maxpool = nn.Identity()
@@ -39,20 +45,20 @@ def _resnet(net: models.ResNet, image_size: int) -> nn.Module:
 @register_victim("resnet18")
 def resnet18(num_classes: int, image_size: int) -> nn.Module:
     """ResNet-18 (He et al. 2016). Small: 11.2 M parameters for 10 classes."""
-    return _resnet(models.resnet18(num_classes=num_classes), image_size)
+    return _resnet(_models().resnet18(num_classes=num_classes), image_size)
 
 
 @register_victim("resnet50")
 def resnet50(num_classes: int, image_size: int) -> nn.Module:
     """ResNet-50 (He et al. 2016). Small: 23.5 M parameters for 10 classes."""
-    return _resnet(models.resnet50(num_classes=num_classes), image_size)
+    return _resnet(_models().resnet50(num_classes=num_classes), image_size)
 
 
 @register_victim("vgg16-bn")
 def vgg16_bn(num_classes: int, image_size: int) -> nn.Module:
     """VGG-16 with BatchNorm (Simonyan and Zisserman 2015). Small: one linear layer behind the convolutions, 14.7 M."""
     _at_least(image_size, 32, "vgg16-bn")  # five poolings
-    net = models.vgg16_bn(num_classes=num_classes)
+    net = _models().vgg16_bn(num_classes=num_classes)
     if _is_small(image_size):
         net.avgpool = nn.AdaptiveAvgPool2d(1)
         net.classifier = nn.Linear(512, num_classes)
@@ -64,7 +70,7 @@ def vgg16_bn(num_classes: int, image_size: int) -> nn.Module:
 @register_victim("densenet121")
 def densenet121(num_classes: int, image_size: int) -> nn.Module:
     """DenseNet-121 (Huang et al. 2017). 7.0 M parameters."""
-    net = models.densenet121(num_classes=num_classes)
+    net = _models().densenet121(num_classes=num_classes)
     if _is_small(image_size):
         net.features.conv0 = _small_convolution(net.features.conv0, "fan_in")
         net.features.pool0 = nn.Identity()
@@ -74,13 +80,13 @@ def densenet121(num_classes: int, image_size: int) -> nn.Module:
 @register_victim("mobilenetv2")
 def mobilenetv2(num_classes: int, image_size: int) -> nn.Module:
     """MobileNetV2 (Sandler et al. 2018). 2.2 M parameters for 10 classes; small: two of five halvings left out."""
-    return _halved_less(models.mobilenet_v2(num_classes=num_classes), image_size)
+    return _halved_less(_models().mobilenet_v2(num_classes=num_classes), image_size)
 
 
 @register_victim("efficientnetv2-s")
 def efficientnetv2_s(num_classes: int, image_size: int) -> nn.Module:
     """EfficientNetV2-S (Tan and Le 2021). 20.2 M parameters for 10 classes; small: two of five halvings left out."""
-    return _halved_less(models.efficientnet_v2_s(num_classes=num_classes), image_size)
+    return _halved_less(_models().efficientnet_v2_s(num_classes=num_classes), image_size)
 
 
 def _halved_less(net: nn.Module, image_size: int) -> nn.Module:
