@@ -282,3 +282,10 @@ def test_the_method_of_the_page_works_in_every_way_of_calling(workplace):
     assert (poison.apply(images[::-1].copy(), labels[::-1])[::-1] == truth).all()
     assert (poison.apply(images, [0] * 6) != poison.apply(images, [1] * 6)).any()
     assert (type(poison)(key=ut.Key.public("other")).apply(images, labels) != truth).any()
+
+
+def test_the_first_page_has_the_figures_of_the_tables():
+    """README is no page of the site, so it has no includes."""
+    parts = (ROOT / "docs" / "results" / "trainers" / "tables.md").read_text(encoding="utf-8").split("<!-- ")
+    (first,) = [part.partition("-->")[2].strip() for part in parts if part.startswith("first -->")]
+    assert first in (ROOT / "README.md").read_text(encoding="utf-8")

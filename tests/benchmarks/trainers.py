@@ -18,6 +18,7 @@ Parts, in the order in which they were used (default: all but `choose`):
     scratch  test set, 96 px: CUDA `normal`, its control and clean, from nothing
     simclr   the same without labels, without the control
     large    test set, 160 px: CUDA's sets, probe and fine-tuned
+    judge    test set, 96 px: clean, CUDA `normal` and TAP, probes of EfficientNet-Lite2, which no noise is made for
     keys     test set, 96 px: CUDA `normal` with two more keys, probe and fine-tuned
     clean    test set, 224 px: clean photographs, probe and fine-tuned
 
@@ -48,6 +49,7 @@ RESULTS = ROOT / "docs" / "results" / "trainers"
 TABLES, PICTURE = RESULTS / "tables.md", ROOT / "docs" / "images" / "trainers.svg"
 KEYS = ("clothing-0", "clothing-1", "clothing-2")
 LITE, NOTHING = "efficientnet_lite0:weights=imagenet", "resnet9-screen"
+JUDGE = "efficientnet_lite2:weights=imagenet"
 SITE = "jpeg:quality=75"  # what a site does after shrinking
 PROBE = "last-layer"
 HELD_OUT = 400
@@ -104,10 +106,12 @@ def measure(data: dict[str, Any], part: str, victim: str, defenses: list[str], s
 Figures = dict[tuple[int, str, Trainer, str], Entry]
 SCRATCH, NO_LABELS = Trainer(NOTHING, "from nothing"), Trainer(NOTHING, HOW["simclr"])
 PROBED, TUNED = Trainer(LITE, HOW[PROBE]), Trainer(LITE, "all layers fine-tuned")
+JUDGED = Trainer(JUDGE, HOW[PROBE])
 NAMES = {
     SCRATCH: "small network from nothing", NO_LABELS: "the same without labels, then a probe",
     PROBED: "EfficientNet-Lite0 from ImageNet weights, linear probe",
     TUNED: "EfficientNet-Lite0 from ImageNet weights, all layers fine-tuned",
+    JUDGED: "EfficientNet-Lite2 from ImageNet weights, linear probe",
 }  # fmt: skip
 
 
@@ -273,7 +277,7 @@ def draw() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("choose", "probe", "tune", "scratch", "simclr", "large", "keys", "clean", "draw")
+    parts = ("choose", "probe", "tune", "scratch", "simclr", "large", "judge", "keys", "clean", "draw")
     parser.add_argument("parts", nargs="*", default=list(parts[1:]), metavar="PART", help=", ".join(parts))
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--sets", nargs="*", default=[*STRENGTHS, *NOISE], help="of probe and tune (default: all)")
@@ -312,6 +316,9 @@ def main() -> None:
                 poisons = {name: make(name) for name in STRENGTHS}
                 measure(data, part, LITE, alone[:1], 160, poisons=poisons, controls=False)
                 measure(data, part, LITE, trained[:1], 160, poisons={"cuda normal": cuda("normal")}, controls=False)
+            case "judge":
+                for name in (STRENGTHS[0], NOISE[0]):
+                    measure(data, part, JUDGE, alone[:1], 96, poisons={name: make(name)}, controls=name == STRENGTHS[0])
             case "keys":
                 poisons = {f"cuda normal, {key}": cuda("normal", key) for key in KEYS[1:]}
                 measure(data, part, LITE, [alone[0], trained[0]], 96, poisons=poisons, controls=False)
