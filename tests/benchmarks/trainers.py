@@ -165,7 +165,10 @@ def first_table(found: Figures) -> str:
     for name, trainer in trainers.items():
         clean, kept = (found[96, each, trainer, "none"].last or 0.0 for each in sets)
         lines.append([name, f"{100 * clean:.0f}", f"**{100 * kept:.0f}**"])
-    clean, kept = (max(entry.last or 0.0 for place, entry in found.items() if place[:2] == (96, each)) for each in sets)
+    if all((160, each, PROBED, "none") in found for each in sets):
+        clean, kept = (found[160, each, PROBED, "none"].last or 0.0 for each in sets)
+        lines.append(["the same linear probe, photographs of 160 px", f"{100 * clean:.0f}", f"**{100 * kept:.0f}**"])
+    clean, kept = (max(entry.last or 0.0 for place, entry in found.items() if place[1] == each) for each in sets)
     lines.append(
         ["the highest of all trainers and defenses that were tried", f"{100 * clean:.0f}", f"**{100 * kept:.0f}**"]
     )
@@ -248,6 +251,10 @@ def worth(found: Figures) -> dict[str, Any]:
         if known.keys() != kinds.keys():
             continue  # not measured yet
         highest = max(entry.last or 0.0 for entry in own.values())
+        if (160, name, PROBED, "none") in found:
+            clean, kept = (found[160, each, PROBED, "none"].last or 0.0 for each in ("clean", name))
+            larger = {"side": 160, "clean": round(100 * clean, 1), "probe": round(100 * kept, 1)}
+            result.setdefault("larger", {})[name.split()[1]] = larger
         result["strengths"][name.split()[1]] = {
             **{kind: round(100 * (entry.last or 0), 1) for kind, entry in known.items()},
             "highest": round(100 * highest, 1),
