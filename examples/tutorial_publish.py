@@ -22,7 +22,7 @@ print(train)
 # %% [markdown]
 # ## 1. A key for this release
 #
-# Keep the master key where your backups are, and never publish it. Each release gets a key of its own, made from it.
+# Keep the master key where your backups are, and never publish it. Each release gets another key, derived from it.
 
 # %%
 master = ut.Key.generate()

@@ -12,6 +12,7 @@ from .errors import UsageError
 # Values of one chunk: small enough that its intermediates stay in reach, large enough that calls cost nothing.
 CHUNK_VALUES = 3_200_000
 SSIM_WINDOW = 11
+SSIM_TILE = 128  # places of the window on a side that are worked on at a time
 VISIBLE = 8  # levels: smaller differences are no content
 
 
@@ -77,6 +78,18 @@ def ssim(clean: np.ndarray, changed: np.ndarray) -> float:
     """
     if min(clean.shape[:2]) < SSIM_WINDOW:
         raise UsageError(f"SSIM needs pictures of {SSIM_WINDOW} pixels a side, got {clean.shape[:2]}")
+    around = SSIM_WINDOW - 1
+    height, width = (side - around for side in clean.shape[:2])
+    total = 0.0
+    for top in range(0, height, SSIM_TILE):  # its matrix products take more for each pixel the larger an image is
+        for left in range(0, width, SSIM_TILE):
+            part = slice(top, top + SSIM_TILE + around), slice(left, left + SSIM_TILE + around)
+            total += _likeness(clean[part], changed[part])
+    return total / (height * width * clean.shape[2])
+
+
+def _likeness(clean: np.ndarray, changed: np.ndarray) -> float:
+    """The sum of SSIM over places and channels."""
     a, b = (torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), np.float64)) for image in (clean, changed))
     window = torch.exp(-((torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2) ** 2) / (2 * 1.5**2))
     window /= window.sum()
@@ -86,7 +99,7 @@ def ssim(clean: np.ndarray, changed: np.ndarray) -> float:
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     likeness = (2 * mean_a * mean_b + c1) * (2 * (product - mean_a * mean_b) + c2)
     likeness /= (mean_a**2 + mean_b**2 + c1) * (square_a - mean_a**2 + square_b - mean_b**2 + c2)
-    return float(likeness.mean())
+    return float(likeness.sum())
 
 
 def _sliding(window: torch.Tensor, side: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 - `unlock`: processor time of undoing a photograph / of protecting it, the least of three each, and how near the result
   is, for halos (the default) and for the paper's filters. Photographs of `--megapixels`, enlarged from one of the
-  clothing set; the largest memory of a process that does nothing else stands behind.
+  clothing set; the last figure is the largest memory of a process that does nothing else.
 - `evaluate`: the largest memory of `unlearnable evaluate` on folders of `--pictures` JPEG files of 3.4 megapixels each,
   for training and for the test, victims at 32 pixels, one short training each.
 - `formats`: seconds and bytes of PNG at zlib's levels and of lossless WebP, on the first 60 photographs of the clothing
@@ -64,7 +64,7 @@ def least(work: Callable[[], object], rounds: int) -> float:
 
 
 def in_new_process(call: str) -> None:
-    """Run a function of this file in a process of its own, whose largest memory is its own."""
+    """Run a function of this file in a new process, whose largest memory is measured."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     subprocess.run([sys.executable, "-c", f"import camera; camera.{call}"], env=environment, check=True)
 

@@ -7,8 +7,8 @@ images. One key, one seed. Fitted methods are fitted on the same rows, with `--p
 
     draw    trains nothing: writes docs/results/literature/tables.md and agreement.svg from what is there
 
-Beside the figures stand those of docs/results/literature/published.toml, of ResNet-18, each with its source. For every
-column and source with three methods or more: Kendall's tau between the two orders of the methods, and its p-value.
+Each figure is printed beside the published one of ResNet-18 (docs/results/literature/published.toml, with sources).
+For every column and source with three methods or more: Kendall's tau between the two orders, and its p-value.
 Clean images are no method and not in the order. Every training is a cell in docs/results/literature; a run that was
 stopped goes on. `draw` shows the largest number of rows that there is, or `--rows`.
 """

@@ -241,7 +241,12 @@ def bars(found: Figures) -> str:
 
 def worth(found: Figures) -> dict[str, Any]:
     """What the package says of trainers with a start, accuracies in percent, by CUDA's strengths."""
-    result: dict[str, Any] = {"side": 96, "network": "EfficientNet-Lite0 with ImageNet weights", "strengths": {}}
+    result: dict[str, Any] = {
+        "side": 96,
+        "network": "EfficientNet-Lite0 with ImageNet weights",
+        "strengths": {},
+        "larger": {},
+    }
     kinds = {"probe": PROBED, "fine-tuned": TUNED}
     result["clean"] = {kind: round(100 * (found[96, "clean", trainer, "none"].last or 0), 1)
                        for kind, trainer in kinds.items()}  # fmt: skip
@@ -254,7 +259,7 @@ def worth(found: Figures) -> dict[str, Any]:
         if (160, name, PROBED, "none") in found:
             clean, kept = (found[160, each, PROBED, "none"].last or 0.0 for each in ("clean", name))
             larger = {"side": 160, "clean": round(100 * clean, 1), "probe": round(100 * kept, 1)}
-            result.setdefault("larger", {})[name.split()[1]] = larger
+            result["larger"][name.split()[1]] = larger
         result["strengths"][name.split()[1]] = {
             **{kind: round(100 * (entry.last or 0), 1) for kind, entry in known.items()},
             "highest": round(100 * highest, 1),

@@ -56,8 +56,8 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--preset",
         metavar="P",
-        help="how much work a fit of aue, em, hypo, rem, sem, tap is: paper, fast or cpu (default: cpu); of tap and "
-        "bait also photographs, against networks with ImageNet weights",
+        help="how much work a fit of aue, em, hypo, rem, sem, tap is: paper, fast or cpu (default: cpu); of tap, "
+        "bait and uc also photographs, against networks with ImageNet weights",
     )
     add("--eps", type=_levels, metavar="LEVELS", help="strength of added noise in levels of 255 (default: 8, of lsp 6)")
 

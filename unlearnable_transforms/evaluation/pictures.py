@@ -18,7 +18,6 @@ from .sets import TrainingSet
 
 MEASURED = 500  # pictures, spread evenly over the set
 MEASURED_SIDE = 1024  # pixels: PSNR and SSIM are those of the middle of larger pictures, at most this wide and high
-TILE = 128  # places of the window of SSIM on a side that are worked on at a time
 SHOWN_SIDE = 192  # pixels: larger samples are shrunk for the report
 GAIN = 4  # of the difference that is shown
 
@@ -79,7 +78,7 @@ def quality(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
         a, b = _middle(clean), _middle(changed)
         measured.append((psnr(a, b), gain_fitted_psnr(a, b)))
         if min(a.shape[:2]) >= SSIM_WINDOW:
-            likeness.append(_ssim(a, b))
+            likeness.append(ssim(a, b))
     decibels, fitted = ([row[n] for row in measured if not math.isinf(row[n])] for n in (0, 1))
     return {
         "pictures": count,
@@ -94,20 +93,6 @@ def quality(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
 def _middle(image: np.ndarray) -> np.ndarray:
     top, left = (max(0, side - MEASURED_SIDE) // 2 for side in image.shape[:2])
     return image[top : top + MEASURED_SIDE, left : left + MEASURED_SIDE]
-
-
-def _ssim(clean: np.ndarray, changed: np.ndarray) -> float:
-    """As :func:`~unlearnable_transforms.pixels.ssim`, ``TILE`` x ``TILE`` places at a time: its matrix products take
-    more time and memory for each pixel the larger a picture is."""
-    around = SSIM_WINDOW - 1
-    height, width = (side - around for side in clean.shape[:2])
-    total = 0.0
-    for top in range(0, height, TILE):
-        for left in range(0, width, TILE):
-            part = slice(top, top + TILE + around), slice(left, left + TILE + around)
-            places = min(TILE, height - top) * min(TILE, width - left)
-            total += places * ssim(clean[part], changed[part])
-    return total / (height * width)
 
 
 def _of_different_classes(labels: Sequence[int | str], count: int) -> list[int]:

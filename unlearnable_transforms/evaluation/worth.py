@@ -57,16 +57,20 @@ def _of_start(name: str) -> list[str]:
     known = of_strengths()["started"]
     if name not in known["strengths"]:
         return [NOT_MEASURED]
-    clean, own, larger = known["clean"], known["strengths"][name], known["larger"][name]
-    return [
+    clean, own, larger = known["clean"], known["strengths"][name], known["larger"].get(name)
+    lines = [
         "little against a network that has seen millions of other images, from which most people start: "
         f"{known['network']}, on photographs of {known['side']} pixels as a web site serves them:",
         f"all of it trained on: clean {clean['fine-tuned']:.0f} of 100, protected {own['fine-tuned']:.0f}; "
         f"only its last layer: clean {clean['probe']:.0f}, protected {own['probe']:.0f}; the highest of "
         f"{own['combinations']} ways tried {own['highest']:.0f}",
-        f"next to nothing on photographs of {larger['side']} pixels, only its last layer: clean "
-        f"{larger['clean']:.0f} of 100, protected {larger['probe']:.0f}",
     ]
+    if larger:
+        lines.append(
+            f"next to nothing on photographs of {larger['side']} pixels, only its last layer: clean "
+            f"{larger['clean']:.0f} of 100, protected {larger['probe']:.0f}"
+        )
+    return lines
 
 
 def _of_small_images(poison: Poison, side: int) -> list[str]:

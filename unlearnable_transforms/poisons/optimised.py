@@ -84,8 +84,8 @@ class Optimisation(Parameters):
     samples: int = param("S, transforms (and perturbations) drawn for each step of the noise", default=1, low=1)
     similarity: float | None = param(
         "the local SSIM that noise at its limit would leave: where an image is plain, where noise is seen first, the "
-        "limit is below eps; none: eps everywhere",
-        default=None, above=0, high=0.999,
+        "limit is below eps, but never below a whole level after rounding; none: eps everywhere",
+        default=None, above=0, high=0.99,
     )  # fmt: skip
     radius: float = param("r_a, of the perturbation that the noise is to withstand", default=0.0, low=0, unit=WHITE)
     ramp: float = param(
