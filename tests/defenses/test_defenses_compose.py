@@ -6,7 +6,7 @@ from conftest import seeded
 
 from unlearnable_transforms.defenses import get_defense
 from unlearnable_transforms.defenses.base import Setting
-from unlearnable_transforms.defenses.compose import Composed
+from unlearnable_transforms.defenses.compose import Composed, order_of_hooks
 from unlearnable_transforms.errors import UsageError
 from unlearnable_transforms.evaluation.columns import defense_label, make_defense
 from unlearnable_transforms.evaluation.recipes import get_plan
@@ -107,3 +107,16 @@ def test_simclr_trains_without_labels_and_then_fits_the_last_layer():
     defense.train(other, images, labels.flip(0), setting=SETTING, recipe=RECIPE, history=again, test=(images, labels))
     assert torch.equal(other.features[0][0].weight, net.features[0][0].weight)  # labels played no part
     assert not torch.equal(other.classifier.weight, net.classifier.weight)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("jpeg + cutout", "cutout + jpeg", True),  # images before, batches during the training
+        ("jpeg + grayscale", "grayscale + jpeg", False),
+        ("jpeg:quality=10 + cutout", "jpeg:quality=20 + cutout", False),
+        ("jpeg + cutout", "jpeg", False),
+    ],
+)
+def test_two_orders_are_one_training_where_no_hook_sees_both(one, other, same):
+    assert (order_of_hooks(_made(one)) == order_of_hooks(_made(other))) is same

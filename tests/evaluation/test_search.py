@@ -28,7 +28,7 @@ def _measure(table, calls=None):
 
 def test_a_pair_in_one_order_is_found():
     calls = []
-    trials = search(_measure({"d14 + d13": 0.8}, calls), SINGLES, 40, fits=lambda spec: True)
+    trials = search(_measure({"d14 + d13": 0.8}, calls), SINGLES, 40, identify=str)
     assert worst(trials) == Trial("d14 + d13", True, 0.8)
     assert spent(trials) <= 40
     assert calls[0] == (SINGLES, False)
@@ -42,13 +42,13 @@ def test_a_pair_in_one_order_is_found():
 
 def test_a_triple_grows_out_of_the_best_pair():
     table = {"d15 + d12": 0.5, "d13 + d15 + d12": 0.9}
-    trials = search(_measure(table), SINGLES, 60, fits=lambda spec: True)
+    trials = search(_measure(table), SINGLES, 60, identify=str)
     assert worst(trials).defense == "d13 + d15 + d12"
 
 
 def test_the_budget_is_kept_and_nothing_is_trained_twice():
     for budget in (8, 11, 20):
-        trials = search(_measure({}), SINGLES, budget, fits=lambda spec: True)
+        trials = search(_measure({}), SINGLES, budget, identify=str)
         screened = [trial for trial in trials if not trial.full]
         alone = [trial for trial in screened if JOIN not in trial.defense]
         assert len(alone) == min(16, int(3 * budget / 2))  # each a third of a training, half of the budget at most
@@ -63,20 +63,32 @@ def test_the_plot_grows_with_what_was_spent():
 
 
 def test_it_ends_where_nothing_is_left():
-    trials = search(_measure({}), SINGLES[:2], 40, fits=lambda spec: True)
+    trials = search(_measure({}), SINGLES[:2], 40, identify=str)
     assert [trial.defense for trial in trials] == ["d0", "d1", "d1", "d0", *2 * ["d1 + d0", "d0 + d1"]]
 
 
 def test_sequences_that_do_not_fit_and_trainings_that_diverge_are_left_out():
-    trials = search(_measure({"d15": None, "d14": None}), SINGLES, 40, fits=lambda spec: not spec.startswith("d13"))
+    trials = search(
+        _measure({"d15": None, "d14": None}),
+        SINGLES,
+        40,
+        identify=lambda spec: None if spec.startswith("d13") else spec,
+    )
     tried = {trial.defense for trial in trials if JOIN in trial.defense}
     assert tried
     assert not [spec for spec in tried if spec.startswith("d13") or "d15" in spec or "d14" in spec]
 
 
+def test_two_orders_of_one_training_are_trained_once():
+    trials = search(_measure({}), SINGLES, 40, identify=lambda spec: frozenset(spec.split(JOIN)))
+    longer = [trial.defense for trial in trials if JOIN in trial.defense and not trial.full]
+    assert len(longer) == 6 + 4 + 1  # pairs, triples and all four of d15 to d12, each once
+    assert len({frozenset(spec.split(JOIN)) for spec in longer}) == len(longer)
+
+
 def test_too_small_a_budget_is_refused():
     with pytest.raises(UsageError, match="at least 8 trainings, got 7"):
-        search(_measure({}), SINGLES, 7, fits=lambda spec: True)
+        search(_measure({}), SINGLES, 7, identify=str)
 
 
 def test_a_search_on_digits_keeps_every_training_and_says_what_it_found(tmp_path, monkeypatch):
@@ -125,7 +137,7 @@ def test_every_registered_defense_is_tried_or_is_impossible(monkeypatch, tmp_pat
     start itself."""
     singles = []
 
-    def stop(measure, names, budget, *, fits):
+    def stop(measure, names, budget, *, identify):
         singles.extend(names)
         raise KeyboardInterrupt
 

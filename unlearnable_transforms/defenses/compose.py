@@ -1,5 +1,6 @@
 """Several defenses one after the other, as one: ``"jpeg:quality=10 + rsk-ff"``."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,6 +115,23 @@ class Composed(Defense):
     def predict(self, net: nn.Module, images: Tensor, setting: Setting) -> Tensor | None:
         answers = (part.predict(net, images, setting) for part in self.parts)
         return next((answer for answer in answers if answer is not None), None)
+
+
+HOOKS = ("recipe", "rows", "prepare", "network", "augment", "perturb", "loss", "train", "on_epoch", "finish", "test",
+         "predict")  # fmt: skip
+
+
+def order_of_hooks(defense: Defense) -> tuple[tuple[str, ...], ...]:
+    """For each hook, the parts that bring one of their own, in order.
+
+    Two composed defenses where this is equal are one training: ``rsk-ff + augmix`` prepares the images and then
+    augments batches, in whichever order the two are named.
+    """
+    parts = defense.parts if isinstance(defense, Composed) else [defense]
+    return tuple(
+        tuple(json.dumps([part.name, part.version, part.arguments()]) for part in parts if _has(part, hook))
+        for hook in HOOKS
+    )
 
 
 def _has(part: Defense, hook: str) -> bool:

@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from ..defenses.base import REGISTRY, Defense
+from ..defenses.compose import order_of_hooks
 from ..errors import UnlearnableError, UsageError, WorkError
 from ..files import read_json
 from ..jobs.workers import run_tasks
@@ -222,7 +223,7 @@ class _Bench:
     def search(self, plan: Plan, budget: int) -> dict[str, list[Trial]]:
         """The sequence of defenses that recovers the most, for every protected set."""
         cheap = [name for name in REGISTRY.names() if name != PLAIN and not REGISTRY.find(name).costly]
-        singles = [name for name in cheap if self._possible(name, plan)]
+        singles = [name for name in cheap if self._identify(name, plan) is not None]
         screening = plan.screening()
         result = {}
         for prepared in self.sets:
@@ -243,17 +244,19 @@ class _Bench:
                 return [sum(each) / len(each) if each else None for each in means]
 
             result[prepared.training.label] = search(
-                measure, singles, budget, fits=lambda spec: self._possible(spec, plan)
+                measure, singles, budget, identify=lambda spec: self._identify(spec, plan)
             )
         return result
 
-    def _possible(self, spec: str, plan: Plan) -> bool:
-        """Whether the attacker has what a defense needs, and its parts go together."""
+    def _identify(self, spec: str, plan: Plan) -> Hashable | None:
+        """What tells a defense from others; None where the attacker lacks what it needs, or its parts clash."""
         try:
             defense = make_defense(spec, plan)
         except (UnlearnableError, ImportError):  # one without a default, such as "purify", or parts that clash
-            return False
-        return self.data.spare is not None or not any(defense.clean_for(victim) for victim in self.victims)
+            return None
+        if self.data.spare is None and any(defense.clean_for(victim) for victim in self.victims):
+            return None
+        return order_of_hooks(defense)
 
 
 def _read(

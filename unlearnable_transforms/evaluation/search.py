@@ -6,7 +6,7 @@ accuracy on the test set, which a real trainer does not have: the result is an u
 find without.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import UsageError
@@ -42,14 +42,17 @@ Measure = Callable[[Sequence[str], bool], Sequence[float | None]]
 """measure(specifications, full) -> accuracies in the same order."""
 
 
-def search(measure: Measure, singles: Sequence[str], budget: int, *, fits: Callable[[str], bool]) -> list[Trial]:
+def search(
+    measure: Measure, singles: Sequence[str], budget: int, *, identify: Callable[[str], Hashable | None]
+) -> list[Trial]:
     """Spend ``budget`` trainings on finding the sequence of defenses with the highest accuracy.
 
     Args:
         measure: trains and tests.
         singles: all single defenses, screened in this order.
         budget: full trainings in all, at least 8; a screened one, with a third of the epochs, counts a third.
-        fits: whether a composed specification is possible.
+        identify: what tells the training of a composed specification from others, None where it is not possible. Of
+            two with the same value, such as two orders of defenses that work in different places, the first is trained.
 
     Returns:
         The trainings in the order in which they were made.
@@ -86,7 +89,8 @@ def search(measure: Measure, singles: Sequence[str], budget: int, *, fits: Calla
             if added not in start.split(JOIN)
             for order in ((start, added), (added, start))
         ]
-        sequences = best_of(filter(fits, longer))
+        different = {identify(spec): spec for spec in reversed(longer)}  # the first of each
+        sequences = best_of(spec for spec in longer if identify(spec) is not None and different[identify(spec)] == spec)
     return trials
 
 
