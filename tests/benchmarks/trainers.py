@@ -17,7 +17,7 @@ Parts, in the order in which they were used (default: all but `choose`):
     tune     test set, 96 px: all sets, fine-tuned, no defense; CUDA `normal` and clean also with the first three
     scratch  test set, 96 px: CUDA `normal`, its control and clean, from nothing
     simclr   the same without labels, without the control
-    large    test set, 160 px: CUDA's sets, probe and fine-tuned
+    large    test set, 160 px: CUDA's sets and TAP, probe; clean and CUDA `normal`, fine-tuned
     judge    test set, 96 px: clean, CUDA `normal` and TAP, probes of EfficientNet-Lite2, which no noise is made for
     keys     test set, 96 px: CUDA `normal` with two more keys, probe and fine-tuned
     clean    test set, 224 px: clean photographs, probe and fine-tuned
@@ -325,7 +325,7 @@ def main() -> None:
             case "simclr":
                 measure(data, part, NOTHING, [site(part)], 96, poisons={"cuda normal": cuda("normal")}, controls=False)
             case "large":
-                poisons = {name: make(name) for name in STRENGTHS}
+                poisons = {name: make(name) for name in (*STRENGTHS, "tap")}
                 measure(data, part, LITE, alone[:1], 160, poisons=poisons, controls=False)
                 measure(data, part, LITE, trained[:1], 160, poisons={"cuda normal": cuda("normal")}, controls=False)
             case "judge":
