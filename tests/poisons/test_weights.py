@@ -65,6 +65,21 @@ def test_the_last_layer_is_a_linear_probe_and_all_else_stays(digits):
         assert torch.allclose(model.net.class_features[label], standard[pictures.labels == label].mean(0), atol=1e-4)
 
 
+def test_a_feature_that_clean_images_never_have_does_not_count_for_all_others(digits):
+    poison = weighted()
+    pictures = Pictures(Source(digits), (16, 16))
+    (model,) = poison._surrogate(pictures, poison.settings_for(16)).models
+    heads.fit_heads([model], pictures, "none", torch.Generator())
+    pixels, classes = pictures.batch(slice(None)).float() / 255, pictures.labels
+    with torch.no_grad():
+        before = heads.feature_distance(model, pixels, classes)
+        model.net.feature_std[0] = 1e-6  # as of a feature that is 0 in all of them
+        model.net.class_features[:, 0] = 0
+        model.net.feature_mean[0] = model.features(pixels)[:, 0].mean() - 0.01 * model.net.feature_std.mean()
+        after = heads.feature_distance(model, pixels, classes)
+    assert before.mean() < after.mean() < 1e4 * before.mean()  # of 1e-6 it would be 1e9 and more
+
+
 @pytest.mark.parametrize("loss", ["logits", "features"])
 def test_the_noise_leads_frozen_surrogates_to_the_next_class(digits, loss):
     images, labels = digits

@@ -13,6 +13,7 @@ from .surrogate import Model
 
 DECAY = 0.1  # of the logistic regression: the defense `last-layer` has the same
 BATCH = 64  # images whose features are computed at once
+RARE = 0.01  # of the mean: a feature that spreads less over the clean images is not blown up to count as much as others
 
 
 def add_feature_buffers(net: nn.Module, classes: int) -> None:
@@ -59,7 +60,8 @@ def fit_heads(models: Sequence[Model], pictures: Pictures, augment: Transform, g
 def feature_distance(model: Model, pixels: Tensor, classes: Tensor) -> Tensor:
     """The mean square of what standardised features differ by from the mean of a class, (B,)."""
     mean, std, centres = map(model.net.get_buffer, ("feature_mean", "feature_std", "class_features"))
-    return ((model.features(pixels) - mean) / std - centres[classes]).square().mean(1)
+    standard = (model.features(pixels) - mean) / std.clamp_min(RARE * std.mean())
+    return (standard - centres[classes]).square().mean(1)
 
 
 def farthest_classes(models: Sequence[Model]) -> Tensor:
