@@ -5,7 +5,7 @@
 - ``<!-- measured: sem -->`` the figures of a method, from ``unlearnable_transforms/evaluation/measured.json``,
 - ``<!-- gallery: sem -->`` a photograph under a slider, and the difference, as ``examples/gallery.py`` draws them,
 - ``<!-- trainers: main -->`` a table of ``results/trainers/tables.md``, which ``tests/benchmarks/trainers.py`` writes,
-  to be sorted by a click,
+  to be sorted by a click; ``<!-- search: cuda -->`` likewise,
 - ``<!-- sites -->`` the table ``unlearnable_transforms/data/sites.toml``,
 - ``<!-- changelog -->`` the file CHANGELOG.md.
 """
@@ -92,10 +92,10 @@ def gallery(mark: re.Match) -> str:
     )
 
 
-def trainers(mark: re.Match) -> str:
-    """A table of what real trainers get from protected photographs, to be sorted by a click."""
-    parts = (Path(__file__).parent / "results" / "trainers" / "tables.md").read_text(encoding="utf-8").split("<!-- ")
-    (found,) = [part for part in parts if part.startswith(f"{mark[1]} -->")]
+def results(mark: re.Match) -> str:
+    """A table that a benchmark wrote, to be sorted by a click."""
+    parts = (Path(__file__).parent / "results" / mark[1] / "tables.md").read_text(encoding="utf-8").split("<!-- ")
+    (found,) = [part for part in parts if part.startswith(f"{mark[2]} -->")]
     return f'<div class="sortable" markdown="1">\n\n{found.partition("-->")[2].strip()}\n\n</div>'
 
 
@@ -125,7 +125,7 @@ INCLUDES = {
     "methods": methods,
     "sites": site_table,
     r"gallery: (\w+)": gallery,
-    r"trainers: (\w+)": trainers,
+    r"(trainers|search): (\w+)": results,
     r"measured: ([\w-]+)": measured,
     "changelog": changelog,
 }

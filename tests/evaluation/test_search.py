@@ -8,9 +8,8 @@ from evaluations import KEY, NEEDED, PLAN
 import unlearnable_transforms as ut
 from unlearnable_transforms.errors import UsageError
 from unlearnable_transforms.evaluation import evaluate as evaluate_module
-from unlearnable_transforms.evaluation.page import _highest
 from unlearnable_transforms.evaluation.report import Report
-from unlearnable_transforms.evaluation.search import JOIN, Trial, search, spent, worst
+from unlearnable_transforms.evaluation.search import JOIN, Trial, growth, search, spent, worst
 
 SINGLES = [f"d{number}" for number in range(16)]
 
@@ -59,7 +58,7 @@ def test_the_budget_is_kept_and_nothing_is_trained_twice():
 def test_the_plot_grows_with_what_was_spent():
     """Three screened trainings are the first unit; screening alone finds nothing."""
     trials = [Trial(name, False, 0.9) for name in "abc"] + [Trial("a", True, 0.2), Trial("b", True, 0.1)]
-    assert _highest([*trials, Trial("a + b", True, 0.5)]) == [0.0, 0.2, 0.2, 0.5]
+    assert growth([*trials, Trial("a + b", True, 0.5)]) == [0.0, 0.2, 0.2, 0.5]
 
 
 def test_it_ends_where_nothing_is_left():

@@ -1,6 +1,5 @@
 """What the report's page shows. How it looks is in ``report.html.j2``, which escapes all text, and ``report.css``."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean as mean
@@ -10,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .cells import Cell
 from .charts import confusion, curves, line_styles
-from .search import ROUNDING, Trial
+from .search import Trial, growth
 from .tables import Entry, Table
 from .text import (
     defense_name,
@@ -54,7 +53,7 @@ def page(
         line_styles=lambda table: line_styles([table.names[row] for row in table.rows], table.names.get(table.clean)),
         line_styles_of=lambda lines: line_styles(list(lines), None),
         **{function.__name__.lstrip("_"): function for function in (
-            _heat, _highest, _interval, _mean_curves, _confusions, _quality_text, curves, extent, headline_text,
+            _heat, _interval, _mean_curves, _confusions, _quality_text, curves, extent, growth, headline_text,
             overview_text, search_text, title, weak_text,
         )},
     )  # fmt: skip
@@ -68,16 +67,6 @@ def plain(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(plain, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _highest(trials: Sequence[Trial]) -> list[float]:
-    """The highest accuracy of a full training so far, after 1, 2, ... full trainings' worth of a search."""
-    spent, highest = 0.0, [0.0] * math.ceil(sum(trial.cost for trial in trials) - ROUNDING)
-    for trial in trials:
-        spent += trial.cost
-        for place in range(math.ceil(spent - ROUNDING) - 1, len(highest) if trial.full else 0):
-            highest[place] = max(highest[place], trial.accuracy or 0.0)
-    return highest
 
 
 def _interval(entry: Entry) -> str:

@@ -6,6 +6,7 @@ accuracy on the test set, which a real trainer does not have: the result is an u
 find without.
 """
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -106,6 +107,16 @@ def worst(trials: Iterable[Trial]) -> Trial:
         ValueError: there is none.
     """
     return max(_full(trials), key=lambda trial: trial.accuracy or 0.0)
+
+
+def growth(trials: Sequence[Trial]) -> list[float]:
+    """The highest accuracy of a full training so far, after 1, 2, ... full trainings' worth of a search."""
+    spent, highest = 0.0, [0.0] * math.ceil(sum(trial.cost for trial in trials) - ROUNDING)
+    for trial in trials:
+        spent += trial.cost
+        for place in range(math.ceil(spent - ROUNDING) - 1, len(highest) if trial.full else 0):
+            highest[place] = max(highest[place], trial.accuracy or 0.0)
+    return highest
 
 
 def _full(trials: Iterable[Trial]) -> list[Trial]:
