@@ -122,7 +122,7 @@ def figures(report: ut.Report) -> Figures:
         for (row, column), entry in table.entries.items():
             trainer, defense = split(table.about["victim"], column)
             if entry.last is not None:
-                rest = defense.removeprefix("jpeg quality=75").removeprefix(" + ")
+                rest = defense.removeprefix("jpeg quality=75").removeprefix(" + ").removeprefix("erm")
                 found[table.about["image_size"], row[0], trainer, rest or "none"] = entry
     return found
 
@@ -165,13 +165,14 @@ def first_table(found: Figures) -> str:
     for name, trainer in trainers.items():
         clean, kept = (found[96, each, trainer, "none"].last or 0.0 for each in sets)
         lines.append([name, f"{100 * clean:.0f}", f"**{100 * kept:.0f}**"])
-    if all((160, each, PROBED, "none") in found for each in sets):
-        clean, kept = (found[160, each, PROBED, "none"].last or 0.0 for each in sets)
-        lines.append(["the same linear probe, photographs of 160 px", f"{100 * clean:.0f}", f"**{100 * kept:.0f}**"])
-    clean, kept = (max(entry.last or 0.0 for place, entry in found.items() if place[1] == each) for each in sets)
+    clean, kept = (max(entry.last or 0.0 for place, entry in found.items() if place[:2] == (96, each)) for each in sets)
     lines.append(
         ["the highest of all trainers and defenses that were tried", f"{100 * clean:.0f}", f"**{100 * kept:.0f}**"]
     )
+    for name, trainer in {"all layers fine-tuned": TUNED, "linear probe": PROBED}.items():
+        if all((160, each, trainer, "none") in found for each in sets):
+            clean, kept = (found[160, each, trainer, "none"].last or 0.0 for each in sets)
+            lines.append([f"photographs of 160 px, {name}", f"{100 * clean:.0f}", f"**{100 * kept:.0f}**"])
     return markdown(["the trainer", "from clean photographs", "from protected ones"], lines)
 
 
@@ -256,10 +257,12 @@ def worth(found: Figures) -> dict[str, Any]:
         if known.keys() != kinds.keys():
             continue  # not measured yet
         highest = max(entry.last or 0.0 for entry in own.values())
-        if (160, name, PROBED, "none") in found:
-            clean, kept = (found[160, each, PROBED, "none"].last or 0.0 for each in ("clean", name))
-            larger = {"side": 160, "clean": round(100 * clean, 1), "probe": round(100 * kept, 1)}
-            result["larger"][name.split()[1]] = larger
+        larger = {
+            kind: [round(100 * (found[160, each, trainer, "none"].last or 0.0), 1) for each in ("clean", name)]
+            for kind, trainer in kinds.items()
+            if (160, name, trainer, "none") in found
+        }
+        result["larger"][name.split()[1]] = {"side": 160, **larger}
         result["strengths"][name.split()[1]] = {
             **{kind: round(100 * (entry.last or 0), 1) for kind, entry in known.items()},
             "highest": round(100 * highest, 1),

@@ -57,7 +57,7 @@ def _of_start(name: str) -> list[str]:
     known = of_strengths()["started"]
     if name not in known["strengths"]:
         return [NOT_MEASURED]
-    clean, own, larger = known["clean"], known["strengths"][name], known["larger"].get(name)
+    clean, own, larger = known["clean"], known["strengths"][name], known["larger"][name]
     lines = [
         "little against a network that has seen millions of other images, from which most people start: "
         f"{known['network']}, on photographs of {known['side']} pixels as a web site serves them:",
@@ -65,11 +65,14 @@ def _of_start(name: str) -> list[str]:
         f"only its last layer: clean {clean['probe']:.0f}, protected {own['probe']:.0f}; the highest of "
         f"{own['combinations']} ways tried {own['highest']:.0f}",
     ]
-    if larger:
-        lines.append(
-            f"next to nothing on photographs of {larger['side']} pixels, only its last layer: clean "
-            f"{larger['clean']:.0f} of 100, protected {larger['probe']:.0f}"
-        )
+    ways = {"fine-tuned": "all of it trained on", "probe": "only its last layer"}
+    measured = [
+        f"{way}: clean {larger[kind][0]:.0f} of 100, protected {larger[kind][1]:.0f}"
+        for kind, way in ways.items()
+        if kind in larger
+    ]
+    if measured:
+        lines.append(f"even less on photographs of {larger['side']} pixels; {'; '.join(measured)}")
     return lines
 
 
