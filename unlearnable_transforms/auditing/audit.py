@@ -133,8 +133,9 @@ class Audit:
 def _measurement(measured: Measured) -> Iterator[str]:
     others = ", ".join(f"{name} {value:.1%}" for name, value in measured.accuracies.items() if name != "erm")
     yield (
-        f"  quick victims of {measured.rows:,} pictures, tested on {measured.tested:,} clean ones: "
-        f"{measured.accuracies['erm']:.1%}; under {others}; of as many clean test pictures {measured.reference:.1%}"
+        f"  quick victims that start from nothing, of {measured.rows:,} pictures, tested on {measured.tested:,} clean "
+        f"ones: {measured.accuracies['erm']:.1%}; under {others}; of as many clean test pictures "
+        f"{measured.reference:.1%}"
     )
     if measured.taken > measured.margin:
         low, high = measured.kept_interval

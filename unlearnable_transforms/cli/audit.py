@@ -12,20 +12,20 @@ def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
     parser = commands.add_parser(
         "audit",
-        help="tell whether a set is protected, and with a clean test set how well",
+        help="report whether a set is protected, and with a clean test set how well",
         description="Look for signs of protection in a labelled set. With --test also train quick victims, plainly and "
-        "under three cheap defenses, and tell how far they get on clean pictures.",
+        "under three cheap defenses, and test them on clean images. These victims start from nothing.",
         epilog="Exit code: 0 if nothing was found, 1 for signs, a protection, or an owner who reserves training, 2 for "
         "an error, 3 for signs or a protection in a set whose files give something away. "
         "A set is a folder with one folder a class, Parquet, a saved data set or a Hub name.",
     )
     add = parser.add_argument
     add("data", metavar="DATA", help="the set")
-    add("--test", metavar="TEST", help="clean pictures of the same classes")
+    add("--test", metavar="TEST", help="clean images of the same classes")
     add("--json", action="store_true", help="print JSON")
     add("--split", default="train", metavar="NAME", help="of DATA, where it has several (default: train)")
     add_column_options(parser)
-    add("--rows", type=count, default=4000, metavar="N", help="pictures that are looked at (default: 4000)")
+    add("--rows", type=count, default=4000, metavar="N", help="images to examine (default: 4000)")
     add("--seed", type=int, default=0, metavar="N", help="of the victims' trainings (default: 0)")
     add("--device", metavar="NAME", help="of the victims: cpu or cuda (default: a GPU where there is one)")
     parser.set_defaults(run=run)

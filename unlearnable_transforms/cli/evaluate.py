@@ -1,4 +1,4 @@
-"""``unlearnable evaluate``: how far victims get on protected pictures, with and without defenses."""
+"""``unlearnable evaluate``: how far victims get on protected images, with and without defenses."""
 
 import argparse
 from pathlib import Path
@@ -16,8 +16,8 @@ def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
     parser = commands.add_parser(
         "evaluate",
-        help="train victims on protected pictures, with and without defenses",
-        description="Train victims on clean and on protected pictures, with and without defenses, and test them on "
+        help="train victims on protected images, with and without defenses",
+        description="Train victims on clean and on protected images, with and without defenses, and test them on "
         "clean ones. Every training is kept in OUT: started again, a stopped run goes on; more defenses or seeds add "
         "to the table.",
         epilog="A set is a folder with one folder a class, Parquet, a saved data set or a Hub name. "
@@ -26,10 +26,10 @@ def add_to(commands: Any) -> None:
     add = parser.add_argument
     add("out", type=Path, metavar="OUT", help="folder of the results")
     add("--report", action="store_true", help="compute nothing: draw the report of OUT again")
-    add("--clean", metavar="SET", help="unprotected training pictures")
-    add("--test", metavar="SET", help="clean test pictures")
-    add("--protected", metavar="SET", help="training pictures that somebody protected already")
-    add("--attacker-clean", metavar="SET", help="other clean pictures, for defenses that start from such")
+    add("--clean", metavar="SET", help="unprotected training images")
+    add("--test", metavar="SET", help="clean test images")
+    add("--protected", metavar="SET", help="training images that somebody protected already")
+    add("--attacker-clean", metavar="SET", help="other clean images, for defenses that start from such")
     add_key_options(parser, "protect --clean with it; again for more", action="append", default=[])
     add(
         "--defense",
@@ -54,9 +54,10 @@ def add_to(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NORM[:ARGUMENT=VALUE,...]",
-        help="also test on adversarial pictures: linf, l2, linf:eps=4/255; again for more",
+        help="also test on adversarial images: linf, l2, linf:eps=4/255; again for more",
     )
-    add("--recipe", default="screen", metavar="NAME", help="screen, photographs, paper or digits (default: screen)")
+    recipes = "screen, photographs, speedrun, paper or digits (default: screen)"
+    add("--recipe", default="screen", metavar="NAME", help=recipes)
     add(
         "--fraction",
         dest="fractions",
@@ -67,10 +68,10 @@ def add_to(commands: Any) -> None:
         help="also protect only this share",
     )
     add("--no-controls", action="store_true", help="leave out one filter for all, or random noise of equal PSNR")
-    add("--rows", type=count, metavar="N", help="training pictures (default: the recipe's)")
-    add("--image-size", type=count, metavar="PIXELS", help="to which victims resize (default: the pictures' own)")
+    add("--rows", type=count, metavar="N", help="training images (default: the recipe's)")
+    add("--image-size", type=count, metavar="PIXELS", help="to which victims resize (default: the images' own)")
     add_column_options(parser)
-    add("--samples", type=int, default=8, metavar="N", help="pictures shown in the report; 0 for one that is published")
+    add("--samples", type=int, default=8, metavar="N", help="images shown in the report; 0 for one that is published")
     add("--workers", type=count, metavar="N", help="processes (default: one a core)")
     add("--device", metavar="NAME", help="cpu or cuda (default: a GPU where there is one)")
     add_method_options(parser)

@@ -18,7 +18,7 @@ def add_to(commands: Any) -> None:
         "on.",
     )
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="folder of pictures, Parquet file or folder, saved data set, or Hub name")
+    add("source", metavar="SOURCE", help="folder of images, Parquet file or folder, saved data set, or Hub name")
     add_key_options(parser, required=True)
     add("--config", metavar="NAME", help="configuration of a Hub data set")
     add("--max-side", type=count, metavar="N", help="the same as for `unlearnable protect`, which makes them smaller")

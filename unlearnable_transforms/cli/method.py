@@ -21,7 +21,7 @@ def add_key_options(parser: argparse.ArgumentParser, text: str = KEY_HELP, **rul
     parser.add_argument(
         "--derive",
         metavar="NAME",
-        help="use the key that FILE gives for this album or release, e.g. user/name: one file, and a key for each",
+        help="use the key that follows from FILE and this NAME of an album or release, e.g. user/name",
     )
 
 
@@ -44,20 +44,20 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
         "names, `unlearnable methods NAME` the arguments; several make a chain, 'cuda > sem' or cuda,sem (default: "
         "cuda)",
     )
-    add("--strength", metavar="S", help="cuda's: subtle, normal or strong, see docs/photographs.md (default: normal)")
-    add("--kernel-size", metavar="K", help="cuda's side of the filters, odd, instead of --strength")
-    add("--blur", metavar="P", help="cuda's blur parameter p_b, instead of --strength")
+    add("--strength", metavar="S", help="of cuda: subtle, normal or strong, see docs/photographs.md (default: normal)")
+    add("--kernel-size", metavar="K", help="of cuda: side of the filters, odd, instead of --strength")
+    add("--blur", metavar="P", help="of cuda: blur parameter p_b, instead of --strength")
     add(
         "--invertible",
         action="store_const",
         const="true",
-        help="filters of cuda for small pictures that `unlock` undoes better",
+        help="of cuda: filters for small images that `unlock` undoes better",
     )
     add(
         "--preset",
         metavar="P",
-        help="how much work a fit of aue, em, hypo, rem, sem, tap is: paper, fast or cpu (default: cpu); of tap, "
-        "bait and uc also photographs, against networks with ImageNet weights",
+        help="how long a fit takes. aue, em, hypo, rem, sem, tap: paper, fast or cpu (default: cpu); tap, "
+        "bait, uc: photographs, against networks with ImageNet weights",
     )
     add("--eps", type=_levels, metavar="LEVELS", help="strength of added noise in levels of 255 (default: 8, of lsp 6)")
 
@@ -74,15 +74,15 @@ def add_label_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--labels",
         metavar="HOW",
-        help="secret classes: auto, clusters of pictures that look alike; folder, one for each folder at any depth (an "
+        help="secret classes: auto, clusters of similar images; folder, one for each folder at any depth (an "
         "album, a person); or a CSV file with the columns path,label. The labels of the data stay as they are",
     )
     add("--clusters", type=count, metavar="N", help="how many, with --labels auto (default: 10)")
     add(
         "--backbone",
         metavar="NAME",
-        help="what sees likeness, with --labels auto: shapes, built in; efficientnet_lite0, a network with ImageNet "
-        "weights, which finds better clusters (the extra pretrained, no download); or one of timm such as "
+        help="what describes the images, with --labels auto: shapes, built in; efficientnet_lite0, a network with "
+        "ImageNet weights (the extra pretrained, no download); or one of timm such as "
         "timm:resnet18.a1_in1k (default: shapes)",
     )
 

@@ -14,7 +14,7 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("methods", help=text, description=f"{text.capitalize()}.")
     parser.add_argument("name", nargs="?", metavar="NAME", help="instead, the arguments of this method")
     parser.add_argument(
-        "--recommended", type=int, metavar="SIDE", help="instead, what to take for pictures of this side, and why"
+        "--recommended", type=int, metavar="SIDE", help="instead, what to take for images of this side, and why"
     )
     parser.set_defaults(run=run)
 

@@ -1,4 +1,4 @@
-"""``unlearnable protect``: folders of pictures, Parquet files, saved data sets and Hub data sets, protected."""
+"""``unlearnable protect``: folders of images, Parquet files, saved data sets and Hub data sets, protected."""
 
 import argparse
 from pathlib import Path
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from ..poisons.base import Poison
 
 MEASURED_QUALITY = 75  # the lowest of docs/protect.md
-INCOMPLETE = 1  # some pictures were left out, or the disk is full
+INCOMPLETE = 1  # some images were left out, or the disk is full
 
 
 def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
     parser = commands.add_parser(
         "protect",
-        help="protect a folder of pictures or a data set",
-        description="Protect a folder of pictures, Parquet, a saved data set or one of the Hugging Face Hub. "
+        help="protect a folder of images or a data set",
+        description="Protect a folder of images, Parquet, a saved data set or one of the Hugging Face Hub. "
         "Interrupted and started again, it goes on where it stopped.",
-        epilog="Exit code: 0, 1 if pictures were left out or the disk is full, 2 for an error, 130 after Ctrl-C.",
+        epilog="Exit code: 0, 1 if images were left out or the disk is full, 2 for an error, 130 after Ctrl-C.",
     )
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="folder of pictures, Parquet file or folder, saved data set, or Hub name")
+    add("source", metavar="SOURCE", help="folder of images, Parquet file or folder, saved data set, or Hub name")
     add("out", type=Path, metavar="OUT", help="new or empty folder; or one that the same command began")
     add_key_options(parser, required=True)
     add_label_options(parser)
-    folders = parser.add_argument_group("folders of pictures")
+    folders = parser.add_argument_group("folders of images")
     folders.add_argument("--label", metavar="NAME", help="one class for all: an album, an artist or a person")
     folders.add_argument(
         "--format",
@@ -57,14 +57,14 @@ def add_to(commands: Any) -> None:
     folders.add_argument(
         "--remove-gone",
         action="store_true",
-        help="remove from OUT the files of pictures that are gone from SOURCE (default: they stay, and are named)",
+        help="remove from OUT the files of images that are gone from SOURCE (default: they stay, and are named)",
     )
     sizes = parser.add_argument_group("where they will be shown")
     sizes.add_argument(
         "--max-side",
         type=count,
         metavar="N",
-        help="make larger pictures smaller before they are protected: the longest side in pixels",
+        help="make larger images smaller before they are protected: the longest side in pixels",
     )
     sizes.add_argument(
         "--site", choices=list(sites()), metavar="NAME", help="size and format for a site, see --list-sites"
@@ -106,7 +106,7 @@ def add_to(commands: Any) -> None:
         action="append",
         default=[],
         metavar="COLUMN",
-        help="another column of pictures, to stay unprotected as it is; again for each",
+        help="another column of images, to stay unprotected as it is; again for each",
     )
     both = parser.add_argument_group("for all")
     both.add_argument(

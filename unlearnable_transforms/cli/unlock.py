@@ -1,4 +1,4 @@
-"""``unlearnable unlock``: the clean pictures of a protected folder or data set, with the key."""
+"""``unlearnable unlock``: the clean images of a protected folder or data set, with the key."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ def add_to(commands: Any) -> None:
     """Add the command to argparse's subparsers."""
     parser = commands.add_parser(
         "unlock",
-        help="undo the protection of a folder of pictures or a data set",
+        help="undo the protection of a folder of images or a data set",
         description="Undo what `unlearnable protect` made, with its key, its method options and its ledger: exactly "
         "where noise was added, nearly where a filter was. After an error, such as another key, nothing is written.",
     )
@@ -20,17 +20,17 @@ def add_to(commands: Any) -> None:
     add(
         "source",
         metavar="SOURCE",
-        help="protected folder of pictures, Parquet file or folder, saved data set, Hub name",
+        help="protected folder of images, Parquet file or folder, saved data set, Hub name",
     )
-    add("out", type=Path, metavar="OUT", help="new or empty folder: pictures become PNG, data sets Parquet")
+    add("out", type=Path, metavar="OUT", help="new or empty folder: images become PNG, data sets Parquet")
     add_key_options(parser, "the private key", required=True)
     add("--ledger", type=Path, metavar="PATH", help="the private record (default: found in the cache folder)")
-    add("--label", metavar="NAME", help="the class of all pictures, if `protect` was given one")
-    add("--clean", metavar="SOURCE", help="the clean folder or data set, to tell how near the result comes to it")
+    add("--label", metavar="NAME", help="the class of all images, if `protect` was given one")
+    add("--clean", metavar="SOURCE", help="the clean folder or data set, to print how close the result is")
     add(
         "--changed",
         action="store_true",
-        help="pictures were resized or saved as JPEG since: without a ledger another key goes unnoticed then",
+        help="images were resized or saved as JPEG since: without a ledger another key goes unnoticed then",
     )
     add("--config", metavar="NAME", help="configuration of a Hub data set")
     add_column_options(parser)

@@ -16,17 +16,17 @@ def add_to(commands: Any) -> None:
         help="is a protected folder or a published set whole, and does a key fit",
         description="Compare a folder that `unlearnable protect` wrote with the private record of it: what is missing, "
         "added, changed or unprotected. The folder may lie elsewhere by now. A published set is compared with its "
-        "protection.json, and looked at as before publishing: images, tables, card, croissant.json. With --public-key "
-        "it has to be signed. Images that are signed with C2PA are looked at, too.",
+        "protection.json, and checked again as before publishing: images, tables, card, croissant.json. With "
+        "--public-key it has to be signed. C2PA signatures of images are checked, too.",
         epilog="Exit code: 0 if all is as it was protected or published, 1 if not or if something leaks, 2 for an "
         "error, 3 if the key does not fit.",
     )
     add = parser.add_argument
     add("source", metavar="FOLDER", help="protected folder; published set, or its name on the Hub")
     add_key_options(parser, "the key; of a published set also the one it was derived from")
-    add("--ledger", type=Path, metavar="PATH", help="of a protected folder (default: found by what it knows)")
+    add("--ledger", type=Path, metavar="PATH", help="record of a protected folder (default: found by the images in it)")
     add("--revision", metavar="NAME", help="of the Hub's repository (default: main)")
-    add("--public-key", type=Path, metavar="FILE", help="of a publisher: the set has to be signed with it")
+    add("--public-key", type=Path, metavar="FILE", help="public key of the publisher: the set has to be signed with it")
     add("--c2pa-trust", type=Path, metavar="PEM", help="certificates that you trust, for images signed with C2PA")
     parser.set_defaults(run=run)
 

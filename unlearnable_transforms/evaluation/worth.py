@@ -61,11 +61,11 @@ def _of_start(name: str) -> list[str]:
     lines = [
         "little against a network that has seen millions of other images, from which most people start: "
         f"{known['network']}, on photographs of {known['side']} pixels as a web site serves them:",
-        f"all of it trained on: clean {clean['fine-tuned']:.0f} of 100, protected {own['fine-tuned']:.0f}; "
-        f"only its last layer: clean {clean['probe']:.0f}, protected {own['probe']:.0f}; the highest of "
+        f"all layers trained: clean {clean['fine-tuned']:.0f} of 100, protected {own['fine-tuned']:.0f}; "
+        f"only its last layer trained: clean {clean['probe']:.0f}, protected {own['probe']:.0f}; the highest of "
         f"{own['combinations']} ways tried {own['highest']:.0f}",
     ]
-    ways = {"fine-tuned": "all of it trained on", "probe": "only its last layer"}
+    ways = {"fine-tuned": "all layers trained", "probe": "only its last layer trained"}
     measured = [
         f"{way}: clean {larger[kind][0]:.0f} of 100, protected {larger[kind][1]:.0f}"
         for kind, way in ways.items()

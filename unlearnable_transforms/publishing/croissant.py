@@ -22,7 +22,10 @@ CORE, RAI = "http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissan
 HOST = "https://huggingface.co/datasets"
 ODRL = "http://www.w3.org/ns/odrl/2/"
 NO_LICENCE = "No licence was stated."
-EXPECTED = "Models trained on these images are expected to fail on unaltered images."
+EXPECTED = (
+    "A model that starts from nothing and trains on these images alone is expected to fail on unaltered images; one "
+    "that starts from trained weights fails less."
+)
 REPOSITORY = "repository"  # the id that all files are contained in
 _PROTOCOL = "rai:dataManipulationProtocol"
 # The only places where a publisher's own words stand; the rest follows from the manifest.
