@@ -156,6 +156,16 @@ def test_seeds_do_not_matter(poison):
         assert [pipeline(image=IMAGES[0], label=1)["image"].tolist() for _ in range(2)] == [truth, truth]
 
 
+def test_a_second_image_beside_the_first_is_refused(op, poison):
+    sample = {"image": IMAGES[0], "label": 1, "original": IMAGES[0]}
+    with pytest.raises(ValueError, match=r"\['original'\] hold pictures too"):
+        A.Compose([op])(**sample)
+    assert (A.Compose([op], additional_targets={"original": "image"})(**sample)["original"] != IMAGES[0]).any()
+    named = CUDAPoison(key=poison.key, image_key="image")
+    assert (A.Compose([ut.albumentations.Protect(named)])(**sample)["original"] == IMAGES[0]).all()
+    assert A.Compose([op])(image=IMAGES[0], label=1, caption="a dog", boxes=[[0, 0, 9, 9]])["caption"] == "a dog"
+
+
 def test_masks_are_left_alone(op):
     result = A.Compose([op])(image=IMAGES[0], mask=IMAGES[1, :, :, 0], label=1)
     assert (result["mask"] == IMAGES[1, :, :, 0]).all()

@@ -1,5 +1,6 @@
 """Tables that name image files: how they are written, what they call an image, and which labels they may give."""
 
+import base64
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from conftest import encode, pixels
 
 from unlearnable_transforms.data.annotations import rewrite
+from unlearnable_transforms.data.codec import Codec
 from unlearnable_transforms.data.open import open_data
 
 ROWS = "path,label\n0.png,a\n1.png,b\n2.png,a\n3.png,b\n"
@@ -69,6 +71,7 @@ def test_numbers_are_one_class_however_they_are_written(tmp_path, one):
     [
         (ROWS.split("\n", 1)[1], "no line of column names"),
         (ROWS.replace("1.png,b", "1.png,  "), "gives images/1.png no label"),
+        (ROWS.replace("1.png,b", "1.png,nan"), "gives images/1.png no label"),
         (ROWS + "0.png,b\n", "two labels"),
         (ROWS.replace("path,label", "label,label"), "have one name"),
         (ROWS.replace(",a", ",é").encode("latin-1"), "cannot be read"),
@@ -100,3 +103,27 @@ def test_a_table_as_the_source_has_its_classes_and_no_other(tmp_path):
         open_data(source, label="Ann")
     assert [open_data(source).label_text("train", row) for row in range(4)] == ["a", "b", "a", "b"]
     assert open_data(source, unlabelled=True).splits["train"].labels is None
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "train.csv"])
+def test_a_second_image_in_a_table_is_refused(tmp_path, name):
+    rows = [
+        {"file_name": f"images/{row}.png", "label": "ab"[row % 2], "caption": "a dog " * 20,
+         "preview": base64.b64encode(encode(pixels(9, 9, 3, seed=row))).decode()}
+        for row in range(4)
+    ]  # fmt: skip
+    if name.endswith(".csv"):
+        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    else:
+        lines = [json.dumps(row) for row in rows]
+    data = open_data(make(tmp_path / "photos", "\n".join(lines) + "\n", name))
+    with pytest.raises(ValueError, match=rf"{name}: the columns \['preview'\] hold images too.*keep="):
+        data.check_columns(None, [])
+    data.check_columns(None, ["preview"])
+
+
+def test_a_table_that_cannot_be_read_is_not_passed_over(tmp_path):
+    root = make(tmp_path / "photos", PATHS)
+    (root / "metadata.csv").symlink_to(tmp_path / "nowhere.csv")
+    with pytest.raises(ValueError, match=r"metadata\.csv: the file cannot be read"):
+        open_data(root, label="a").units(Codec())

@@ -1,10 +1,12 @@
 """Tars of samples: what is read of them, what is refused, and what is written again."""
 
+import base64
 import io
 import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import encode, pixels
 
@@ -118,3 +120,45 @@ def test_an_image_does_not_take_the_name_of_another(tmp_path):
 def test_long_names_are_written_again(tmp_path, folder):
     members = [(f"{folder}/0.png", image()), (f"{folder}/0.cls", b"0")]
     assert list(written(tar(tmp_path / "train.tar", members), tmp_path / "new.tar")) == [name for name, _ in members]
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("orig", image()),
+        ("bin", image()[8:]),
+        ("txt", base64.b64encode(image())),
+        ("json", json.dumps({"label": 0, "preview": base64.b64encode(image()).decode()}).encode()),
+        ("json", json.dumps({"pixels": pixels(5, 5, 3).tolist()}).encode()),
+        ("npy", npy(pixels(5, 5, 3))),
+        ("npy", npy(pixels(5, 5, 3))[:40] + b"x" * 60),
+    ],
+)
+def test_a_second_image_in_any_file_of_a_sample_is_refused(tmp_path, kind, data):
+    opened = open_data(tar(tmp_path / "train.tar", [*SAMPLES, (f"1.{kind}", data)]))
+    with pytest.raises(ValueError, match=rf"\['{kind}'\] hold images too.*keep="):
+        opened.check_columns(None, [])
+    opened.check_columns(None, [kind])
+
+
+def test_what_may_lie_beside_the_image_of_a_sample(tmp_path):
+    rng = np.random.default_rng(0)
+    boxes = {"boxes": rng.uniform(0, 999, (30, 4)).tolist(), "source": "https://example.org/" + "a" * 60}
+    more: Members = [
+        ("1.txt", "Ein Hund läuft über eine Wiese, und hinter ihm geht die Sonne unter. ".encode() * 2),
+        ("1.json", json.dumps(boxes).encode()),
+        ("1.npy", npy(rng.normal(size=512).astype(np.float32))),
+    ]
+    open_data(tar(tmp_path / "train.tar", [*SAMPLES, *more])).check_columns(None, [])
+
+
+def test_an_image_beside_the_one_that_is_named_stays(tmp_path):
+    members: Members = [("0.left.png", image()), ("0.right.png", image(1)), ("0.cls", b"0")]
+    path = tar(tmp_path / "train.tar", members)
+    open_data(path, image_key="left.png").check_columns("left.png", [])

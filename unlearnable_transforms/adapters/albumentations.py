@@ -14,6 +14,8 @@ except ImportError as error:
         "albumentations is not installed: pip install 'unlearnable-transforms[albumentations]'"
     ) from error
 
+from ..data.beside import row_images
+from ..data.columns import refuse_second_image
 from ..errors import UsageError, UsageTypeError
 from ..key import Key
 from ..poisons import get_poison
@@ -21,6 +23,7 @@ from ..poisons.base import Poison
 from ..poisons.chain import Chain
 
 KEY_FILE_VARIABLE = "UNLEARNABLE_KEY_FILE"
+_BESIDE = ("mask", "masks", "mask3d", "masks3d", "bboxes", "keypoints")  # what may come with an image
 
 
 class Protect(A.ImageOnlyTransform):
@@ -32,6 +35,9 @@ class Protect(A.ImageOnlyTransform):
     choose among their ops (``OneOf``, ``SomeOf``, ``RandomOrder``, ``OneOrOther``) are refused, when the pipeline is
     made or, if it is changed later, at the next image that reaches the op. A replayed op asks for the label of the
     image at hand.
+
+    A second image in the sample that no target of the pipeline names would stay unprotected: it is refused, unless the
+    poison has an ``image_key``.
 
     ``to_dict`` stores the method, its public arguments and the key's fingerprint, never the key. ``from_dict`` takes
     the key from the file named by the environment variable ``UNLEARNABLE_KEY_FILE`` and checks its fingerprint.
@@ -79,6 +85,9 @@ class Protect(A.ImageOnlyTransform):
 
     def __call__(self, *args: Any, force_apply: bool = False, **data: Any) -> Any:
         _refuse_containers()
+        if self.poison.image_key is None:
+            known = {*self.available_keys, *_BESIDE, self.label_key, self.save_key}
+            refuse_second_image("image", row_images(data, None, known))
         self.replay_mode = False  # a replay would take the class of the recorded image for this one
         return super().__call__(*args, force_apply=force_apply, **data)
 

@@ -21,6 +21,8 @@ from .columns import LABEL_KEYS
 METADATA = ("metadata.csv", "metadata.jsonl")
 CSV_LABELS = (*LABEL_KEYS, "class", "category", "target", "diagnosis", "species", "breed")
 
+_MISSING = (None, "", "nan", "NaN", "<NA>")  # as pandas and NumPy write it
+
 
 @dataclass(frozen=True)
 class Annotations:
@@ -59,7 +61,7 @@ class Annotations:
             if isinstance(label, list) and len(label) == 1:
                 (label,) = label
             label = label.strip() if isinstance(label, str) else label
-            if label in (None, ""):
+            if label in _MISSING:
                 raise UsageError(f"{self.path} gives {image} no label in its column {self.label_column!r}")
             if isinstance(label, bool) or not isinstance(label, int | str):
                 raise UsageError(

@@ -62,6 +62,23 @@ def refuse_second_image(image_key: str, others: Collection[str]) -> None:
         )
 
 
+def refuse_beside(where: str, others: Collection[str]) -> None:
+    """As :func:`refuse_second_image`, of what is written again beside image files.
+
+    Args:
+        where: what the names are, for people.
+        others: names of what holds images.
+
+    Raises:
+        ValueError: names them and the remedy.
+    """
+    if others:
+        raise UsageError(
+            f"{where} {list(others)} hold images too, or what could be one (bytes, arrays, encoded text), and would "
+            "stay unprotected: take them out, or say by name that they may stay as they are: pass keep= to protect"
+        )
+
+
 def refuse_formatted(row: Any, caller: FrameType | None) -> None:
     """Refuse what ``Dataset.map`` makes of the stored rows where the dataset has a format or a transform.
 

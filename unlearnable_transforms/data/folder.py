@@ -12,7 +12,9 @@ from ..errors import UsageError
 from ..files import is_utf8
 from .annotations import METADATA, Annotations, read_csv, read_metadata, rewrite
 from .base import TRAIN, Label, LabelledSet, NamedRows, SourceChanged, Unit
+from .beside import row_images
 from .codec import AUTO, Codec
+from .columns import refuse_beside
 from .header import HEIC, RAW
 from .image import Opened, open_bytes
 from .splits import is_train_split, leading_split
@@ -116,12 +118,22 @@ class FolderSet(LabelledSet):
     def write(self, unit: Unit, images: list[bytes], path: Path, codec: Codec) -> None:
         path.write_bytes(images[0])
 
+    @property
+    def written_tables(self) -> list[Annotations]:
+        """The tables that are written again: not those of splits that are left out."""
+        left_out = self.left_out
+        return [table for table in self.tables if table.path.split("/")[0] not in left_out]
+
+    def check_columns(self, image_key: str | None, keep: Sequence[str]) -> None:
+        for table in self.written_tables:
+            but = [table.file_column, *keep]
+            others = dict.fromkeys(name for row in table.rows for name in row_images(row, None, but))
+            refuse_beside(f"{self.root / table.path}: the columns", others)
+
     def finish(self, out: Path, written: Mapping[Unit, str]) -> list[str]:
         targets = {self.splits[unit.split].place(unit.start): unit.target for unit in written}
-        notes, left_out = [], self.left_out
-        for table in self.tables:
-            if table.path.split("/")[0] in left_out:
-                continue
+        notes = []
+        for table in self.written_tables:
             dropped = rewrite(table, out, targets.get)
             if dropped:
                 notes.append(f"{table.path}: left out the rows of images that were not written: {named(dropped)}")
@@ -306,8 +318,10 @@ def _add_tables(
     """Read the tables that name images: ``metadata.*`` anywhere, and a CSV at the top where no class is known."""
     paths = [file.path for file in images]
     for file in files:
-        if file.name in METADATA and not file.problem:
+        if file.name in METADATA:
             try:
+                if file.problem:  # what it says of classes is not known
+                    raise UsageError(f"{root / file.path}: {file.problem}; put it back, or take it out")
                 data.tables.append(read_metadata(root, file.path, paths))
             except ValueError as error:
                 data.damaged.append(error)

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import UsageError
 from ..files import parse_json
 from .base import TRAIN, Label, LabelledSet, NamedRows, SourceChanged, Unit
+from .beside import SHORT, is_image
 from .codec import Codec
-from .columns import LABEL_KEYS
+from .columns import LABEL_KEYS, refuse_beside
 from .folder import IMAGES, target_name
 from .image import Opened, open_bytes
 from .table import split_of
@@ -152,6 +155,20 @@ class TarSet(LabelledSet):
                 if place != sample.image:
                     yield rows.read(sample.tar, member)
 
+    def check_columns(self, image_key: str | None, keep: Sequence[str]) -> None:
+        found: dict[str, None] = {}
+        for rows in map(self.splits.__getitem__, self.written):
+            assert isinstance(rows, TarRows)
+            for sample in rows.samples:
+                for place, member in enumerate(sample.members):
+                    known = member.kind in found or member.kind in keep or place == sample.image
+                    # an image beside the one that `image_key` names stays, as was said with it
+                    if known or member.size <= SHORT or (image_key is not None and _is_image_name(member)):
+                        continue
+                    if is_image(_value(rows.read(sample.tar, member), member)):
+                        found[member.kind] = None
+        refuse_beside(f"{self.source}: the files of the kinds", found)
+
     def check_unchanged(self) -> None:
         for file in self.stamps:
             status = (self.root / file.path).stat()
@@ -247,8 +264,7 @@ def _grouped(path: Path) -> dict[str, list[Member]]:
 
 
 def _sample(path: Path, tar: int, name: str, members: list[Member], image_key: str | None) -> Sample:
-    suffixes = ["." + member.kind.lower().rsplit(".", 1)[-1] for member in members]
-    images = [place for place, suffix in enumerate(suffixes) if suffix in IMAGES]
+    images = [place for place, member in enumerate(members) if _is_image_name(member)]
     if image_key is not None:
         images = [place for place in images if members[place].kind == image_key]
     if len(images) != 1:
@@ -258,6 +274,28 @@ def _sample(path: Path, tar: int, name: str, members: list[Member], image_key: s
             + ("" if image_key is not None else ", or say which with --image-key KIND, and they stay as they are")
         )
     return Sample(tar, name, tuple(members), images[0])
+
+
+def _suffix(member: Member) -> str:
+    return "." + member.kind.lower().rsplit(".", 1)[-1]
+
+
+def _is_image_name(member: Member) -> bool:
+    return _suffix(member) in IMAGES
+
+
+def _value(data: bytes, member: Member) -> Any:
+    """What a file beside an image says: the value of JSON, an array, text, or bytes."""
+    try:
+        if _suffix(member) == ".npy":
+            return np.load(io.BytesIO(data), allow_pickle=False)
+        text = data.decode("utf-8-sig")
+    except (ValueError, EOFError, SyntaxError, MemoryError):  # of a head that is no array's
+        return data
+    try:
+        return parse_json(text) if _suffix(member) == ".json" else text
+    except ValueError:
+        return text
 
 
 def _label(rows: TarRows, sample: Sample, label_key: str | None) -> Label:
