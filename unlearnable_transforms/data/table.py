@@ -21,7 +21,7 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.table import embed_table_storage
 
 from ..errors import UsageError
-from ..files import private_directory, whole
+from ..files import RESTORE, DamagedError, is_inner_path, open_regular, private_directory, read_json, whole
 from .base import TRAIN, LabelledSet, Rows, SourceChanged, Unit
 from .beside import dataset_images
 from .codec import Codec, checksum
@@ -107,7 +107,7 @@ class TableSet(LabelledSet):
     scratch: Any = field(default=None, repr=False)
 
     def tokens(self, split: str, poison: Any, rows: range | None = None) -> list[str]:
-        if self.secret is None and self.label_key is None:
+        if self.secret is None and self.rows_of(split).label_key is None:
             find_columns(self.rows_of(split).data.column_names, self.image_key)  # says which columns there are
         return super().tokens(split, poison, rows)
 
@@ -208,12 +208,31 @@ def open_rows(
     image_key, label = columns_of(first.column_names, image_key, label_key)
     result = TableSet(source, {}, image_key=image_key, label_key=label, keep_splits=list(keep_splits))
     result.named_splits = isinstance(data, DatasetDict) and not alone
-    for name, split in splits.items():
-        result.splits[name] = TableRows(name, as_images(split, image_key), image_key, label)
     feature = first.features[label] if label is not None else None
     result.names = list(feature.names) if isinstance(feature, ClassLabel) else None
+    for name, split in splits.items():
+        if image_key not in split.column_names:
+            raise UsageError(
+                f"the split {name!r} of {source} has no column {image_key!r}, only {split.column_names}: a data set has "
+                "the same columns in all splits"
+            )
+        labelled = label in split.column_names  # a test split may have no labels
+        if labelled:
+            _check_classes(result.names, split.features[label], f"the split {name!r} of {source}")
+        result.splits[name] = TableRows(name, as_images(split, image_key), image_key, label if labelled else None)
     result.labels_from = f"column {label!r}"
     return result
+
+
+def _check_classes(names: Sequence[str] | None, feature: Any, where: str) -> None:
+    """Refuse a label column in which a number means another class than in the first split or file."""
+    theirs = feature.names if isinstance(feature, ClassLabel) else None
+    for number, (one, other) in enumerate(zip(names or (), theirs or (), strict=False)):
+        if one != other:
+            raise UsageError(
+                f"{where}: class {number} is {other!r}, in the first split or file {one!r}, so that one class would be "
+                "protected as two: give all of them one class list, e.g. with align_labels_with_mapping"
+            )
 
 
 def columns_of(names: Sequence[str], image_key: str | None, label_key: str | None) -> tuple[str, str | None]:
@@ -247,13 +266,17 @@ def open_tables(
     scratch = None if saved else Scratch()
     with no_bars(unless=sys.stderr.isatty()), _as_one_set(str(path)):
         if scratch is None:
-            data = load_from_disk(str(path))
+            data = load_saved(path)
         else:
             data = load_dataset("parquet", data_files=_parquet_files(path), cache_dir=str(scratch.folder))
     alone = path.is_file() or saved == "one"
     result = open_rows(data, str(path), image_key=image_key, label_key=label_key, keep_splits=keep_splits, alone=alone)
     result.saved, result.path, result.stamps, result.scratch = saved, path, stamps, scratch
     result.named_splits = not alone and _names_splits(path, saved)
+    for file, _, _ in [] if saved else stamps:  # `datasets` takes the class list of the first file for all of them
+        features = Features.from_arrow_schema(pq.read_schema(path / file if path.is_dir() else path))
+        if result.label_key in features:
+            _check_classes(result.names, features[result.label_key], file)
     result.check_kept()
     known = {name for name, _, _ in stamps}
     files, hidden = walk(path) if path.is_dir() and not saved else ([], [])
@@ -278,6 +301,31 @@ def open_hub(
     result = open_rows(data, name, image_key=image_key, label_key=label_key, keep_splits=keep_splits)
     result.check_kept()
     return result
+
+
+def load_saved(path: Path) -> Dataset | DatasetDict:
+    """A set saved by ``save_to_disk``, whoever made the folder: of regular files that lie in it.
+
+    Raises:
+        FileNotFoundError, IrregularFileError: a file is missing, or a pipe or device.
+        ValueError: it is damaged, or names files that lie elsewhere.
+    """
+    folders = [path]
+    if is_saved(path) == "dict":
+        about = path / "dataset_dict.json"
+        names = read_json(about, {"splits": [str]}, RESTORE)["splits"]
+        if not all(is_inner_path(name, parts=1) for name in names):
+            raise DamagedError(about, RESTORE)
+        folders = [path / name for name in names]
+    for folder in folders:
+        read_json(folder / "dataset_info.json", dict, RESTORE)
+        state = folder / "state.json"
+        for file in read_json(state, {"_data_files": [{"filename": str}]}, RESTORE)["_data_files"]:
+            if not is_inner_path(file["filename"]):
+                raise DamagedError(state, RESTORE)
+            open_regular(folder / file["filename"]).close()
+    with _as_one_set(str(path)):
+        return load_from_disk(str(path))
 
 
 class Scratch:
@@ -307,6 +355,10 @@ def _as_one_set(source: str) -> Iterator[None]:
         if isinstance(cause, OSError):  # a full disk, perhaps
             raise cause from None
         raise UsageError(f"{source} cannot be read as one data set: {cause}") from None
+    except UsageError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # of files that say something else
+        raise UsageError(f"{source} cannot be read as one data set: {error}") from None
 
 
 def _parquet(path: Path) -> list[File]:

@@ -20,7 +20,6 @@ from datasets import (
     Image,
     IterableDataset,
     IterableDatasetDict,
-    load_from_disk,
 )
 from datasets.table import embed_table_storage
 
@@ -31,7 +30,7 @@ from ..data.codec import Codec
 from ..data.folder import FolderSet
 from ..data.open import kind_of, open_data
 from ..data.splits import is_train_split
-from ..data.table import ROW_GROUP, columns_of, is_saved, no_bars, open_rows
+from ..data.table import ROW_GROUP, columns_of, is_saved, load_saved, no_bars, open_rows
 from ..data.walk import named
 from ..errors import UsageError, UsageTypeError
 from ..files import IrregularFileError, is_utf8, open_regular, read_regular
@@ -173,7 +172,7 @@ def stage(
         raise FileNotFoundError(f"{source} is no folder: publish a data set, or a folder made by `unlearnable protect`")
     _check_run(path, poison)
     if is_saved(path):
-        return _stage_rows(load_from_disk(str(path)), folder, poison, rename)
+        return _stage_rows(load_saved(path), folder, poison, rename)
     kind = kind_of(path)
     if kind == "tars":
         raise UsageError(
@@ -302,6 +301,8 @@ def _stage_pictures(
 ) -> Upload:
     data = open_data(source, label=label)
     assert isinstance(data, FolderSet)
+    if data.damaged:
+        raise data.damaged[0]
     training = [name if data.named_splits else ALONE for name in data.training]
     classes = numbered_names(data, poison) if data.by_name else None
     upload = Upload(folder, {}, training, classes=classes, known=poison.classes)
