@@ -3,6 +3,7 @@
 import pickle
 import unicodedata
 from array import array
+from decimal import Decimal
 from enum import IntEnum
 
 import numpy as np
@@ -73,6 +74,7 @@ def test_classes_turn_numbers_into_names():
         ([[3, 3]], None, TypeError, "soft"),
         (np.array([3, 3]), None, TypeError, "soft"),
         (b"cat", None, TypeError, "not bytes"),
+        ("caf\udce9", None, ValueError, "no text that can be written as UTF-8"),
         (object(), None, TypeError, "not object"),
         (3, ["a", "b", "c"], ValueError, "label is 3, but there are 3 classes"),
         (3, [0, 1], ValueError, r"3 is not in classes=\[0, 1\]"),
@@ -142,6 +144,8 @@ def test_batches_of_text():
         ([1, True], (1,), "^row 1: .*bool"),
         ([True, 1], (0,), "^row 0: .*bool"),
         ([0, 1.0], (1,), "^row 1: .*float"),
+        ([1, 1.0], (1,), "^row 1: .*float"),
+        ([1, Decimal(1)], (1,), "^row 1: .*not Decimal"),
         ([0, [0, 1]], (1,), "^row 1: .*soft"),
         ([torch.tensor([0.5, 0.5])] * 2, (0,), "^row 0: .*soft"),
         (torch.tensor([True, False]), (), "bool"),

@@ -11,6 +11,7 @@ import torch
 import xxhash
 
 from .errors import UnlearnableError, UsageError, UsageTypeError
+from .files import is_utf8
 
 MAX_NAMED_ROWS = 5
 
@@ -78,6 +79,8 @@ def _token(label: Any, known: list[str] | None) -> str:
     if isinstance(label, numbers.Integral):
         return _int_token(int(label), known)
     if isinstance(label, str):
+        if not is_utf8(label):
+            raise UsageError(f"the label {label!r} is no text that can be written as UTF-8: rename the class")
         token = "s:" + unicodedata.normalize("NFC", label)
         if token == "s:":
             raise UsageError("the label is empty text; label the sample or leave it out")
@@ -147,11 +150,11 @@ def batch_tokens(labels: Any, count: int, classes: Sequence | None = None) -> li
     if len(labels) != count:
         raise SampleError(f"{count} images came with {len(labels)} labels; pass one label an image")
     try:
+        plain = set(map(type, labels)) <= {int, str}  # of all: True and 1.0 are equal to 1 and could hide behind it
         distinct = set(labels)
-        plain = {type(label) for label in distinct} <= {int, str}  # True == 1, so a bool could hide behind an int
     except TypeError:  # unhashable: soft labels, for one
         plain = False
-    if plain and bool not in set(map(type, labels)):
+    if plain:
         try:
             tokens = {label: _token(label, known) for label in distinct}
             return [tokens[label] for label in labels]

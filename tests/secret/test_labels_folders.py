@@ -1,5 +1,6 @@
 """Secret classes of a folder: one a subfolder, a table of names, clusters; interrupted and resumed; the command."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -109,6 +110,25 @@ def test_tables_that_leave_a_class_open_are_refused(album, out, poison, tmp_path
         protect_source(album, out, poison, labels=tmp_path / "other.csv")
     with pytest.raises(ValueError, match='"auto", "folder" or a CSV file'):
         protect_source(album, out, poison, labels="nothing.csv")
+
+
+def test_json_lines_name_classes_too(album, out, poison, ledger, tmp_path):
+    names = sorted(tree(album))
+    table = tmp_path / "people.jsonl"
+    rows = [{"path": name, "label": number % 2} for number, name in enumerate(names)]
+    table.write_text("\n".join(map(json.dumps, rows)))
+    protect_source(album, out, poison, labels=table, ledger=ledger)
+    assert integers(ledger) == [0, 1] * 3
+    for bad in ({"path": names[0]}, {"label": 1}, {"path": names[0], "label": [1]}):
+        table.write_text("\n".join(map(json.dumps, [{"path": "x", "label": 1}, bad])))
+        with pytest.raises(ValueError, match=r"has no label|has no line for"):
+            protect_source(album, tmp_path / "other", poison, labels=table)
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(album, out, poison):
+    os.rename(album / "ann", os.fsencode(album) + b"/caf\xe9")
+    with pytest.raises(ValueError, match=r"caf\\udce9: the name is not UTF-8"):
+        protect_source(album, out, poison, labels="folder")
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
-from ..files import locked, private_directory, replacing
+from ..files import is_utf8, locked, private_directory, replacing
 from ..key import Key
+from .walk import named
 
 
 def class_numbers(names: Sequence[str], key: Key | None) -> dict[str, int]:
@@ -23,8 +24,10 @@ def class_numbers(names: Sequence[str], key: Key | None) -> dict[str, int]:
         key: whose list counts; None, for methods without a key: places in the sorted names.
 
     Raises:
-        ValueError: the list that is kept is damaged.
+        ValueError: the list that is kept is damaged, or a name is not UTF-8.
     """
+    if strange := [name for name in names if not is_utf8(name)]:
+        raise UsageError(f"{named(strange)}: the name is not UTF-8, as data sets want their classes: rename it")
     kept = [] if key is None else kept_names(key)
     places = {name: place for place, name in enumerate([*kept, *_new(names, kept)])}
     return {name: places[_normal(name)] for name in names}
