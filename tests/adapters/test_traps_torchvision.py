@@ -259,3 +259,10 @@ def test_negative_noise_does_not_wrap_and_floats_are_not_truncated(poison):
         assert protected.max() == 255
         middle = protected[4, 4]
         assert middle.min() == 255  # inside, a flat picture stays flat: divided by its own maximum
+
+
+def test_a_protected_dataset_is_not_protected_again(poison):
+    wrapped = ProtectedDataset(fake(), poison)
+    for again in (wrapped, Subset(wrapped, [0])):
+        with pytest.raises(ValueError, match="ProtectedDataset already"):
+            ProtectedDataset(again, poison)

@@ -15,6 +15,7 @@ import unlearnable_transforms as ut
 from unlearnable_transforms.data.image import encode_png
 from unlearnable_transforms.jobs.ledger import read_ledger
 from unlearnable_transforms.poisons.base import UnchangedWarning
+from unlearnable_transforms.protection.protect import protect_source
 from unlearnable_transforms.sample import sample_id
 
 ROWS = 12
@@ -80,6 +81,21 @@ def test_the_ledger_lies_in_the_cache_by_default(data, poison, tmp_path, monkeyp
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+def test_a_ledger_takes_the_place_of_no_other_file(data, poison, ledger):
+    ut.protect(data, poison, ledger=ledger)
+    before = ledger.read_bytes()
+    ut.protect(data, poison, ledger=ledger)  # of the same images
+    assert list(ledger.parent.glob("ledger*")) == [ledger]
+    other = make(pictures(15)[12:], [0, 1, 2])
+    with pytest.warns(UserWarning, match="was the ledger of other images"):
+        ut.protect(other, poison, ledger=ledger)
+    assert ledger.with_name(f"{ledger.name}.1").read_bytes() == before
+    key = poison.key.save(ledger.with_name("my.key"))
+    with pytest.raises(ValueError, match="is not a ledger"):
+        ut.protect(other, poison, ledger=key)
+    assert ut.Key.load(key) == poison.key
+
+
 def test_what_map_keeps_lies_in_a_private_folder(data, poison, ledger, tmp_path):
     data.save_to_disk(tmp_path / "saved")
     before = set((tmp_path / "saved").rglob("*"))
@@ -103,6 +119,20 @@ def test_what_is_protected_already_is_refused(data, poison):
     with pytest.raises(ValueError, match="row 0 is protected already"):
         ut.protect(once, poison)
     assert len(ut.protect(data, poison)) == len(data)  # the clean set may be protected again
+
+
+def test_one_protected_image_among_clean_ones_is_named(data, poison, tmp_path):
+    once = ut.protect(data, poison)
+    images = pictures(45)
+    images[7] = arrays(once)[7]  # not among those by which a protected set is recognised
+    mixed = make(images, [row % 3 for row in range(45)])
+    with pytest.warns(UserWarning, match=r"^row 7: protected already, .*protected twice"):
+        ut.protect(mixed, poison)
+    for row, image in enumerate(images):
+        (tmp_path / "album" / "abc"[row % 3]).mkdir(parents=True, exist_ok=True)
+        PILImage.fromarray(image).save(tmp_path / "album" / "abc"[row % 3] / f"{row:02d}.png")
+    summary = protect_source(tmp_path / "album", tmp_path / "out", poison)
+    assert any(note.startswith("b/07.png: protected already") for note in summary.notes)
 
 
 def test_two_processes_give_the_same(data, poison, ledger):

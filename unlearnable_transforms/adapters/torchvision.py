@@ -84,7 +84,10 @@ class ProtectedDataset(torch.utils.data.Dataset):
 
 
 def _refuse_transform(dataset: Any) -> None:
-    """A transform left in the dataset, also under Subset and ConcatDataset, would run before the protection."""
+    """A transform left in the dataset, also under Subset and ConcatDataset, would run before the protection, and so
+    would another protection."""
+    if isinstance(dataset, ProtectedDataset):
+        raise UsageError("the dataset is a ProtectedDataset already: combine methods in a Chain (docs/chain.md)")
     joint = getattr(dataset, "transforms", None)
     if isinstance(joint, StandardTransform):
         joint = joint.transform  # one of the labels alone may stay

@@ -4,6 +4,7 @@ It maps each clean picture to its protected one by their ids, so that publishing
 an interrupted run can go on, and unlocking finds what it needs. It is as secret as the key.
 """
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ import xxhash
 from ..errors import UsageError
 from ..files import RESTORE, DamagedError, open_regular, parse_json, private_directory, replacing
 from ..poisons.base import Poison, decisive
+from ..warn import warn
 
 STATUSES = (
     "protected",
@@ -72,6 +74,8 @@ def write_ledger(
     metadata = {KEY_CHECK: _key_check(key_fingerprint, ids), METHOD: method, LEARNT: learnt}
     schema = SCHEMA.with_metadata({**metadata, **({} if max_side is None else {MAX_SIDE: str(max_side)})})
     target = Path(path) if path is not None else ledger_path(key_fingerprint, ids)
+    if path is not None and target.exists():
+        _set_aside(target, ids)
     with replacing(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for start in range(0, max(1, len(table)), ROW_GROUP):  # no copy of the whole, which may lie on the disk
             writer.write_table(table.slice(start, ROW_GROUP).cast(schema))
@@ -82,6 +86,19 @@ def write_ledger(
         with replacing(replaces) as temporary:
             temporary.write_text(target.name)
     return target
+
+
+def _set_aside(path: Path, protected_ids: np.ndarray) -> None:
+    """Rename a ledger of other images where a new one is to lie, with a warning: they cannot be undone without it.
+
+    Raises:
+        ValueError: the file is no ledger.
+    """
+    before = _sorted_ids(read_ledger(path))
+    if len(before) and not np.isin(before, protected_ids).any():
+        names = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+        kept = path.rename(next(name for name in names if not name.exists()))
+        warn(f"{path} was the ledger of other images: it is {kept} by now, keep it with their key")
 
 
 def page_of(ledger: Path) -> Path:
@@ -95,12 +112,23 @@ def protected_rows() -> list[tuple[Path, pa.Table]]:
     return [(path, table.filter(pc.equal(table["status"], "protected"))) for path, table in tables]
 
 
-def check_ledger_place(path: str | os.PathLike | None, out: Path) -> None:
+def protected_before(table: pa.Table) -> set[bytes]:
+    """The clean ids of a ledger's protected images that are protected ids of another ledger in the cache: these images
+    have two protections now."""
+    clean = table.filter(pc.equal(table["status"], "protected"))["clean_id"]
+    found: set[bytes] = set()
+    for _, known in protected_rows():
+        again = pc.is_in(clean, value_set=known["protected_id"].combine_chunks())
+        found.update(clean.filter(again).to_pylist())
+    return found
+
+
+def check_ledger_place(path: str | os.PathLike | None, out: Path | None = None) -> None:
     """Refuse, before any work is done, a place where a ledger must not or cannot be written.
 
     Args:
         path: where the ledger is to go; None is the default place.
-        out: the output folder, which will be published.
+        out: the output folder, which will be published; None where there is none.
 
     Raises:
         ValueError: the place lies in ``out``, or is a file that is not a ledger.
@@ -109,7 +137,7 @@ def check_ledger_place(path: str | os.PathLike | None, out: Path) -> None:
     if path is None:
         return
     place = Path(path).resolve()
-    if out.resolve() in place.parents:
+    if out is not None and out.resolve() in place.parents:
         raise UsageError(f"the ledger {path} would lie in {out}, beside what gets published: put it elsewhere")
     if not place.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {place.parent} to write the ledger to")

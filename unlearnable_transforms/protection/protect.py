@@ -26,7 +26,7 @@ from ..data.table import Scratch, TableRows, TableSet, open_rows
 from ..data.walk import named, readable_name
 from ..errors import UsageError, UsageTypeError
 from ..jobs.journal import Journal, Record, open_journal
-from ..jobs.ledger import SCHEMA, check_ledger_place, protected_rows, write_ledger
+from ..jobs.ledger import SCHEMA, check_ledger_place, protected_before, protected_rows, write_ledger
 from ..jobs.run import (
     READABLE,
     Engine,
@@ -54,6 +54,10 @@ SECRET_CLASSES = "classes.json"  # in the journal
 MAX_NAMED = 20  # rows that an error names
 PNG = Codec()
 GROWN = 2  # times as many bytes as the source had: the summary says why
+TWICE = (
+    "protected already, says a ledger of this machine, and by now protected twice: unlock takes off one protection "
+    "only. Protect the clean images instead"
+)
 SAMPLE = 20  # images by which a protected set is recognised
 _SCRATCH: list[Scratch] = []  # as long as the process: data sets that were made of what lies there may live as long
 _LEDGER_FEATURES = Features(
@@ -218,6 +222,7 @@ def protect(
     check_fraction(fraction, poison)
     check_max_side(max_side)
     check_options(labels, clusters, backbone, poison.key)
+    check_ledger_place(ledger)
     rows = open_rows(data, "data", image_key=poison.image_key, label_key=poison.label_key)
     rows.check_columns(poison.image_key, list(keep))
     for split in rows.splits.values():
@@ -245,7 +250,11 @@ def protect(
                 "is in its alpha channel): it is unprotected",
                 UnchangedWarning,
             )
-    write_ledger(pa.concat_tables(tables), ledger, poison, max_side=max_side)
+    table = pa.concat_tables(tables)
+    if twice := protected_before(table):
+        pairs = zip(table["row"].to_pylist(), table["clean_id"].to_pylist(), strict=True)
+        warn(f"{name_rows([row for row, id_ in pairs if id_ in twice])}: {TWICE}")
+    write_ledger(table, ledger, poison, max_side=max_side)
     if isinstance(data, DatasetDict):
         return DatasetDict({name: results.get(name, split) for name, split in data.items()})
     return results[rows.training[0]]
@@ -663,6 +672,9 @@ def _finish(
     if data.may_leave_out:
         known = [record for record in records if record["status"] == "written"]
         summary.images = [(os.path.join(data.source, record["place"]), record["target"]) for record in known]
+    if twice := {id_.hex() for id_ in protected_before(table)}:
+        again = [record for record in records if any(fact.get("clean_id") in twice for fact in record.get("facts", ()))]
+        summary.notes.append(f"{named([record['place'] for record in again])}: {TWICE}")
     summary.ledger = str(write_ledger(table, ledger, poison, journal.directory / "ledger.txt", max_side))
     protected = {record["place"] for record in records if _protects(record)}
     summary.beside = [(path, _of_another_file(path, other, other in protected)) for path, other in data.beside.items()]
