@@ -5,6 +5,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -100,6 +101,25 @@ def remove_parts(directory: Path) -> None:
         for name in names:
             if name.startswith(PART_PREFIX) and name.endswith(PART_SUFFIX):
                 Path(folder, name).unlink(missing_ok=True)
+
+
+def put_in_place(made: Path, out: Path) -> None:
+    """Let a folder take the place of one that is not there, or empty: perhaps a link to a folder, a mounted disk or the
+    current folder. It gets the usual rights.
+
+    Raises:
+        FileExistsError: ``out`` is no longer empty.
+    """
+    if not out.exists():
+        out.mkdir()
+        made.chmod(out.stat().st_mode)
+        out.rmdir()
+        made.rename(out)
+        return
+    if any(out.iterdir()):
+        raise FileExistsError(f"{out} is no longer empty: choose a new folder")
+    for entry in list(made.iterdir()):
+        shutil.move(entry, out.resolve() / entry.name)
 
 
 def private_directory(*parts: str) -> Path:

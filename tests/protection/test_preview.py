@@ -113,6 +113,17 @@ def test_no_page_with_an_original_lies_among_protected_images(photo, tmp_path):
     assert [path.name for path in (tmp_path / "protected").iterdir()] == [f"{photo.stem}.png"]
 
 
+def test_no_report_and_no_noise_lie_among_protected_images(photo, tmp_path, capsys):
+    out = tmp_path / "protected"
+    protect_source(photo.parent, out, ut.CUDAPoison(key=ut.Key.public("preview")), label="cats")
+    images = np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1]
+    with pytest.raises(UsageError, match="the report shows originals"):
+        ut.evaluate(clean=images, test=images, out=out)
+    assert main(["cache", "export", "0123", str(out / "noise")]) == 2
+    assert "name another one" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == [f"{photo.stem}.png"]
+
+
 def test_an_alpha_channel_is_shown_on_white(tmp_path):
     image = np.zeros((100, 120, 4), np.uint8)
     image[:, 60:, 3] = 255

@@ -222,6 +222,17 @@ def test_files_that_the_hub_leaves_out_are_an_error(hub, poison, protected, monk
         ut.publish(protected, "user/name", poison=poison, originals_public=False)
 
 
+@pytest.mark.parametrize("how", ["link", "here"])
+def test_a_folder_may_be_a_link_or_the_current_one(tmp_path, monkeypatch, poison, protected, how):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folder = "." if how == "here" else tmp_path / "link"
+    ut.publish(protected, "user/name", poison=poison, folder=folder, originals_public=False)
+    assert verify(tmp_path / "elsewhere", key()).exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
 def test_a_folder_is_ready_to_upload(tmp_path, hub, poison, protected):
     done = publish(protected, tmp_path / "ready")
     assert hub.received == []

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from . import say
 
 DAMAGED = 1
@@ -85,8 +86,11 @@ def remove_fit(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Copy a fit."""
+    from ..jobs.journal import lies_in_output
     from ..noise.cache import export_noise
 
+    if lies_in_output(args.folder):
+        raise UsageError(f"{args.folder} lies in a folder of protected images, which gets published: name another one")
     say(f"Wrote {export_noise(args.name, args.folder)}. It is as secret as the key.")
 
 

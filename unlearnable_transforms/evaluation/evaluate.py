@@ -17,6 +17,7 @@ from ..defenses.base import REGISTRY, Defense
 from ..defenses.compose import order_of_hooks
 from ..errors import UnlearnableError, UsageError, WorkError
 from ..files import read_json
+from ..jobs.journal import lies_in_output
 from ..jobs.workers import run_tasks
 from ..poisons.base import Poison
 from ..sample import spread
@@ -122,6 +123,11 @@ def evaluate(
             "two methods would have one name, from the same key perhaps: leave one out, or name them in a mapping"
         )
 
+    if samples and out is not None and lies_in_output(Path(out) / SETS):
+        raise UsageError(
+            f"{out} lies in a folder of protected images, and the report shows originals: name another folder, or pass "
+            "samples=0"
+        )
     keys = {"image_key": image_key, "label_key": label_key}
     sets = _read(clean, protected, test, attacker_clean, keys, rows or plan.rows)
     if named and "clean" not in sets:

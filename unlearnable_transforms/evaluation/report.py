@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, UsageKeyError
-from ..files import read_json
+from ..files import read_json, whole
 from .cells import Cell, read_cells, write
 from .page import page
 from .search import Trial
@@ -90,7 +90,8 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         write(self.to_dict(), folder / JSON_NAME)
         target = folder / HTML_NAME
-        target.write_text(self.html(), encoding="utf-8")
+        with whole(target) as temporary:  # a link there leads to a file of somebody
+            temporary.write_text(self.html(), encoding="utf-8")
         return target
 
     def __str__(self) -> str:

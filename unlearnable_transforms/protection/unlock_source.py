@@ -22,7 +22,7 @@ from ..data.codec import Codec
 from ..data.image import Opened
 from ..data.open import open_data
 from ..errors import UsageError
-from ..files import PART_PREFIX, read_json
+from ..files import PART_PREFIX, put_in_place, read_json
 from ..jobs.journal import open_journal
 from ..jobs.ledger import differences
 from ..jobs.run import Failure, Failures, Job, Progress, check_places, run
@@ -135,14 +135,7 @@ def _appearing(part: Path, out: Path) -> Iterator[None]:
     part.chmod(0o700)
     try:
         yield
-        if out.exists():  # empty; perhaps a link to a folder, or the current folder
-            for entry in part.iterdir():
-                entry.rename(out.resolve() / entry.name)
-        else:
-            out.mkdir()
-            part.chmod(out.stat().st_mode)  # the usual rights
-            out.rmdir()
-            part.rename(out)
+        put_in_place(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -24,7 +24,7 @@ from huggingface_hub.hf_api import RepoFile
 from ..checks.leaks import Findings, LeakError, key_forms
 from ..errors import UnlearnableWarning, UsageError, WorkError
 from ..evaluation.report import Report
-from ..files import MOST_JSON, parse_json, private_directory, read_json, read_regular, replacing
+from ..files import MOST_JSON, parse_json, private_directory, put_in_place, read_json, read_regular, replacing
 from ..jobs.run import check_places
 from ..key import Key
 from ..noise.table import NoiseError
@@ -225,7 +225,7 @@ def publish(
         else:
             _remember(keys, repo)
             result.notes.append("earlier commits of the repository were not looked at: nothing was asked of the Hub")
-            _move(place, out)
+            put_in_place(place, out)
         return result
 
 
@@ -286,28 +286,19 @@ def _check_out(out: Path, source: Any) -> None:
         check_places(Path(source), out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty: name a new folder")
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {out.absolute().parent} to make {out.name} in")
+    if not out.resolve().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {out.resolve().parent} to make {out.name} in")
 
 
 @contextmanager
 def _staging(out: Path | None) -> Iterator[Path]:
     """A private folder that is gone afterwards, beside ``out`` where that is where it moves to."""
-    parent = private_directory("uploads") if out is None else out.absolute().parent
+    parent = private_directory("uploads") if out is None else out.resolve().parent
     place = Path(tempfile.mkdtemp(prefix=".unlearnable-", dir=parent))
     try:
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
-
-
-def _move(place: Path, out: Path) -> None:
-    if out.exists():
-        out.rmdir()
-    umask = os.umask(0)
-    os.umask(umask)
-    place.chmod(0o777 & ~umask)
-    place.rename(out)
 
 
 def _check_own(place: Path, forms: Sequence[bytes], findings: Findings) -> None:
