@@ -88,6 +88,8 @@ def open_data(
 
 
 def _open_path(source: str, *, label: str | None, unlabelled: bool, config: str | None, **options: Any) -> LabelledSet:
+    if not source:  # which a path takes for the current folder
+        raise UsageError("the source is an empty text: name a folder, a file or a data set")
     path = Path(source)
     if source.startswith(HUB) or not path.exists():
         return _open_hub(source, config, label, **options)

@@ -213,8 +213,8 @@ def open_rows(
     for name, split in splits.items():
         if image_key not in split.column_names:
             raise UsageError(
-                f"the split {name!r} of {source} has no column {image_key!r}, only {split.column_names}: a data set has "
-                "the same columns in all splits"
+                f"the split {name!r} of {source} has no column {image_key!r}, only {split.column_names}: give all of "
+                "them the same columns"
             )
         labelled = label in split.column_names  # a test split may have no labels
         if labelled:
