@@ -107,6 +107,7 @@ Figures = dict[tuple[int, str, Trainer, str], Entry]
 SCRATCH, NO_LABELS = Trainer(NOTHING, "from nothing"), Trainer(NOTHING, HOW["simclr"])
 PROBED, TUNED = Trainer(LITE, HOW[PROBE]), Trainer(LITE, "all layers fine-tuned")
 JUDGED = Trainer(JUDGE, HOW[PROBE])
+STARTED_TRAINERS = {"probe": PROBED, "fine-tuned": TUNED}
 NAMES = {
     SCRATCH: "small network from nothing", NO_LABELS: "the same without labels, then a probe",
     PROBED: "EfficientNet-Lite0 from ImageNet weights, linear probe",
@@ -241,34 +242,39 @@ def bars(found: Figures) -> str:
 
 
 def worth(found: Figures) -> dict[str, Any]:
-    """What the package says of trainers with a start, accuracies in percent, by CUDA's strengths."""
+    """What the package says of trainers with a start, accuracies in percent: CUDA's strengths by name, and noise by
+    what it is made of."""
+    names = {name.split()[1]: name for name in STRENGTHS}
     result: dict[str, Any] = {
         "side": 96,
         "network": "EfficientNet-Lite0 with ImageNet weights",
-        "strengths": {},
-        "larger": {},
+        "clean": {kind: _percent(found, 96, "clean", trainer) for kind, trainer in STARTED_TRAINERS.items()},
+        "strengths": {strength: _measured(found, name) for strength, name in names.items()},
+        "noise": [{"links": [(name, SETTINGS[name])], **(_measured(found, name) or {})} for name in ("tap",)],
     }
-    kinds = {"probe": PROBED, "fine-tuned": TUNED}
-    result["clean"] = {kind: round(100 * (found[96, "clean", trainer, "none"].last or 0), 1)
-                       for kind, trainer in kinds.items()}  # fmt: skip
-    for name in STRENGTHS:
-        own = {place[2:]: entry for place, entry in found.items() if place[:2] == (96, name)}
-        known = {kind: own[trainer, "none"] for kind, trainer in kinds.items() if (trainer, "none") in own}
-        if known.keys() != kinds.keys():
-            continue  # not measured yet
-        highest = max(entry.last or 0.0 for entry in own.values())
-        larger = {
-            kind: [round(100 * (found[160, each, trainer, "none"].last or 0.0), 1) for each in ("clean", name)]
-            for kind, trainer in kinds.items()
-            if (160, name, trainer, "none") in found
-        }
-        result["larger"][name.split()[1]] = {"side": 160, **larger}
-        result["strengths"][name.split()[1]] = {
-            **{kind: round(100 * (entry.last or 0), 1) for kind, entry in known.items()},
-            "highest": round(100 * highest, 1),
-            "combinations": len(own),
-        }
+    result["strengths"] = {name: known for name, known in result["strengths"].items() if known}
     return result
+
+
+def _measured(found: Figures, name: str) -> dict[str, Any] | None:
+    own = {place[2:]: entry for place, entry in found.items() if place[:2] == (96, name)}
+    if not all((trainer, "none") in own for trainer in STARTED_TRAINERS.values()):
+        return None
+    larger = {
+        kind: [_percent(found, 160, each, trainer) for each in ("clean", name)]
+        for kind, trainer in STARTED_TRAINERS.items()
+        if (160, name, trainer, "none") in found
+    }
+    return {
+        **{kind: _percent(found, 96, name, trainer) for kind, trainer in STARTED_TRAINERS.items()},
+        "highest": round(100 * max(entry.last or 0.0 for entry in own.values()), 1),
+        "combinations": len(own),
+        "larger": {"side": 160, **larger},
+    }
+
+
+def _percent(found: Figures, size: int, name: str, trainer: Trainer) -> float:
+    return round(100 * (found[size, name, trainer, "none"].last or 0.0), 1)
 
 
 def draw() -> None:

@@ -35,11 +35,22 @@ def worth(poison: Poison, side: int) -> list[str]:
         poison: the method, or the chain.
         side: the shorter side of the images, in pixels.
     """
+    started = of_strengths()["started"]
     if side >= HALO_SIDE and isinstance(poison, CUDAPoison) and poison._grows:
-        lines = [*_of_strength(poison.strength or "normal"), *_of_start(poison.strength or "normal")]
+        name = poison.strength or "normal"
+        lines = [*_of_strength(name), *_of_start(started, started["strengths"].get(name))]
+    elif noise := next((known for known in started["noise"] if _is_made_by(poison, known["links"])), None):
+        lines = _of_start(started, noise)
     else:
         lines = [*_of_small_images(poison, side), NOT_MEASURED]
     return ["what it was measured to be worth:", *(f"  {line}" for line in lines)]
+
+
+def _is_made_by(poison: Poison, links: list[tuple[str, dict[str, Any]]]) -> bool:
+    """Whether a poison is the method or chain that was measured, with the same arguments."""
+    if poison.key is None:
+        return False
+    return method_of(make_poison([(name, dict(options)) for name, options in links], poison.key)) == method_of(poison)
 
 
 def _of_strength(name: str) -> list[str]:
@@ -53,26 +64,22 @@ def _of_strength(name: str) -> list[str]:
     ]
 
 
-def _of_start(name: str) -> list[str]:
-    known = of_strengths()["started"]
-    if name not in known["strengths"]:
+def _of_start(known: dict[str, Any], measured: dict[str, Any] | None) -> list[str]:
+    """What a trainer gets who starts from trained weights."""
+    if measured is None:
         return [NOT_MEASURED]
-    clean, own, larger = known["clean"], known["strengths"][name], known["larger"][name]
+    clean, ways = known["clean"], {"fine-tuned": "all layers trained", "probe": "only its last layer trained"}
     lines = [
         "little against a network that has seen millions of other images, from which most people start: "
         f"{known['network']}, on photographs of {known['side']} pixels as a web site serves them:",
-        f"all layers trained: clean {clean['fine-tuned']:.0f} of 100, protected {own['fine-tuned']:.0f}; "
-        f"only its last layer trained: clean {clean['probe']:.0f}, protected {own['probe']:.0f}; the highest of "
-        f"{own['combinations']} ways tried {own['highest']:.0f}",
+        *(f"{way}: clean {clean[kind]:.0f} of 100, protected {measured[kind]:.0f}" for kind, way in ways.items()),
+        f"the highest of {measured['combinations']} ways tried {measured['highest']:.0f}",
     ]
-    ways = {"fine-tuned": "all layers trained", "probe": "only its last layer trained"}
-    measured = [
-        f"{way}: clean {larger[kind][0]:.0f} of 100, protected {larger[kind][1]:.0f}"
-        for kind, way in ways.items()
-        if kind in larger
-    ]
-    if measured:
-        lines.append(f"even less on photographs of {larger['side']} pixels; {'; '.join(measured)}")
+    for kind, way in ways.items():
+        if kind in measured["larger"]:
+            before, after = measured["larger"][kind]
+            size = measured["larger"]["side"]
+            lines.append(f"{way}, on photographs of {size} pixels: clean {before:.0f} of 100, protected {after:.0f}")
     return lines
 
 
@@ -81,8 +88,7 @@ def _of_small_images(poison: Poison, side: int) -> list[str]:
     if poison.key is None:
         return ["nothing is known: explicit filters were not measured"]
     for row in measured["methods"]:
-        known = make_poison([(name, dict(options)) for name, options in row["links"]], poison.key)
-        if method_of(known) == method_of(poison):
+        if _is_made_by(poison, row["links"]):
             worst, plain = (100 * row["accuracies"][name] for name in (row["worst"], "erm"))
             clean = 100 * measured["clean"]["erm"]
             return [
