@@ -4,6 +4,7 @@ import copy
 import os
 import random
 import signal
+import threading
 import time
 import warnings
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from conftest import KEY, STARTED
 from sklearn.datasets import load_digits
+from tqdm import tqdm
 
 from unlearnable_transforms import (
     AUEPoison,
@@ -504,6 +506,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(digits, name, monk
         child = os.fork()
         if child == 0:
             signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            tqdm.set_lock(threading.RLock())  # its own is shared: a child that dies with it would stop all others
             signal.setitimer(signal.ITIMER_PROF, moment)
             FAMILY[name](steps=8).fit(digits)
             os._exit(0)
