@@ -250,7 +250,9 @@ def worth(found: Figures) -> dict[str, Any]:
         "network": "EfficientNet-Lite0 with ImageNet weights",
         "clean": {kind: _percent(found, 96, "clean", trainer) for kind, trainer in STARTED_TRAINERS.items()},
         "strengths": {strength: _measured(found, name) for strength, name in names.items()},
-        "noise": [{"links": [(name, SETTINGS[name])], **(_measured(found, name) or {})} for name in ("tap",)],
+        "noise": [
+            {"links": [(name, SETTINGS[name])], **known} for name in SETTINGS if (known := _measured(found, name))
+        ],
     }
     result["strengths"] = {name: known for name, known in result["strengths"].items() if known}
     return result

@@ -13,7 +13,7 @@ from folders import make_folder, photograph, tree
 from PIL import Image
 
 import unlearnable_transforms as ut
-from unlearnable_transforms.evaluation.worth import PHOTOGRAPHS, worth
+from unlearnable_transforms.evaluation.worth import PHOTOGRAPHS, STARTED, worth
 from unlearnable_transforms.jobs.summary import in_words
 from unlearnable_transforms.protection.album import thumbnail
 
@@ -111,6 +111,16 @@ def test_figures_of_photographs_are_those_of_the_trainings():
 )
 def test_what_was_not_measured_is_said(method, side, text):
     assert text in "\n".join(worth(ut.CUDAPoison(key=ut.Key.public("x"), **method), side))
+
+
+def test_noise_for_photographs_is_worth_what_was_measured():
+    (row,) = json.loads(STARTED.read_text())["noise"]
+    ((name, settings),) = row["links"]
+    poison = ut.get_poison(name)(ut.Key.public("x"), **settings)
+    text = "\n".join(worth(poison, 400))
+    assert f"protected {row['probe']:.0f}" in text
+    assert "not measured" not in text
+    assert "not measured" in "\n".join(worth(ut.TAPPoison(ut.Key.public("x"), preset="photographs"), 400))
 
 
 def test_words_for_the_strengths_as_they_were_measured():

@@ -255,7 +255,7 @@ class _Bench:
         return result
 
     def _identify(self, spec: str, plan: Plan) -> Hashable | None:
-        """What tells a defense from others; None where the attacker lacks what it needs, or its parts clash."""
+        """The identity of a defense's training; None where the attacker lacks what it needs, or its parts clash."""
         try:
             defense = make_defense(spec, plan)
         except (UnlearnableError, ImportError):  # one without a default, such as "purify", or parts that clash

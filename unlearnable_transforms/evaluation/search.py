@@ -52,8 +52,8 @@ def search(
         measure: trains and tests.
         singles: all single defenses, screened in this order.
         budget: full trainings in all, at least 8; a screened one, with a third of the epochs, counts a third.
-        identify: what tells the training of a composed specification from others, None where it is not possible. Of
-            two with the same value, such as two orders of defenses that work in different places, the first is trained.
+        identify: an identity of the training of a composed specification, None where it is not possible. Of two with
+            the same identity, such as two orders of defenses that use different hooks, the first is trained.
 
     Returns:
         The trainings in the order in which they were made.
@@ -90,8 +90,11 @@ def search(
             if added not in start.split(JOIN)
             for order in ((start, added), (added, start))
         ]
-        different = {identify(spec): spec for spec in reversed(longer)}  # the first of each
-        sequences = best_of(spec for spec in longer if identify(spec) is not None and different[identify(spec)] == spec)
+        different: dict[Hashable, str] = {}
+        for spec in longer:
+            if (identity := identify(spec)) is not None:
+                different.setdefault(identity, spec)
+        sequences = best_of(different.values())
     return trials
 
 

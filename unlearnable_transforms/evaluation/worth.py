@@ -35,11 +35,12 @@ def worth(poison: Poison, side: int) -> list[str]:
         poison: the method, or the chain.
         side: the shorter side of the images, in pixels.
     """
-    started = of_strengths()["started"]
+    known = of_strengths()
+    started = known["started"]
     if side >= HALO_SIDE and isinstance(poison, CUDAPoison) and poison._grows:
         name = poison.strength or "normal"
-        lines = [*_of_strength(name), *_of_start(started, started["strengths"].get(name))]
-    elif noise := next((known for known in started["noise"] if _is_made_by(poison, known["links"])), None):
+        lines = [*_of_strength(known, name), *_of_start(started, started["strengths"].get(name))]
+    elif noise := next((row for row in started["noise"] if _is_made_by(poison, row["links"])), None):
         lines = _of_start(started, noise)
     else:
         lines = [*_of_small_images(poison, side), NOT_MEASURED]
@@ -53,8 +54,7 @@ def _is_made_by(poison: Poison, links: list[tuple[str, dict[str, Any]]]) -> bool
     return method_of(make_poison([(name, dict(options)) for name, options in links], poison.key)) == method_of(poison)
 
 
-def _of_strength(name: str) -> list[str]:
-    known = of_strengths()
+def _of_strength(known: dict[str, Any], name: str) -> list[str]:
     return [
         f"{known['images']}, shrunk to {known['side']} pixels, strength {name}; {known['network']}:",
         f"trained on clean ones it recognised {known['clean']:.0f} of 100 new photographs, trained on protected ones "

@@ -224,7 +224,7 @@ def _by_table(table: Path, paths: list[str]) -> tuple[list[str], str]:
         raise UsageError(f"{table} has the columns {columns}: the first line is path,label")
     for line, row in enumerate(rows, 2):
         path, value = plain_path(str(row.get("path", ""))), row.get("label")  # of JSON lines, anything
-        label = unicodedata.normalize("NFC", str(value).strip()) if isinstance(value, str | int) else ""
+        label = unicodedata.normalize("NFC", str(value).strip()) if type(value) in (str, int) else ""
         if not label or known.setdefault(path, label) != label:
             raise UsageError(f"{table}, line {line}: {path} has no label, or two")
     missing = [path for path in paths if unicodedata.normalize("NFC", path) not in known]
