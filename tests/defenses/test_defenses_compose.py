@@ -109,6 +109,16 @@ def test_simclr_trains_without_labels_and_then_fits_the_last_layer():
     assert not torch.equal(other.classifier.weight, net.classifier.weight)
 
 
+def test_fractions_are_rounded_only_before_a_part_that_prepares():
+    """Else two orders of one training would differ."""
+    images, labels = _images(12), torch.arange(12) % 3
+    one, other = (
+        _made(spec).prepare(images, labels, SETTING) for spec in ("class-spectrum + cutout", "class-spectrum")
+    )
+    assert one.is_floating_point()
+    assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [

@@ -87,9 +87,13 @@ def test_a_ledger_takes_the_place_of_no_other_file(data, poison, ledger):
     ut.protect(data, poison, ledger=ledger)  # of the same images
     assert list(ledger.parent.glob("ledger*")) == [ledger]
     other = make(pictures(15)[12:], [0, 1, 2])
-    with pytest.warns(UserWarning, match="was the ledger of other images"):
+    with pytest.warns(UserWarning, match="had images that this run does not have"):
         ut.protect(other, poison, ledger=ledger)
     assert ledger.with_name(f"{ledger.name}.1").read_bytes() == before
+    whole = ut.protect(data, poison, ledger=ledger.with_name("part"))
+    with pytest.warns(UserWarning, match="had images that this run does not have"):
+        ut.protect(data.select(range(3)), poison, ledger=ledger.with_name("part"))
+    assert len(read_ledger(ledger.with_name("part.1"))) == len(whole)
     key = poison.key.save(ledger.with_name("my.key"))
     with pytest.raises(ValueError, match="is not a ledger"):
         ut.protect(other, poison, ledger=key)

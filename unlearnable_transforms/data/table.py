@@ -264,11 +264,8 @@ def open_tables(
     saved = "" if path.is_file() else is_saved(path)
     stamps = _stamps(path, saved)
     scratch = None if saved else Scratch()
-    with no_bars(unless=sys.stderr.isatty()), _as_one_set(str(path)):
-        if scratch is None:
-            data = load_saved(path)
-        else:
-            data = load_dataset("parquet", data_files=_parquet_files(path), cache_dir=str(scratch.folder))
+    with no_bars(unless=sys.stderr.isatty()):
+        data = load_saved(path) if scratch is None else _load_parquet(path, scratch)
     alone = path.is_file() or saved == "one"
     result = open_rows(data, str(path), image_key=image_key, label_key=label_key, keep_splits=keep_splits, alone=alone)
     result.saved, result.path, result.stamps, result.scratch = saved, path, stamps, scratch
@@ -301,6 +298,11 @@ def open_hub(
     result = open_rows(data, name, image_key=image_key, label_key=label_key, keep_splits=keep_splits)
     result.check_kept()
     return result
+
+
+def _load_parquet(path: Path, scratch: "Scratch") -> DatasetDict:
+    with _as_one_set(str(path)):
+        return load_dataset("parquet", data_files=_parquet_files(path), cache_dir=str(scratch.folder))
 
 
 def load_saved(path: Path) -> Dataset | DatasetDict:

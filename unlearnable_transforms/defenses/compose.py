@@ -73,7 +73,7 @@ class Composed(Defense):
 
     def prepare(self, images: Tensor, labels: Tensor, setting: Setting) -> Tensor:
         for part in self.parts:
-            if images.is_floating_point():  # the next one expects what a file would hold
+            if images.is_floating_point() and _has(part, "prepare"):  # it expects what a file would hold
                 images = (images * 255).round_().clamp_(0, 255).byte()
             images = part.prepare(images, labels, setting)
         return images

@@ -17,7 +17,6 @@ from ..defenses.base import REGISTRY, Defense
 from ..defenses.compose import order_of_hooks
 from ..errors import UnlearnableError, UsageError, WorkError
 from ..files import read_json
-from ..jobs.journal import lies_in_output
 from ..jobs.workers import run_tasks
 from ..poisons.base import Poison
 from ..sample import spread
@@ -28,7 +27,7 @@ from .columns import DEFENSES, defense_label, make_attack, make_defense
 from .data import Pictures, common_classes, common_side, digest, numbers, read_pictures, settled, to_tensor
 from .pictures import describe
 from .recipes import Plan, get_plan
-from .report import AGAIN, SEARCHES, SETS, Report
+from .report import AGAIN, SEARCHES, SETS, Report, refuse_output
 from .robust import Attack
 from .search import LEAST, Trial, search, worst
 from .sets import TrainingSet, fitted, label_of, training_sets
@@ -123,11 +122,8 @@ def evaluate(
             "two methods would have one name, from the same key perhaps: leave one out, or name them in a mapping"
         )
 
-    if samples and out is not None and lies_in_output(Path(out) / SETS):
-        raise UsageError(
-            f"{out} lies in a folder of protected images, and the report shows originals: name another folder, or pass "
-            "samples=0"
-        )
+    if samples and out is not None:
+        refuse_output(Path(out))
     keys = {"image_key": image_key, "label_key": label_key}
     sets = _read(clean, protected, test, attacker_clean, keys, rows or plan.rows)
     if named and "clean" not in sets:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import UsageError, UsageKeyError
 from ..files import read_json, whole
+from ..jobs.journal import lies_in_output
 from .cells import Cell, read_cells, write
 from .page import page
 from .search import Trial
@@ -87,6 +88,8 @@ class Report:
     def save(self, folder: str | Path) -> Path:
         """Write ``report.json`` and ``report.html``; returns the path of the page."""
         folder = Path(folder)
+        if any(about.get("samples") for about in self.sets.values()):
+            refuse_output(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write(self.to_dict(), folder / JSON_NAME)
         target = folder / HTML_NAME
@@ -110,6 +113,15 @@ class Report:
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
+
+
+def refuse_output(folder: Path) -> None:
+    """Refuse a folder of protected images, which gets published, for a report that shows originals."""
+    if lies_in_output(folder / HTML_NAME):
+        raise UsageError(
+            f"{folder} lies in a folder of protected images, and the report shows originals: name another folder, or "
+            "pass samples=0"
+        )
 
 
 def _overview_dict(overview: Overview) -> dict[str, Any]:

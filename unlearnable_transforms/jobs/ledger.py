@@ -89,16 +89,18 @@ def write_ledger(
 
 
 def _set_aside(path: Path, protected_ids: np.ndarray) -> None:
-    """Rename a ledger of other images where a new one is to lie, with a warning: they cannot be undone without it.
+    """Rename a ledger where a new one is to lie that does not have all of its protected images, with a warning: they
+    cannot be undone without it.
 
     Raises:
         ValueError: the file is no ledger.
     """
-    before = _sorted_ids(read_ledger(path))
-    if len(before) and not np.isin(before, protected_ids).any():
+    table = read_ledger(path)
+    before = _sorted_ids(table.filter(pc.equal(table["status"], "protected")))
+    if not np.isin(before, protected_ids).all():
         names = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
         kept = path.rename(next(name for name in names if not name.exists()))
-        warn(f"{path} was the ledger of other images: it is {kept} by now, keep it with their key")
+        warn(f"{path} had images that this run does not have: it is {kept} by now, keep it with their key")
 
 
 def page_of(ledger: Path) -> Path:
