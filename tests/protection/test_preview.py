@@ -119,8 +119,10 @@ def test_no_report_and_no_noise_lie_among_protected_images(photo, tmp_path, caps
     images = np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1]
     with pytest.raises(UsageError, match="the report shows originals"):
         ut.evaluate(clean=images, test=images, out=out)
+    report = ut.Report.load(ROOT / "docs" / "results" / "search" / "cuda")
+    report.sets["of it"] = {"samples": ["an original"]}
     with pytest.raises(UsageError, match="the report shows originals"):
-        ut.Report([], {"a set": {"samples": ["an original"]}}).save(out)
+        report.save(out)
     assert main(["cache", "export", "0123", str(out / "noise")]) == 2
     assert "name another one" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == [f"{photo.stem}.png"]
